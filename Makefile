@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 BIN := .venv/bin
 
-.PHONY: help setup demo test check soak bench docs image kafka lock clean
+.PHONY: help setup demo test check soak bench docs image kafka dapr lock clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,9 @@ bench: setup ## measure fedstac beside stock stac-fastapi-pgstac; BENCH=read, wr
 
 kafka: setup ## fetch Apache Kafka for the tests and `make demo ARGS="--broker kafka"` (43 MB; needs Java 17 and Maven)
 	@$(BIN)/python tools/kafka.py $(ARGS)
+
+dapr: setup ## build Dapr's sidecar for the tests marked `dapr` (some minutes; needs Go)
+	@$(BIN)/python tools/dapr.py $(ARGS)
 
 docs: setup ## write the generated pages of docs/reference, the dashboard, and the examples of the OpenAPI document
 	$(BIN)/python tools/reference.py

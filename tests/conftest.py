@@ -22,7 +22,7 @@ import pytest
 from httpx._transports import default as httpx_transports
 
 from fedstac import bootstrap
-from fedstac.demo import embedded, sample
+from fedstac.demo import dapr, embedded, sample
 from fedstac.demo.identity_provider import CLIENT
 from fedstac.identity import oidc
 from fedstac.settings import Settings
@@ -49,10 +49,11 @@ for module, name in ((registry, "parse"), (httpx_transports, "create_ssl_context
     setattr(module, name, functools.cache(getattr(module, name)))
 
 
-MAY_BE_MISSING = ("shared", "history", "image")  # markers of what even CI may be without
+MAY_BE_MISSING = ("shared", "history", "image", "dapr")  # markers of what even CI may be without
 WHERE_NOT = {
     "shared": "../shared is not here: only the developers have it",
     "image": "there is no image of the checkout as it is: make image",
+    "dapr": "there is no daprd of docker/daprd: make dapr",
     "history": "the history of the repository is not here: git fetch --unshallow",
 }
 
@@ -69,6 +70,8 @@ def is_missing(marker: str) -> bool:
             return not SHARED.is_dir()
         case "image":
             return not containers.is_built()
+        case "dapr":
+            return not dapr.is_built()
         case _:
             command = ["git", "rev-parse", "--is-shallow-repository"]
             result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

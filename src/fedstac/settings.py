@@ -128,6 +128,9 @@ class Settings(BaseSettings):
     sink_lapse_days: float = Field(
         7, gt=0, le=3650, description="A required sink that is so far behind lapses: the log is no longer kept for it"
     )
+    dapr_api_token: str = Field(
+        "", repr=False, description="What the Dapr sidecar on this machine asks for; sinks dapr+http:// send it"
+    )
     smtp: str = Field(
         "",
         repr=False,

@@ -28,12 +28,18 @@ Name = Annotated[str, typer.Argument(help="The sink's name.")]
         "fedstac sink add archive nats://broker.example.org:4222/WEST",
         "fedstac sink add esgf 'kafka://broker.example.org:9092/esgf?partitions=6' --format esgf",
         "fedstac sink add portal https://portal.example.org/hooks/fedstac --optional --from now",
+        "fedstac sink add sidecar dapr+http://127.0.0.1:3500/pubsub/fedstac",
     )
 )
 def add(
     ctx: typer.Context,
     name: Name,
-    address: Annotated[str, typer.Argument(help="nats://host:port/STREAM, kafka://host:port/topic or https://…")],
+    address: Annotated[
+        str,
+        typer.Argument(
+            help="nats://host:port/STREAM, kafka://host:port/topic, https://… or dapr+http://host:port/pubsub/topic"
+        ),
+    ],
     form: Annotated[
         str, typer.Option("--format", help="How events are written: cloudevents, cloudevents-binary or esgf.")
     ] = "cloudevents",

@@ -27,6 +27,8 @@ from fedstac.messaging import formats
 from fedstac.messaging.formats import Encoder, EventFormat
 from fedstac.messaging.probing import pause_until_back
 from fedstac.messaging.sinks import (
+    DAPR_SCHEMES,
+    LARGEST_IN_SIDECAR,
     LARGEST_PAGE_BYTES,
     EventSink,
     Fenced,
@@ -186,16 +188,19 @@ class Relay:
         ends = {name: PartitionTail(end.offset, end.cursor) for name, end in sink.partitions.items()}
         return SinkTarget(
             origin=self._node.settings.node, name=sink.name, address=sink.address, private=sink.private,
-            secret=sink.secret, last_tail=Tail(sink.identity, ends), delivered_ids=self._delivered_ids,
+            secret=sink.secret, sidecar_token=self._node.settings.dapr_api_token,
+            last_tail=Tail(sink.identity, ends), delivered_ids=self._delivered_ids,
         )  # fmt: skip
 
 
 def encoder_of(sink: Sink, public_url: str) -> Encoder:
     """Return how a sink gets its events."""
-    prefix = formats.KAFKA_PREFIX if scheme_of(sink.address) == "kafka" else formats.PREFIX
+    scheme = scheme_of(sink.address)
     return Encoder(
-        EventFormat(sink.format), key_template=sink.key_template, header_prefix=prefix,
+        EventFormat(sink.format), key_template=sink.key_template,
+        header_prefix=formats.KAFKA_PREFIX if scheme == "kafka" else formats.PREFIX,
         feed_url=f"{public_url.rstrip('/')}/events",
+        largest_value=LARGEST_IN_SIDECAR if scheme in DAPR_SCHEMES else formats.LARGEST_VALUE,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from fedstac.domain.events import Cursor
 from fedstac.messaging.sources.addresses import BROKERS
 
 LARGEST_PAGE_EVENTS, LARGEST_PAGE_BYTES = 1000, 8 << 20  # of one transaction of a broker
+LARGEST_IN_SIDECAR = 900_000  # bytes of a value that a sidecar publishes: Kafka's limit of 1 MiB, less what Dapr adds
 
 
 class SinkUnclear(ValueError):
@@ -189,9 +190,9 @@ class EventSink(Protocol):
 class SinkTarget:
     """A sink as its operator configured it. `origin` and `name` tell its relays from those of other sinks.
 
-    private: it may lead to addresses of the own network. secret: signs what a webhook gets. last_tail: where the log
-    ended when that was noted, for a sink that keeps none. delivered_ids: what such a sink took of a page that failed
-    afterwards; it is kept for the next one that is opened.
+    private: it may lead to addresses of the own network. secret: signs what a webhook gets. sidecar_token: what a Dapr
+    sidecar on this machine asks for. last_tail: where the log ended when that was noted, for a sink that keeps none.
+    delivered_ids: what such a sink took of a page that failed afterwards; it is kept for the next one that is opened.
     """
 
     origin: str
@@ -199,11 +200,14 @@ class SinkTarget:
     address: str
     private: bool = True
     secret: bytes = field(default=b"", repr=False)
+    sidecar_token: str = field(default="", repr=False)
     last_tail: Tail = field(default_factory=lambda: Tail(""))
     delivered_ids: set[str] = field(default_factory=set)
 
 
-SCHEMES = ("https", "http", *BROKERS)
+WEBHOOK_SCHEMES = ("https", "http")
+DAPR_SCHEMES = ("dapr+http", "dapr+https")  # a sidecar of Dapr, which publishes to the broker that it is set up for
+SCHEMES = (*WEBHOOK_SCHEMES, *DAPR_SCHEMES, *BROKERS)
 
 
 def scheme_of(address: str) -> str:
@@ -211,8 +215,8 @@ def scheme_of(address: str) -> str:
     scheme = address.partition("://")[0].lower()
     if scheme not in SCHEMES:
         raise SinkUnclear(
-            f"{address[:200]!r} is no address of a sink; write https://host/path, nats://host:port/STREAM or "
-            f"kafka://host:port/topic"
+            f"{address[:200]!r} is no address of a sink; write https://host/path, nats://host:port/STREAM, "
+            f"kafka://host:port/topic or dapr+http://host:port/pubsub/topic"
         )
     return scheme
 
@@ -240,6 +244,10 @@ def open_sink(target: SinkTarget) -> EventSink:
                 from fedstac.messaging.sinks.webhook import WebhookSink
 
                 return WebhookSink(target)
+            case "dapr+http" | "dapr+https":
+                from fedstac.messaging.sinks.dapr import DaprSink
+
+                return DaprSink(target)
             case _:
                 raise AssertionError(f"{scheme}:// has no sink here")
     except ModuleNotFoundError as error:

@@ -7,7 +7,7 @@ twice: one that it took before the relay could note that. It knows it by its id.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -32,19 +32,18 @@ AT_ONCE: Final = 16  # posts under way
 ANSWER_SECONDS: Final = 30.0
 PARTITION: Final = ""
 IDENTITY: Final = "webhook"  # there is no log that could be made anew
-ABOUT_THE_EVENT: Final = (400, 413, 415, 422)  # statuses that refuse an event for ever
-ABOUT_THE_CALLER: Final = (401, 403)  # statuses that refuse this node
 PLACE_PREFIX: Final = "fedstac-"
 
 
 class WebhookSink:
     """Posts the events of a feed. Where it stands only the relay knows, which gives it its last tail."""
 
+    about_the_event: tuple[int, ...] = (400, 413, 415, 422)  # statuses that refuse an event for ever
+    about_the_caller: tuple[int, ...] = (401, 403)  # statuses that refuse this node
+    remedy = "see to its address, and that it takes what this node signs"
+
     def __init__(self, target: SinkTarget) -> None:
-        try:
-            self._url = destinations.parse(target.address, private=target.private).target
-        except BadRequest as error:
-            raise SinkUnclear(error.detail) from None
+        self._url = self._read_address(target)
         self._secret, self._last_tail = target.secret, target.last_tail
         self._hooks = Webhooks(private=target.private, keep=AT_ONCE)
         self._room = asyncio.Semaphore(AT_ONCE)
@@ -113,20 +112,38 @@ class WebhookSink:
     async def _post(self, event: OutgoingEvent, end: PartitionTail) -> None:
         place = {f"{PLACE_PREFIX}{name}": value for name, value in place_headers(event, end.cursor).items()}
         try:
-            await self._hooks.send(
-                self._url, id=event.event_id, secret=self._secret, body=event.value, seconds=ANSWER_SECONDS,
-                headers={**event.headers, **place},
-            )  # fmt: skip
+            await self._send(event, place)
         except Forbidden as error:
             self._is_failing = True
             raise SinkRefused(str(error)) from error
         except Undelivered as error:
-            if error.status in ABOUT_THE_EVENT:
+            if error.status in self.about_the_event:
                 raise PageRefused(str(error), event_id=event.event_id) from error
             self._is_failing = True
-            if error.status in ABOUT_THE_CALLER or (error.status or 0) // 100 == 3:
-                raise SinkRefused(f"{error}; see to its address, and that it takes what this node signs") from error
+            if error.status in self.about_the_caller or (error.status or 0) // 100 == 3:
+                raise SinkRefused(f"{error}; {self.remedy}") from error
             raise SinkAway(str(error)) from error
+
+    async def _send(self, event: OutgoingEvent, place: Mapping[str, str]) -> None:
+        """Post an event. `place`: the headers that tell its place in the log. Errors as of `Webhooks.send`."""
+        await self._post_signed(self._url, event, {**event.headers, **place})
+
+    async def _post_signed(self, url: str, event: OutgoingEvent, headers: Mapping[str, str]) -> None:
+        await self._hooks.send(
+            url, id=event.event_id, secret=self._secret, body=event.value, seconds=ANSWER_SECONDS, headers=headers
+        )
+
+    def _read_address(self, target: SinkTarget) -> str:
+        """Return the URL that is posted to. SinkUnclear where the address names none."""
+        return url_of(target.address, private=target.private)
+
+
+def url_of(address: str, *, private: bool) -> str:
+    """Return the URL that an address of a webhook is. SinkUnclear where it is none, or must not be used."""
+    try:
+        return destinations.parse(address, private=private).target
+    except BadRequest as error:
+        raise SinkUnclear(error.detail) from None
 
 
 def _urgency(error: BaseException) -> int:
