@@ -19,7 +19,7 @@ from fedstac.db.connections import Connection
 from fedstac.db.esgf import MOST_WAITING
 from fedstac.domain.events import DELETED, Cursor
 from fedstac.domain.model import Record, State
-from fedstac.messaging import esgf
+from fedstac.messaging.dialects import esgf
 from fedstac.messaging.formats import Encoder, EventFormat
 from fedstac.messaging.origin import TopicOrigin
 from fedstac.messaging.sources import EventPage, Offsets, RawEvent

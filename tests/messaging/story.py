@@ -135,6 +135,20 @@ def story() -> list[LoggedEvent]:
     return log
 
 
+def left() -> LoggedEvent:
+    """Return what a subscriber gets of a dataset that it gets no more: it says no more than which one."""
+    name = f"CMIP6/{SECOND['id']}"
+    envelope = {
+        "specversion": "1.0", "id": str(_event_id(999)), "source": "west", "type": events.LEFT,
+        "time": "2026-03-01T01:00:00.000000Z", "datacontenttype": "application/json", "subject": name,
+        "partitionkey": _draft(SECOND).lineage, "data": {"collection": "CMIP6", "id": SECOND["id"]},
+    }  # fmt: skip
+    return LoggedEvent(
+        Cursor(1, 999), str(_event_id(999)), _draft(SECOND).lineage, "CMIP6", str(SECOND["id"]), 999, events.LEFT,
+        orjson.dumps(envelope).decode(),
+    )  # fmt: skip
+
+
 def encoded(form: EventFormat, log: Sequence[LoggedEvent]) -> list[OutgoingEvent]:
     """Return the events of a log that a format takes, as a relay sends them one after the other."""
     encoding = Encoder(form, header_prefix=KAFKA_PREFIX, feed_url="https://west.example/events")
@@ -154,7 +168,7 @@ def golden(form: EventFormat) -> list[Json]:
             "headers": dict(event.headers),
             "value": json.loads(event.value.replace(version, b'"package":"fedstac","version":"*"')),
         }
-        for event in encoded(form, story())
+        for event in encoded(form, [*story(), left()])
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from fedstac.domain.events import EventFormat
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Action
 
@@ -373,7 +374,7 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     "Confirmation": _object({"code": TEXT}),
     "Queued": _object({"status": {"const": "queued"}}),
     "Sink": _object(
-        {"name": TEXT, "address": TEXT, "format": _enum("cloudevents", "cloudevents-binary", "esgf"), "key": TEXT,
+        {"name": TEXT, "address": TEXT, "format": _enum(*EventFormat), "key": TEXT,
          "required": YES_NO, "stand": _enum("sending", "failing", "paused", "lapsed"), "through": TEXT, "sent": WHOLE,
          "sent_at": MAYBE_TIME, "paused": MAYBE_TEXT, "errors": WHOLE, "failing_since": MAYBE_TIME,
          "last_error": MAYBE_TEXT, "created": TIME, "secret": TEXT},
@@ -381,7 +382,7 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     ),
     "Sinks": _object({"sinks": _list(_ref("Sink"))}),
     "NewSink": _object(
-        {"name": TEXT, "address": TEXT, "format": _enum("cloudevents", "cloudevents-binary", "esgf"), "key": TEXT,
+        {"name": TEXT, "address": TEXT, "format": _enum(*EventFormat), "key": TEXT,
          "required": YES_NO, "from": TEXT},
         maybe=("format", "key", "required", "from"),
     ),

@@ -11,6 +11,7 @@ from fedstac.cli import terminal
 from fedstac.cli.database import with_actor, with_database
 from fedstac.cli.options import Form, examples, form_of
 from fedstac.cli.terminal import Output, for_terminal, out, say
+from fedstac.domain.events import EventFormat
 
 if TYPE_CHECKING:
     from fedstac.db.connections import Connection
@@ -41,7 +42,7 @@ def add(
         ),
     ],
     form: Annotated[
-        str, typer.Option("--format", help="How events are written: cloudevents, cloudevents-binary or esgf.")
+        str, typer.Option("--format", help=f"How events are written: {', '.join(EventFormat)}.")
     ] = "cloudevents",
     key: Annotated[
         str, typer.Option(help="Key of a message, with {id}, {collection}, {lineage}, {event_id}; else the format's.")

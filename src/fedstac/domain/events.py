@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -39,6 +40,7 @@ RELEASED = "org.fedstac.dataset.released.v1"
 DELETED = "org.fedstac.dataset.deleted.v1"
 PURGED = "org.fedstac.dataset.purged.v1"
 CLEARED = "org.fedstac.dataset.cleared.v1"  # not there any more; the next event may publish it again
+LEFT = "org.fedstac.dataset.left.v1"  # made when it is delivered: the dataset is no more what a subscriber gets
 CURRENT = "org.fedstac.dataset.current.v1"  # a snapshot's entry: the state as it is, no change
 COLLECTION_CREATED = "org.fedstac.collection.created.v1"
 COLLECTION_UPDATED = "org.fedstac.collection.updated.v1"
@@ -49,6 +51,20 @@ COLLECTION_CURRENT = "org.fedstac.collection.current.v1"
 
 SHOWN_TRACES = 5
 REDACTED_END = ',"redacted":true}}'  # of the text of an event, as the database writes it (migrations/0056_purge.sql)
+
+
+class EventFormat(StrEnum):
+    """How events are written for a sink or a subscription (`fedstac.messaging.formats.DIALECTS`)."""
+
+    CLOUDEVENTS = "cloudevents"
+    CLOUDEVENTS_BINARY = "cloudevents-binary"
+    ESGF = "esgf"
+    OGC = "ogc"
+    WIS2 = "wis2"
+    OVERVIEW = "overview"
+    RESOURCE = "resource"
+    CRUD = "crud"
+
 
 DigestOf = Callable[[str, str], str | None]  # project and version of a vocabulary → the digest of its snapshot
 

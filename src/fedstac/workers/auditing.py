@@ -12,7 +12,6 @@ from fedstac.db.connections import Connection
 from fedstac.db.sinks import Sink, Stretch
 from fedstac.domain.events import Cursor
 from fedstac.domain.relaying import FeedState, ForeignLog
-from fedstac.messaging.formats import EventFormat
 from fedstac.messaging.sinks import EventSink, SinkUnclear, scheme_of
 from fedstac.messaging.sources.addresses import BROKERS
 from fedstac.workers.relay import encoder_of
@@ -90,7 +89,7 @@ async def _expected(conn: Connection, sink: Sink, missing: Sequence[Stretch]) ->
     types = await sinks.types_of(conn, missing)
     for event_type in (each for each in types if not encoder.takes(each)):
         absent |= await sinks.positions_of_type(conn, event_type, missing)
-    if encoder.format is EventFormat.ESGF:
+    if encoder.dialect.needs_content:
         absent |= await sinks.positions_left_blank(conn, missing)
     stretches = []
     positions = sorted(absent)

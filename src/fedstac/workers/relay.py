@@ -21,10 +21,10 @@ from fedstac.bootstrap import Node
 from fedstac.db import connections, dead_letters, sinks
 from fedstac.db.connections import Connection
 from fedstac.db.sinks import PartitionEnd, Sink, SinkPlace
-from fedstac.domain.events import Cursor, LoggedEvent
+from fedstac.domain.events import Cursor, EventFormat, LoggedEvent
 from fedstac.domain.relaying import ForeignLog, Resumption, is_in_log, resumption
 from fedstac.messaging import formats
-from fedstac.messaging.formats import Encoder, EventFormat
+from fedstac.messaging.formats import Encoder
 from fedstac.messaging.probing import pause_until_back
 from fedstac.messaging.sinks import (
     DAPR_SCHEMES,

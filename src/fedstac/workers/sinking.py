@@ -11,10 +11,9 @@ from fedstac.db import sinks
 from fedstac.db.connections import Connection
 from fedstac.db.sinks import NewSink, Sink
 from fedstac.domain.errors import BadRequest, Conflict
-from fedstac.domain.events import whole_number
+from fedstac.domain.events import EventFormat, whole_number
 from fedstac.domain.model import rfc3339
 from fedstac.messaging import formats
-from fedstac.messaging.formats import EventFormat
 from fedstac.messaging.sinks import SinkTarget, SinkUnclear, open_sink, scheme_of
 from fedstac.messaging.sources.addresses import BROKERS, BrokerAddress
 from fedstac.workers import auditing

@@ -16,9 +16,8 @@ from fedstac.db.dead_letters import DeadLetter
 from fedstac.db.sinks import Sink
 from fedstac.domain import destinations
 from fedstac.domain.errors import BadRequest, Conflict, NotFound, Unavailable
-from fedstac.domain.events import whole_number
+from fedstac.domain.events import EventFormat, whole_number
 from fedstac.domain.policy import Action, Resource
-from fedstac.messaging.formats import EventFormat
 from fedstac.messaging.sinks import SinkAway, SinkRefused, SinkUnclear, scheme_of
 from fedstac.workers import sinking
 from fedstac.workers.sinking import SinkDescription

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fedstac.domain.events import Cursor, whole_number
-from fedstac.messaging import formats
+from fedstac.messaging.dialects import cloudevents
 from fedstac.messaging.sources import EventPage, Offsets, RawEvent, UnreadableMessage
 
 PAGE_BYTES = 8 << 20
@@ -62,7 +62,7 @@ def place_of(message: LogMessage) -> MessagePlace | None:
 
 def event_of(message: LogMessage, cursor: Cursor) -> RawEvent | None:
     """Return the event of a message; None where it has none, or that of another place, or only a reference to it."""
-    event = formats.read(message.headers, message.value)
+    event = cloudevents.read(message.headers, message.value)
     if event is None or (event.get("epoch"), event.get("pos")) != (cursor.epoch, cursor.pos):
         return None
     return event if "data" in event else None

@@ -15,7 +15,8 @@ from typing import Any, Final, Self
 import structlog
 
 from fedstac.domain.events import START, Cursor
-from fedstac.messaging import esgf, kafka
+from fedstac.messaging import kafka
+from fedstac.messaging.dialects import esgf
 from fedstac.messaging.kafka import Brokers, KafkaAway, KafkaRefused, OwnThread, Range, TopicReader
 from fedstac.messaging.sources import NO_OFFSETS, EventPage, Offsets, RawEvent, SourceAway
 from fedstac.messaging.sources.addresses import BrokerAddress

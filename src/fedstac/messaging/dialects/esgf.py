@@ -8,7 +8,7 @@ that got lost, ends in the same item. What has no place in ESGF's events is unde
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -20,14 +20,12 @@ from fedstac.domain.alternates import alternates_of
 from fedstac.domain.errors import Problem, pointer
 from fedstac.domain.esgf import EPOCH, place_of
 from fedstac.domain.events import LoggedEvent
-from fedstac.domain.model import State
 from fedstac.domain.policy import Action
+from fedstac.messaging.dialects import JSON_TYPE, Delivery, Json, WireMessage, flags, served_assets
 from fedstac.messaging.sources import RawEvent
 
-Json = Mapping[str, Any]
 SCHEMA_VERSION: Final = "1.0.0"
 LONGEST_BROKEN: Final = 100_000  # bytes that are kept of a message that cannot be read
-SERVED_FILES: Final = (State.PUBLISHED,)  # in another state a dataset has no files for ESGF's consumers
 PLAIN_MEMBERS: Final = ("stac_version", "stac_extensions", "geometry", "bbox")
 ACTIONS: Final = {
     events.SUPERSEDED: Action.SUPERSEDE,
@@ -44,28 +42,29 @@ ACTIONS: Final = {
     events.PURGED: Action.PURGE,
     events.CLEARED: Action.DELETE,
 }
+GONE_FLAGS: Final = {"latest": False, "retracted": True}
 WHOLE: Final = frozenset((Action.UPDATE, Action.REPLACE))  # actions that may change any member
 STATE: Final = frozenset(
     (Action.RETRACT, Action.REINSTATE, Action.MARK, Action.UNMARK, Action.QUARANTINE, Action.DELETE, Action.PURGE)
 )  # files go, or come back
 SECRET: Final = frozenset((events.QUARANTINED, events.RELEASED))  # why a quarantine begins or ends, only nodes are told
 KNOWN: Final = frozenset((*WHOLE, *STATE, Action.SUPERSEDE, Action.REPLICATE, Action.ANNOTATE, "promote"))
+FACTS: Final = ("cv", "seq", "digest", "state")
 BESIDE: Final = (
     "base_id", "version", "latest", "created", "updated", "publisher", "retraction", "superseded", "previous_state",
     "reason", "actions", "unreferenced", "still_referenced",
 )  # fmt: skip
 
 
-def write(event: LoggedEvent) -> bytes:
+def write(event: LoggedEvent, delivery: Delivery) -> WireMessage:
     """Return a dataset's event as ESGF's consumers read it."""
     text = orjson.loads(event.text)
-    data = text["data"]
-    return orjson.dumps(
-        {
-            "data": {"type": "STAC", "payload": _payload(event, data)},
-            "metadata": _metadata(text, data, event.cursor.epoch),
-        }
-    )
+    data = {"updated": text["time"], **text["data"]}
+    value = {
+        "data": {"type": "STAC", "payload": _payload(event, data)},
+        "metadata": _metadata(text, data, event.cursor.epoch),
+    }
+    return WireMessage({"content-type": JSON_TYPE}, orjson.dumps(value))
 
 
 def _payload(event: LoggedEvent, data: Json) -> Json:
@@ -78,26 +77,18 @@ def _payload(event: LoggedEvent, data: Json) -> Json:
 def _item(data: Json) -> dict[str, Any]:
     """Return the publisher's item with the server's state, less its files where it is not to be used."""
     document = data["document"]
-    return {
-        **document,
-        "properties": {**document["properties"], **_state(data)},
-        "assets": document["assets"] if data["state"] in SERVED_FILES else {},
-    }
+    return {**document, "properties": {**document["properties"], **flags(data)}, "assets": served_assets(data)}
 
 
-def _state(data: Json) -> dict[str, Any]:
-    return {
-        "latest": data["latest"],
-        "retracted": data["state"] not in SERVED_FILES,
-        "created": data["created"],
-        "updated": data["updated"],
-    }
+def _flags(data: Json) -> dict[str, Any]:
+    """Return the flags of a dataset's item; of one that is gone for this reader, those of one that is retracted."""
+    return flags(data) if data.get("document") is not None else GONE_FLAGS | {"updated": data["updated"]}
 
 
 def _operations(event: LoggedEvent, data: Json) -> Sequence[Json]:
     """Return the operations that lead to the event's state, those of the flags first, as ESGF's publisher has them."""
     actions = _actions(event, data)
-    state, document = _state(data), data.get("document")
+    state, document = _flags(data), data.get("document")
     if document is None or not actions <= KNOWN:  # gone, or an action that ESGF does not know
         actions |= STATE
     item = _item(data) if document is not None else {"properties": state, "assets": {}}
@@ -154,19 +145,16 @@ def _metadata(event: Json, data: Json, epoch: int) -> Json:
     return {
         "auth": {
             "auth_policy_id": None,
-            "requester_data": {"client_id": "fedstac", "iss": event["source"], "sub": data["actor"]},
+            "requester_data": {"client_id": "fedstac", "iss": event["source"], "sub": data.get("actor", "")},
         },
         "event_id": UUID(event["id"]).hex,
         "publisher": {"package": "fedstac", "version": __version__},
         "request_id": event.get("correlationid", ""),
         "time": event["time"],
         "schema_version": SCHEMA_VERSION,
-        "cv": data["cv"],
-        "seq": data["seq"],
-        "digest": data["digest"],
-        "state": data["state"],
+        **{name: data[name] for name in FACTS if name in data},
         "fedstac": {
-            "type": event["type"], "source": event["source"], "lineage": event["partitionkey"], "epoch": epoch,
+            "type": event["type"], "source": event["source"], "lineage": event.get("partitionkey"), "epoch": epoch,
             **({"traceparent": event["traceparent"]} if "traceparent" in event else {}), **beside,
         },
     }  # fmt: skip

@@ -1,0 +1,80 @@
+"""What a service behind Dapr reads: an id and what became of it, in the envelope that Dapr itself would make.
+
+Who wants more fetches the dataset. Several deletions that follow from one and have the same key can be one message
+with `ids` (`batch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+
+from fedstac.domain.events import LoggedEvent
+from fedstac.messaging.dialects import JSON_TYPE, Delivery, Json, Operation, WireMessage, parse_event
+from fedstac.messaging.dialects.cloudevents import STRUCTURED
+
+TYPE: Final = "com.dapr.event.sent"  # of what is published through Dapr without an envelope of its own
+PUBSUB: Final = "fedstac"
+
+
+class CrudOperation(StrEnum):
+    """What became of a dataset."""
+
+    CREATE = "CREATE"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+
+
+OPERATIONS: Final = {
+    Operation.CREATE: CrudOperation.CREATE,
+    Operation.UPDATE: CrudOperation.UPDATE,
+    Operation.DELETE: CrudOperation.DELETE,
+}
+
+
+def write(event: LoggedEvent, delivery: Delivery) -> WireMessage:
+    """Return an event as an id and an operation."""
+    change = parse_event(event)
+    data = {"id": change.id, "collection": change.collection, "operation": OPERATIONS[change.operation]}
+    return _message(change.envelope, data, delivery)
+
+
+def batch(events: Sequence[LoggedEvent], delivery: Delivery) -> WireMessage:
+    """Return events that `is_batch` puts together as one message; it has the id of the last one."""
+    changes = [parse_event(event) for event in events]
+    last = changes[-1]
+    ids = [change.id for change in changes]
+    data = {"ids": ids, "collection": last.collection, "operation": OPERATIONS[last.operation]}
+    return _message(last.envelope, data, delivery)
+
+
+def batch_name(event: LoggedEvent) -> tuple[str, str] | None:
+    """Return what the events of one batch have in common: the event that they follow from, and their collection.
+
+    None where an event is no deletion, or follows from none.
+    """
+    change = parse_event(event)
+    cause = change.envelope.get("causationid")
+    return (str(cause), change.collection) if cause is not None and change.is_gone else None
+
+
+def _message(envelope: Json, data: Json, delivery: Delivery) -> WireMessage:
+    traceparent = envelope.get("traceparent")
+    trace: dict[str, Any] = {"traceid": traceparent, "traceparent": traceparent} if traceparent else {}
+    value = {
+        "specversion": "1.0",
+        "id": envelope["id"],
+        "source": envelope["source"],
+        "type": TYPE,
+        "subject": envelope["subject"],
+        "time": envelope["time"],
+        "datacontenttype": JSON_TYPE,
+        "topic": delivery.topic,
+        "pubsubname": PUBSUB,
+        **trace,
+        "data": data,
+    }
+    return WireMessage({"content-type": STRUCTURED}, orjson.dumps(value))
