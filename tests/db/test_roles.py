@@ -95,6 +95,8 @@ EXPECTED = {
     "fedstac.shard":             "SIUD    -          -       -        -",
     "fedstac.sink":              "SIUD    su         s       -        -",
     "fedstac.sink_resend":       "SIUD    -          -       -        -",
+    "fedstac.subscription":      "SIUD    -          s       -        -",
+    "fedstac.subscription_event":"SIUD    -          -       -        -",
     "fedstac.status_topic":      "SIU     -          S       -        -",
     "fedstac.tally":             "SIUD    SID        S       -        -",
     "fedstac.term":              "SI      -          S       -        -",
@@ -178,6 +180,7 @@ FUNCTIONS = {
     "fedstac.remove_terms()": {"writer", "sequencer"},
     "fedstac.follow_record()": set(),  # a trigger
     "fedstac.forget_destinations()": set(),  # a trigger
+    "fedstac.end_subscriptions()": set(),  # a trigger
 }
 
 

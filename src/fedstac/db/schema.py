@@ -41,6 +41,7 @@ NEEDED = {
     "fedstac.replica_look": "SIUD", "fedstac.replica_removal": "SIUD", "fedstac.replica_source_fault": "SIUD",
     "fedstac.request": "SIUD", "fedstac.request_item": "SIUD",
     "fedstac.shard": "SIUD", "fedstac.sink": "SIUD", "fedstac.sink_resend": "SIUD",
+    "fedstac.subscription": "SIUD", "fedstac.subscription_event": "SIUD",
     "fedstac.status_topic": "SIU",
     "fedstac.tally": "SIUD", "fedstac.term": "SI", "fedstac.term_state": "S",
     "fedstac.token": "SIUD", "fedstac.told": "SU",

@@ -263,23 +263,24 @@ async def feed_state(conn: Connection) -> FeedState:
 
 async def events_after(conn: Connection, after: int) -> list[LoggedEvent]:
     """Return a page of events after a position in the order of the log; of large ones the first few, at least one."""
-    rows = await conn.fetch(_page_of("SELECT pos, id FROM fedstac.feed WHERE pos > $1"), after)
-    return [_event(row) for row in rows]
+    rows = await conn.fetch(page_of("SELECT pos, id FROM fedstac.feed WHERE pos > $1"), after)
+    return [logged_event(row) for row in rows]
 
 
-def _page_of(positions: str) -> str:
+def page_of(positions: str, limit: int = PAGE_EVENTS) -> str:
     """Return the statement that reads the first events of these positions. Its limits are literal, for its plan."""
     return f"""
         SELECT epoch, pos, event_id::text, key, collection, dataset, seq, type, event FROM (
             SELECT *, sum(octet_length(event)) OVER (ORDER BY pos) - octet_length(event) AS before FROM (
                 SELECT (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch,
                        f.pos, o.event_id, o.key, o.collection, o.dataset, o.seq, o.type, o.event
-                FROM ({positions} ORDER BY pos LIMIT {PAGE_EVENTS}) f JOIN fedstac.outbox o ON o.id = f.id) limited
+                FROM ({positions} ORDER BY pos LIMIT {limit}) f JOIN fedstac.outbox o ON o.id = f.id) limited
             ) sized
         WHERE before < {PAGE_BYTES} ORDER BY pos"""
 
 
-def _event(row: Row) -> LoggedEvent:
+def logged_event(row: Row) -> LoggedEvent:
+    """Return the event of a row that `page_of` selects."""
     return LoggedEvent(
         Cursor(row["epoch"], row["pos"]), row["event_id"], row["key"], row["collection"], row["dataset"],
         row["seq"], row["type"], row["event"],
@@ -477,14 +478,14 @@ async def next_resends(conn: Connection, name: str) -> list[Stretch]:
 async def events_in(conn: Connection, stretches: Sequence[Stretch]) -> list[LoggedEvent]:
     """Return the first events in stretches of the log, as `events_after` does."""
     rows = await conn.fetch(
-        _page_of(
+        page_of(
             f"""SELECT each.pos, each.id FROM unnest($1::bigint[], $2::bigint[]) s (after, through)
                 CROSS JOIN LATERAL (SELECT pos, id FROM fedstac.feed WHERE pos > s.after AND pos <= s.through
                                     ORDER BY pos LIMIT {PAGE_EVENTS}) each"""
         ),
         [each.after for each in stretches], [each.through for each in stretches],
     )  # fmt: skip
-    return [_event(row) for row in rows]
+    return [logged_event(row) for row in rows]
 
 
 async def shorten(conn: Connection, name: str, through: int) -> None:

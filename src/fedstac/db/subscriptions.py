@@ -1,0 +1,542 @@
+"""Subscriptions as they are stored, the log as they read it, and what became of the events that they were given.
+
+A subscription is leased to one reader at a time: to whoever asks for the next events, or to the process that sends them
+to its webhook. The lease goes by itself when its time is over; then the events are given out again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from uuid import UUID, uuid4
+
+import orjson
+
+from fedstac.db import audit, feed
+from fedstac.db.connections import Connection, Row
+from fedstac.db.sinks import PAGE_BYTES, PAGE_EVENTS, logged_event, page_of
+from fedstac.domain.errors import Conflict, NotFound, TooManyRequests
+from fedstac.domain.events import Cursor, LoggedEvent
+from fedstac.domain.policy import Principal
+
+MOST_SUBSCRIPTIONS: Final = 5000
+MOST_OF_OWNER: Final = 500
+LONGEST_REASON: Final = 500
+
+COLUMNS = """name, owner, roles, identity, delivery, url, private, secret, format, key_template, filter, batch, epoch,
+    pos, lease, leased_until, leased_epoch, leased_through, paused_reason, ended_reason, delivered, delivered_at,
+    errors, failing_since, last_error, version, created, updated"""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A subscription as it is stored. filter: JSON text, as it was sent. lease: of who has the next events now."""
+
+    name: str
+    owner: str
+    roles: tuple[str, ...]
+    identity: str | None
+    delivery: str
+    url: str | None
+    private: bool
+    secret: bytes = field(repr=False)
+    format: str
+    key_template: str
+    filter: str
+    batch: int
+    epoch: int
+    pos: int
+    lease: UUID | None
+    leased_until: datetime | None
+    leased_epoch: int | None
+    leased_through: int | None
+    paused_reason: str | None
+    ended_reason: str | None
+    delivered: int
+    delivered_at: datetime | None
+    errors: int
+    failing_since: datetime | None
+    last_error: str | None
+    version: int
+    created: datetime
+    updated: datetime
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.epoch, self.pos)
+
+    @property
+    def leased_cursor(self) -> Cursor | None:
+        """The last place that the present lease gave out."""
+        if self.leased_epoch is None or self.leased_through is None:
+            return None
+        return Cursor(self.leased_epoch, self.leased_through)
+
+
+def _subscription(row: Row) -> Subscription:
+    return Subscription(**{**dict(row), "roles": tuple(row["roles"]), "secret": bytes(row["secret"])})
+
+
+async def find(conn: Connection, name: str) -> Subscription | None:
+    """Return a subscription; None where there is none of the name."""
+    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM fedstac.subscription WHERE name = $1", name)
+    return _subscription(row) if row else None
+
+
+async def lock(conn: Connection, name: str) -> Subscription | None:
+    """Return a subscription that stays as it is until the caller's transaction ends; None where there is none."""
+    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM fedstac.subscription WHERE name = $1 FOR UPDATE", name)
+    return _subscription(row) if row else None
+
+
+async def every(conn: Connection, *, owner: str | None, after: str, limit: int) -> list[Subscription]:
+    """Return subscriptions by name: those of an owner, or of all."""
+    rows = await conn.fetch(
+        f"""SELECT {COLUMNS} FROM fedstac.subscription WHERE name > $2 AND ($1::text IS NULL OR owner = $1)
+            ORDER BY name LIMIT $3""",
+        owner, after, limit,
+    )  # fmt: skip
+    return [_subscription(row) for row in rows]
+
+
+def missing(name: str) -> NotFound:
+    """Return the refusal of a name that is no subscription of the caller's."""
+    return NotFound(f"there is no subscription {name[:100]!r} of yours; see fedstac subscription list")
+
+
+# --- what owners do; each in one transaction with its row in the audit log ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSubscription:
+    """A subscription as its owner wants it. after: a new one gets what comes after this place."""
+
+    name: str
+    owner: Principal
+    delivery: str
+    url: str | None
+    private: bool
+    format: str
+    key_template: str
+    filter: str
+    batch: int
+    after: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class PutOutcome:
+    """A subscription that was put: new, or changed, or the same as before."""
+
+    subscription: Subscription
+    is_new: bool
+
+
+async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation: str | None = None) -> PutOutcome:
+    """Store a subscription. One of the name keeps its place, its secret and its dead letters. Join a transaction.
+
+    Conflict where the name is another owner's. TooManyRequests where there are too many.
+    """
+    current = await lock(conn, new.name)
+    if current is not None and current.owner != new.owner.name:
+        raise Conflict(f"the name {new.name!r} is taken; choose another one")
+    identity = new.owner.identity.packed() if new.owner.identity else None
+    roles = sorted(new.owner.roles)
+    detail = {"delivery": new.delivery, "format": new.format, "filter": orjson.loads(new.filter)}
+    if current is None:
+        await _refuse_too_many(conn, new.owner.name)
+        row = await conn.fetchrow(
+            f"""INSERT INTO fedstac.subscription (name, owner, roles, identity, delivery, url, private, secret, format,
+                                                  key_template, filter, batch, epoch, pos)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                ON CONFLICT DO NOTHING RETURNING {COLUMNS}""",
+            new.name, new.owner.name, roles, identity, new.delivery, new.url, new.private, os.urandom(32), new.format,
+            new.key_template, new.filter, new.batch, new.after.epoch, new.after.pos,
+        )  # fmt: skip
+        if row is None:
+            raise Conflict(f"the name {new.name!r} was taken a moment ago; choose another one")
+        await write_audit(conn, actor, correlation, "add-subscription", new.name, detail)
+        return PutOutcome(_subscription(row), is_new=True)
+    settings = (new.delivery, new.url, new.private, new.format, new.key_template, new.filter, new.batch)
+    current_settings = (
+        current.delivery, current.url, current.private, current.format, current.key_template, current.filter, current.batch
+    )  # fmt: skip
+    has_ended = current.ended_reason is not None
+    if settings == current_settings and (list(current.roles), current.identity) == (roles, identity) and not has_ended:
+        return PutOutcome(current, is_new=False)
+    row = await conn.fetchrow(
+        f"""UPDATE fedstac.subscription SET roles = $2, identity = $3, delivery = $4, url = $5, private = $6,
+                   format = $7, key_template = $8, filter = $9, batch = $10, ended_reason = NULL, {UNLEASED},
+                   failing_since = NULL, last_error = NULL, version = version + 1, updated = clock_timestamp()
+            WHERE name = $1 RETURNING {COLUMNS}""",
+        new.name, roles, identity, *settings,
+    )  # fmt: skip
+    assert row is not None  # it is locked
+    if settings != current_settings or has_ended:
+        await write_audit(conn, actor, correlation, "change-subscription", new.name, detail)
+    return PutOutcome(_subscription(row), is_new=False)
+
+
+UNLEASED = "lease = NULL, leased_until = NULL, leased_epoch = NULL, leased_through = NULL"
+
+
+async def _refuse_too_many(conn: Connection, owner: str) -> None:
+    counts = await conn.fetchrow(
+        "SELECT count(*) AS every, count(*) FILTER (WHERE owner = $1) AS own FROM fedstac.subscription", owner
+    )
+    assert counts is not None  # of aggregates
+    if counts["own"] >= MOST_OF_OWNER:
+        raise TooManyRequests(f"you have {counts['own']} subscriptions, which are the most; delete one")
+    if counts["every"] >= MOST_SUBSCRIPTIONS:
+        raise TooManyRequests(f"this node has {counts['every']} subscriptions, which are the most; ask its operators")
+
+
+async def remove(conn: Connection, name: str, *, actor: str, correlation: str | None = None) -> None:
+    """Remove a subscription with its dead letters. Join a transaction."""
+    await conn.execute("DELETE FROM fedstac.subscription WHERE name = $1", name)
+    await write_audit(conn, actor, correlation, "remove-subscription", name, {})
+
+
+async def seek(conn: Connection, name: str, to: Cursor, *, actor: str, correlation: str | None = None) -> Subscription:
+    """Let a locked subscription go on after a place. What waits to be given again is forgotten: so is its lease.
+
+    Dead letters stay. Join a transaction.
+    """
+    row = await conn.fetchrow(
+        f"""WITH waiting AS (DELETE FROM fedstac.subscription_event WHERE subscription = $1 AND dead_at IS NULL)
+            UPDATE fedstac.subscription SET epoch = $2, pos = $3, {UNLEASED}, failing_since = NULL, last_error = NULL,
+                   version = version + 1, updated = clock_timestamp()
+            WHERE name = $1 RETURNING {COLUMNS}""",
+        name, to.epoch, to.pos,
+    )  # fmt: skip
+    assert row is not None  # it is locked
+    await write_audit(conn, actor, correlation, "seek-subscription", name, {"to": str(to)})
+    return _subscription(row)
+
+
+async def write_audit(
+    conn: Connection, actor: str, correlation: str | None, action: str, name: str, detail: Mapping[str, object]
+) -> None:
+    """Write the row of what somebody did with a subscription."""
+    await audit.append(conn, [audit.NewRow(
+        actor=actor, action=action, collection="", dataset=f"subscription/{name}", request=None, outcome="done",
+        before=None, after=None, correlation=correlation,
+        detail=orjson.dumps(detail).decode() if detail else None,
+    )])  # fmt: skip
+
+
+# --- the log ---
+
+
+@dataclass(frozen=True, slots=True)
+class LogSlice:
+    """Events of the collections that a reader wants, and the last place that was looked at for them."""
+
+    events: Sequence[LoggedEvent]
+    through: Cursor
+
+
+async def look(
+    conn: Connection, after: Cursor, collections: Iterable[str] | None, limit: int = PAGE_EVENTS
+) -> LogSlice:
+    """Return the next events of some collections (None: of all), found among the next feed.SCANNED positions.
+
+    CursorGone where the log does not go on after that place. Of large events there are the first few.
+    """
+    after = await feed.resume(conn, after)
+    reach = await conn.fetchrow(
+        """SELECT max(pos) AS pos, (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < max(scanned.pos)) AS epoch
+           FROM (SELECT pos FROM fedstac.feed WHERE pos > $1 ORDER BY pos LIMIT $2) scanned""",
+        after.pos, feed.SCANNED,
+    )  # fmt: skip
+    if reach is None or reach["pos"] is None:
+        return LogSlice((), after)
+    names = None if collections is None else sorted(collections)
+    rows = await conn.fetch(
+        page_of(
+            """SELECT f.pos, f.id FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+               WHERE f.pos > $1 AND f.pos <= $2 AND ($3::text[] IS NULL OR o.collection = ANY ($3))""",
+            limit,
+        ),
+        after.pos, reach["pos"], names,
+    )  # fmt: skip
+    events = [logged_event(row) for row in rows]
+    is_cut = len(events) == limit or sum(len(event.text.encode()) for event in events) >= PAGE_BYTES
+    return LogSlice(events, events[-1].cursor if is_cut else Cursor(reach["epoch"], reach["pos"]))
+
+
+async def previous_events(conn: Connection, page: Sequence[LoggedEvent]) -> dict[int, LoggedEvent | None]:
+    """Return the dataset's event before each event of a page, by the latter's position; None where the log has none.
+
+    page: in the order of the log, though not all of it; events of collections have none before. The event before is in
+    the page itself or is looked up, for all together.
+    """
+    previous: dict[int, LoggedEvent | None] = {}
+    last: dict[tuple[str, str], LoggedEvent] = {}
+    firsts: list[LoggedEvent] = []
+    for event in page:
+        if event.dataset is None:
+            continue
+        name = (event.collection, event.dataset)
+        if name not in last:
+            firsts.append(event)
+        previous[event.cursor.pos] = last.get(name)
+        last[name] = event
+    rows = await conn.fetch(
+        """WITH page AS MATERIALIZED (
+               SELECT e.pos, f.id, e.key, e.collection, e.dataset
+               FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) e (pos, key, collection, dataset)
+               JOIN fedstac.feed f ON f.pos = e.pos),
+             earlier AS MATERIALIZED (
+               SELECT page.pos, max(o.id) AS id FROM page JOIN fedstac.outbox o
+                      ON o.key = page.key AND o.collection = page.collection AND o.dataset = page.dataset
+                         AND o.id < page.id
+               GROUP BY page.pos)
+           SELECT earlier.pos AS before, f.pos, o.event_id::text, o.key, o.collection, o.dataset, o.seq, o.type,
+                  o.event, (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch
+           FROM earlier JOIN fedstac.outbox o ON o.id = earlier.id JOIN fedstac.feed f ON f.id = o.id""",
+        [event.cursor.pos for event in firsts], [event.key for event in firsts],
+        [event.collection for event in firsts], [event.dataset for event in firsts],
+    )  # fmt: skip
+    return previous | {row["before"]: logged_event(row) for row in rows}
+
+
+async def events_at(conn: Connection, positions: Sequence[int]) -> list[LoggedEvent]:
+    """Return the events at these positions in the order of the log; of large ones the first few."""
+    rows = await conn.fetch(page_of("SELECT pos, id FROM fedstac.feed WHERE pos = ANY ($1::bigint[])"), list(positions))
+    return [logged_event(row) for row in rows]
+
+
+# --- leases ---
+
+
+async def lease(conn: Connection, name: str, through: Cursor, seconds: float) -> UUID:
+    """Give the events through a place to one reader for so many seconds, and return the lease's id."""
+    id = uuid4()
+    await conn.execute(
+        """UPDATE fedstac.subscription SET lease = $2, leased_epoch = $3, leased_through = $4,
+                  leased_until = clock_timestamp() + make_interval(secs => $5) WHERE name = $1""",
+        name, id, through.epoch, through.pos, seconds,
+    )  # fmt: skip
+    return id
+
+
+async def lease_left(conn: Connection, name: str) -> float:
+    """Return for how many seconds a subscription is leased; 0 for one that is free."""
+    return float(await conn.fetchval(
+        """SELECT coalesce(greatest(extract(epoch FROM leased_until - clock_timestamp()), 0), 0)
+           FROM fedstac.subscription WHERE name = $1""",
+        name,
+    ) or 0)  # fmt: skip
+
+
+async def advance(
+    conn: Connection, name: str, through: Cursor, *, delivered: int = 0, releases: bool = True
+) -> None:  # fmt: skip
+    """Note that everything through a place was taken or is stored as waiting. Never back. `releases` ends the lease."""
+    release = f", {UNLEASED}" if releases else ""
+    await conn.execute(
+        f"""UPDATE fedstac.subscription
+            SET epoch = CASE WHEN $3 > pos THEN $2 ELSE epoch END, pos = greatest(pos, $3), delivered = delivered + $4,
+                delivered_at = CASE WHEN $4 > 0 THEN clock_timestamp() ELSE delivered_at END{release}
+            WHERE name = $1""",
+        name, through.epoch, through.pos, delivered,
+    )  # fmt: skip
+
+
+async def epoch_at(conn: Connection, pos: int) -> int:
+    """Return in which epoch an event at a position got its place."""
+    return int(await conn.fetchval("SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < $1 OR n = 1", pos) or 0)
+
+
+# --- events that the cursor has passed and that were not taken ---
+
+EVENT_COLUMNS = (
+    "id, epoch, pos, event_id, key, collection, dataset, type, attempts, reason, retry_at, lease, dead_at, at"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MissedEvent:
+    """An event that a subscription did not take yet, or (`dead_at`) never. event_id: that of the log."""
+
+    id: int
+    epoch: int
+    pos: int
+    event_id: str
+    key: str
+    collection: str
+    dataset: str | None
+    type: str
+    attempts: int
+    reason: str
+    retry_at: datetime
+    lease: UUID | None
+    dead_at: datetime | None
+    at: datetime
+
+
+def _missed_event(row: Row) -> MissedEvent:
+    return MissedEvent(**dict(row))
+
+
+@dataclass(frozen=True, slots=True)
+class Postponement:
+    """An event of the log that is to be given again: after so many seconds, or never (None: it is dead).
+
+    event: as it stands in the log, not as `left`. attempts: 1 where it was tried, 0 where it waits behind another one.
+    """
+
+    event: LoggedEvent
+    reason: str
+    seconds: float | None
+    attempts: int = 1
+
+
+async def postpone(conn: Connection, name: str, postponements: Sequence[Postponement]) -> None:
+    """Store events that were not taken; of one that is stored already the attempts add up, and its lease ends."""
+    if not postponements:
+        return
+    events = [each.event for each in postponements]
+    await conn.execute(
+        """INSERT INTO fedstac.subscription_event AS e
+                  (subscription, epoch, pos, event_id, key, collection, dataset, type, attempts, reason, retry_at,
+                   dead_at)
+           SELECT $1, p.epoch, p.pos, p.event_id, p.key, p.collection, p.dataset, p.type, p.attempts, p.reason,
+                  clock_timestamp() + make_interval(secs => coalesce(p.seconds, 0)),
+                  CASE WHEN p.seconds IS NULL THEN clock_timestamp() END
+           FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                       $9::integer[], $10::text[], $11::float8[])
+                p (epoch, pos, event_id, key, collection, dataset, type, attempts, reason, seconds)
+           ON CONFLICT (subscription, pos) DO UPDATE
+           SET attempts = e.attempts + EXCLUDED.attempts, reason = EXCLUDED.reason, retry_at = EXCLUDED.retry_at,
+               dead_at = EXCLUDED.dead_at, lease = NULL, at = clock_timestamp()
+           WHERE EXCLUDED.attempts > 0""",
+        name, [each.cursor.epoch for each in events], [each.cursor.pos for each in events],
+        [each.event_id for each in events], [each.key for each in events], [each.collection for each in events],
+        [each.dataset for each in events], [each.type for each in events],
+        [each.attempts for each in postponements], [each.reason[:LONGEST_REASON] for each in postponements],
+        [each.seconds for each in postponements],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """What may not be given out of a page: positions that are stored already, and datasets with an earlier event."""
+
+    positions: frozenset[int]
+    datasets: frozenset[tuple[str, str | None]]
+
+
+async def held_back(conn: Connection, name: str, page: Sequence[LoggedEvent]) -> HeldBack:
+    """Return what of a page is not to be given out now, as it is stored or waits behind what is stored."""
+    rows = await conn.fetch(
+        """SELECT e.collection, e.dataset, e.pos, e.dead_at IS NULL AS waits FROM fedstac.subscription_event e
+           WHERE e.subscription = $1 AND (e.pos = ANY ($2::bigint[]) OR e.dead_at IS NULL AND (e.collection, e.dataset)
+                 IN (SELECT * FROM unnest($3::text[], $4::text[])))""",
+        name, [event.cursor.pos for event in page], [event.collection for event in page],
+        [event.dataset for event in page],
+    )  # fmt: skip
+    return HeldBack(
+        frozenset(row["pos"] for row in rows),
+        frozenset((row["collection"], row["dataset"]) for row in rows if row["waits"]),
+    )
+
+
+async def due(conn: Connection, name: str, limit: int) -> list[MissedEvent]:
+    """Return the events whose time has come: of each dataset the first that waits, in the order of the log."""
+    rows = await conn.fetch(
+        f"""SELECT {EVENT_COLUMNS} FROM fedstac.subscription_event e
+            WHERE subscription = $1 AND dead_at IS NULL AND retry_at <= clock_timestamp() AND NOT EXISTS (
+                SELECT FROM fedstac.subscription_event earlier
+                WHERE earlier.subscription = $1 AND earlier.dead_at IS NULL AND earlier.collection = e.collection
+                  AND earlier.dataset IS NOT DISTINCT FROM e.dataset AND earlier.pos < e.pos)
+            ORDER BY pos LIMIT $2""",
+        name, limit,
+    )  # fmt: skip
+    return [_missed_event(row) for row in rows]
+
+
+async def give_out(conn: Connection, name: str, positions: Sequence[int], lease_id: UUID) -> None:
+    """Note that stored events are given out with a lease."""
+    await conn.execute(
+        "UPDATE fedstac.subscription_event SET lease = $3 WHERE subscription = $1 AND pos = ANY ($2::bigint[])",
+        name, list(positions), lease_id,
+    )  # fmt: skip
+
+
+async def given_out(conn: Connection, name: str, lease_id: UUID) -> list[MissedEvent]:
+    """Return the stored events that a lease gave out."""
+    rows = await conn.fetch(
+        f"""SELECT {EVENT_COLUMNS} FROM fedstac.subscription_event
+            WHERE subscription = $1 AND lease = $2 AND dead_at IS NULL ORDER BY pos""",
+        name, lease_id,
+    )  # fmt: skip
+    return [_missed_event(row) for row in rows]
+
+
+async def settle(conn: Connection, name: str, positions: Sequence[int]) -> None:
+    """Delete stored events that were taken, or that are nothing to the subscriber any more."""
+    await conn.execute(
+        "DELETE FROM fedstac.subscription_event WHERE subscription = $1 AND pos = ANY ($2::bigint[])",
+        name, list(positions),
+    )  # fmt: skip
+
+
+async def bury(conn: Connection, name: str, positions: Sequence[int], reason: str) -> None:
+    """Make dead letters of stored events."""
+    await conn.execute(
+        """UPDATE fedstac.subscription_event SET dead_at = clock_timestamp(), reason = $3, lease = NULL
+           WHERE subscription = $1 AND pos = ANY ($2::bigint[])""",
+        name, list(positions), reason[:LONGEST_REASON],
+    )  # fmt: skip
+
+
+async def dead_letters(conn: Connection, name: str, *, after: int, limit: int) -> list[MissedEvent]:
+    """Return the dead letters of a subscription after an id, the oldest first."""
+    rows = await conn.fetch(
+        f"""SELECT {EVENT_COLUMNS} FROM fedstac.subscription_event
+            WHERE subscription = $1 AND dead_at IS NOT NULL AND id > $2 ORDER BY id LIMIT $3""",
+        name, after, limit,
+    )  # fmt: skip
+    return [_missed_event(row) for row in rows]
+
+
+async def redrive(
+    conn: Connection, name: str, id: int, *, actor: str, correlation: str | None = None
+) -> MissedEvent:  # fmt: skip
+    """Let a dead letter be given again. Join a transaction that has locked the subscription.
+
+    NotFound where there is none. Conflict where its dataset changed again since, or the log no longer has the event.
+    """
+    row = await conn.fetchrow(
+        f"""SELECT {EVENT_COLUMNS} FROM fedstac.subscription_event
+            WHERE subscription = $1 AND id = $2 AND dead_at IS NOT NULL""",
+        name, id,
+    )  # fmt: skip
+    if row is None:
+        raise NotFound(f"the subscription {name} has no dead letter {id}; see fedstac subscription dead-letters {name}")
+    letter = _missed_event(row)
+    place = await conn.fetchrow(
+        """SELECT EXISTS (SELECT FROM fedstac.feed WHERE pos = $1) AS is_kept,
+                  EXISTS (SELECT FROM fedstac.outbox o JOIN fedstac.feed f ON f.id = o.id
+                          WHERE o.key = $2 AND o.collection = $3 AND o.dataset IS NOT DISTINCT FROM $4 AND f.pos > $1)
+                      AS is_stale""",
+        letter.pos, letter.key, letter.collection, letter.dataset,
+    )  # fmt: skip
+    assert place is not None
+    if not place["is_kept"]:
+        raise Conflict(f"the log no longer has the event of dead letter {id}; read the dataset itself")
+    if place["is_stale"]:
+        raise Conflict(f"{letter.dataset or letter.collection} changed again since dead letter {id}, which says more")
+    revived = await conn.fetchrow(
+        f"""UPDATE fedstac.subscription_event SET dead_at = NULL, attempts = 0, retry_at = clock_timestamp(),
+                   lease = NULL
+            WHERE subscription = $1 AND id = $2 RETURNING {EVENT_COLUMNS}""",
+        name, id,
+    )  # fmt: skip
+    assert revived is not None
+    await write_audit(conn, actor, correlation, "redrive-subscription", name, {"event": letter.event_id})
+    return _missed_event(revived)

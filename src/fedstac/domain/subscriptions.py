@@ -1,0 +1,346 @@
+"""Subscriptions: which events somebody wants, and what each event is to them. Pure.
+
+`changes_for` is the one place where that is decided: for GET /subscriptions/{name}/next, for webhooks, for GET
+/changes. A filter is asked of the dataset as it is after an event and as it was before: so a dataset that no longer
+fits gives one event `left`. What a reader may not see is, to them, not there; that too is asked after and before.
+
+Before an event a dataset was as its last event in the log says. Where the log no longer says it (retention dropped that
+event, or a deletion took its text), nobody can tell whether the subscriber has the dataset. Then it is told that the
+dataset left: whoever never had it has nothing to forget.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Final, Protocol
+from uuid import UUID, uuid5
+
+import orjson
+
+from fedstac.domain import events, filters
+from fedstac.domain.access import DatasetAccess, View, access_of, event_for
+from fedstac.domain.errors import BadRequest
+from fedstac.domain.events import LoggedEvent
+from fedstac.domain.facets import NODES
+from fedstac.domain.model import GONE, State
+from fedstac.domain.policy import Principal
+from fedstac.domain.truth import DatasetFacts, Test, compile_filter, facts_of
+
+Json = Mapping[str, Any]
+
+MEMBERS: Final = ("collections", "types", "cql2", "bbox")
+MOST_NAMES: Final = 200  # collections, or types, of a filter
+LONGEST_NAME: Final = 200
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # of a subscription
+OF_EACH_NODE: Final = (NODES, "fedstac:replicas")  # what the log does not say beside the document
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionFilter:
+    """Which events somebody wants. None: of all collections, of all types, whatever the dataset is.
+
+    types: of events as they are delivered, `left` among them. where: a checked CQL2 filter, the box in it.
+    """
+
+    collections: frozenset[str] | None = None
+    types: frozenset[str] | None = None
+    where: Any = None
+    test: Test = field(compare=False, repr=False, default=lambda facts: True)
+    names: frozenset[str] = frozenset()  # properties that `where` names
+
+    @classmethod
+    def parse(cls, value: object) -> SubscriptionFilter:
+        """Read a filter as a client sends it. BadRequest says what is wrong with it."""
+        if not isinstance(value, Mapping) or any(name not in MEMBERS for name in value):
+            raise BadRequest(f"filter: an object with {', '.join(MEMBERS)}, each of which may be left out")
+        where = _where(value)
+        names = filters.names_in(where)
+        if unknown := sorted(names.intersection(OF_EACH_NODE)):
+            raise BadRequest(f"filter: {unknown[0]} differs from node to node; ask for another property")
+        return cls(
+            _names(value, "collections"), _types(value), where, compile_filter(True if where is None else where), names
+        )
+
+    def takes_collection(self, collection: str) -> bool:
+        """Tell whether it wants events of a collection."""
+        return self.collections is None or collection in self.collections
+
+    def takes_type(self, event_type: str) -> bool:
+        """Tell whether it wants events of a type."""
+        return self.types is None or event_type in self.types
+
+
+def _where(value: Json) -> Any:
+    parts = []
+    if (cql2 := value.get("cql2")) is not None:
+        parts.append(filters.check(filters.from_text(cql2) if isinstance(cql2, str) else cql2))
+    if (bbox := value.get("bbox")) is not None:
+        parts.append({"op": "s_intersects", "args": [{"property": "geometry"}, filters.box(bbox, "filter.bbox")]})
+    return {"op": "and", "args": parts} if len(parts) > 1 else parts[0] if parts else None
+
+
+def _names(value: Json, member: str) -> frozenset[str] | None:
+    names = value.get(member)
+    if names is None:
+        return None
+    is_list = isinstance(names, list) and 0 < len(names) <= MOST_NAMES
+    if not is_list or not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME for name in names or ()):
+        raise BadRequest(f"filter.{member} is a list of 1 to {MOST_NAMES} names; leave it out for all")
+    return frozenset(names or ())
+
+
+def _types(value: Json) -> frozenset[str] | None:
+    """Return the types in full. `dataset.updated` is short for org.fedstac.dataset.updated.v1."""
+    names = _names(value, "types")
+    if names is None:
+        return None
+    types = frozenset(
+        name if name.startswith(events.PREFIX) else f"{events.PREFIX}{name.removesuffix('.v1')}.v1" for name in names
+    )
+    if unknown := sorted(types - DELIVERED_TYPES):
+        short = ", ".join(sorted(each.removeprefix(events.PREFIX).removesuffix(".v1") for each in DELIVERED_TYPES))
+        raise BadRequest(f"filter.types: {unknown[0][:80]!r} is no type of an event; there are {short}")
+    return types
+
+
+DELIVERED_TYPES: Final = frozenset((
+    events.PUBLISHED, events.UPDATED, events.SUPERSEDED, events.REPLACED, events.RETRACTED, events.REINSTATED,
+    events.REPLICATED, events.ANNOTATED, events.MARKED, events.UNMARKED, events.QUARANTINED, events.RELEASED,
+    events.DELETED, events.PURGED, events.CLEARED, events.LEFT, events.COLLECTION_CREATED, events.COLLECTION_UPDATED,
+    events.COLLECTION_CLOSING, events.COLLECTION_REOPENED, events.COLLECTION_DELETED,
+))  # fmt: skip
+TAKING_AWAY: Final = (events.DELETED, events.PURGED, events.CLEARED)
+
+
+class Presence(StrEnum):
+    """Whether a dataset was there at some point of the log, as far as the log tells."""
+
+    NEVER = "never"  # it had no event yet
+    HERE = "here"
+    GONE = "gone"  # a tombstone, or nothing, is left
+    UNKNOWN = "unknown"  # the log no longer says
+
+
+@dataclass(frozen=True)
+class LoggedDataset:
+    """A dataset as one event left it. body: the event, parsed. institution: whose it is; None where nobody can say."""
+
+    event: LoggedEvent
+    body: Json
+    institution: str | None = None
+
+    @cached_property
+    def presence(self) -> Presence:
+        if self.data.get("document") is not None:
+            return Presence.HERE
+        is_gone = self.event.type in TAKING_AWAY or self.data.get("state") in GONE
+        return Presence.GONE if is_gone else Presence.UNKNOWN
+
+    @property
+    def presence_before(self) -> Presence:
+        """Whether the dataset was there before this event, where the log has no earlier one."""
+        previous_state = self.data.get("previous_state")
+        if previous_state is None:
+            return Presence.NEVER
+        return Presence.GONE if previous_state in GONE else Presence.UNKNOWN
+
+    @property
+    def data(self) -> Json:
+        data: Json = self.body["data"]
+        return data
+
+    @cached_property
+    def access(self) -> DatasetAccess:
+        """What decides who may read it."""
+        return access_of(self.data, self.institution)
+
+    @cached_property
+    def properties(self) -> Json:
+        """The properties that a search shows of the state, as documents.state_of gives them."""
+        data = self.data
+        is_retracted = data["state"] == State.RETRACTED or (
+            data["state"] == State.QUARANTINED and data.get("retraction") is not None
+        )
+        properties = {
+            "latest": data["latest"], "retracted": is_retracted, "created": data["created"],
+            "updated": data["updated"], "fedstac:state": data["state"],
+        }  # fmt: skip
+        if isinstance(data.get("cv"), Mapping):
+            properties["fedstac:cv_version"] = data["cv"]["version"]
+        if data.get("retraction") is not None:
+            properties["fedstac:retraction"] = data["retraction"]
+        return properties
+
+    def facts(self, names: Iterable[str]) -> DatasetFacts:
+        """Return what filters with these names ask of a dataset that is here."""
+        document = {**self.data["document"], "collection": self.event.collection}
+        return facts_of(document, names, properties=self.properties)
+
+
+InstitutionOf = Callable[[Json], str | None]  # data of an event → whose dataset it is
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Events of the log in its order, though not all; and what each dataset was before.
+
+    previous: by the position of a dataset's event, that dataset's event before it; None where the log has none.
+    datasets: by position, of both.
+    """
+
+    events: Sequence[LoggedEvent]
+    previous: Mapping[int, LoggedEvent | None]
+    datasets: Mapping[int, LoggedDataset]
+
+    @classmethod
+    def read(
+        cls, page: Sequence[LoggedEvent], previous: Mapping[int, LoggedEvent | None], institution_of: InstitutionOf
+    ) -> LogPage:
+        """Read the events of datasets, each once. previous: as db/subscriptions.previous_events gives it."""
+        datasets: dict[int, LoggedDataset] = {}
+        for event in (*page, *filter(None, previous.values())):
+            if event.dataset is not None and event.cursor.pos not in datasets:
+                body = orjson.loads(event.text)
+                datasets[event.cursor.pos] = LoggedDataset(event, body, institution_of(body["data"]))
+        return cls(page, previous, datasets)
+
+
+class ChangeKind(StrEnum):
+    """What an event is to a subscriber."""
+
+    ENTERED = "entered"  # the dataset fits now, and did not before
+    CHANGED = "changed"  # it fitted before too; or it is an event of a collection
+    LEFT = "left"  # it no longer fits, or may no longer be seen, or is gone
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """Who gets events: a name for this purpose, what they want, and with whose rights they read (None: anybody's)."""
+
+    name: str
+    filter: SubscriptionFilter
+    reader: Principal | None = None
+
+
+class ReadingRights(Protocol):
+    """What readers may see now (workers/subscribing.py)."""
+
+    def view_of(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
+        """Return how much a subscriber may see of a dataset as it is in the log."""
+        ...
+
+    def may_see(self, subscriber: Subscriber, event: LoggedEvent) -> bool:
+        """Tell whether a subscriber may see an event that is of no dataset."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An event as one subscriber gets it.
+
+    event: with the text for their eyes; `left` has a type and an id of its own. Its cursor is that of `source`, which is
+    the event as it is logged: it gives a subscriber one delivery at most.
+    """
+
+    event: LoggedEvent
+    kind: ChangeKind
+    source: LoggedEvent
+
+
+def changes_for(page: LogPage, subscribers: Sequence[Subscriber], rights: ReadingRights) -> dict[str, list[Delivery]]:
+    """Return what each subscriber gets of a page of the log, by the subscriber's name, in the order of the log."""
+    reading = _PageReading(page, frozenset[str]().union(*(each.filter.names for each in subscribers)), rights)
+    deliveries: dict[str, list[Delivery]] = {each.name: [] for each in subscribers}
+    for event in page.events:
+        for subscriber in subscribers:
+            if not subscriber.filter.takes_collection(event.collection):
+                continue
+            if event.dataset is not None:
+                delivery = reading.delivery(subscriber, event)
+            else:
+                is_shown = rights.may_see(subscriber, event)
+                delivery = Delivery(event, ChangeKind.CHANGED, event) if is_shown else None
+            if delivery is not None and subscriber.filter.takes_type(delivery.event.type):
+                deliveries[subscriber.name].append(delivery)
+    return deliveries
+
+
+class _PageReading:
+    """A page that is read for many subscribers: facts and texts are made once for all."""
+
+    def __init__(self, page: LogPage, names: frozenset[str], rights: ReadingRights) -> None:
+        self._page, self._rights = page, rights
+        self._facts = {
+            pos: dataset.facts(names) for pos, dataset in page.datasets.items() if dataset.presence is Presence.HERE
+        }
+        self._texts: dict[tuple[int, View], LoggedEvent] = {}
+
+    def delivery(self, subscriber: Subscriber, event: LoggedEvent) -> Delivery | None:
+        """Return what an event of a dataset is to a subscriber; None for nothing."""
+        after = self._page.datasets[event.cursor.pos]
+        if after.presence is Presence.UNKNOWN:
+            return None  # it says nothing any more; the deletion follows in the log
+        earlier = self._page.previous[event.cursor.pos]
+        before = self._page.datasets[earlier.cursor.pos] if earlier else None
+        presence_before = before.presence if before else after.presence_before
+        fitted = before is not None and self._fits(subscriber, before)
+        view = self._rights.view_of(subscriber, after)
+        if view is View.NOTHING:  # where it was perhaps never to be seen, not even its name is told
+            return self._departure(subscriber, after) if fitted else None
+        may_be_there = fitted or presence_before is Presence.UNKNOWN
+        if after.presence is Presence.GONE:  # what is purged was told to be deleted
+            is_concerned = may_be_there or presence_before is Presence.GONE
+            return Delivery(self._text(after, view), ChangeKind.LEFT, event) if is_concerned else None
+        if subscriber.filter.test(self._facts[event.cursor.pos]) is True:
+            kind = ChangeKind.CHANGED if fitted else ChangeKind.ENTERED
+            return Delivery(self._text(after, view), kind, event)
+        return self._departure(subscriber, after) if may_be_there else None
+
+    def _fits(self, subscriber: Subscriber, dataset: LoggedDataset) -> bool:
+        """Tell whether a dataset is here, fits a filter and may be seen."""
+        facts = self._facts.get(dataset.event.cursor.pos)
+        if facts is None or subscriber.filter.test(facts) is not True:
+            return False
+        return self._rights.view_of(subscriber, dataset) is not View.NOTHING
+
+    def _text(self, dataset: LoggedDataset, view: View) -> LoggedEvent:
+        """Return the event as whoever has this view gets it."""
+        key = (dataset.event.cursor.pos, view)
+        if key not in self._texts:
+            body = event_for(dataset.body, view)
+            assert body is not None  # of NOTHING only
+            is_whole = body is dataset.body
+            self._texts[key] = dataset.event if is_whole else _with_body(dataset.event, body)
+        return self._texts[key]
+
+    def _departure(self, subscriber: Subscriber, dataset: LoggedDataset) -> Delivery:
+        return Delivery(departure(dataset, subscriber.name), ChangeKind.LEFT, dataset.event)
+
+
+def departure(dataset: LoggedDataset, subscriber: str) -> LoggedEvent:
+    """Return the event `left`, which tells a subscriber that a dataset left what they follow, and no more than its name.
+
+    Its id follows from the event of the log and the subscriber, so that it is the same whenever it is sent.
+    """
+    event, body = dataset.event, dataset.body
+    names = ("specversion", "source", "time", "datacontenttype", "traceparent", "subject", "sequence", "partitionkey")
+    envelope = {name: body[name] for name in names if name in body}
+    envelope |= {"id": departure_id(event.event_id, subscriber), "type": events.LEFT, "causationid": event.event_id}
+    data = {name: dataset.data[name] for name in ("collection", "id", "base_id", "version", "seq")}
+    return _with_body(event, {**envelope, "data": data})
+
+
+def departure_id(event_id: str, subscriber: str) -> str:
+    """Return the id of the event `left` that an event of the log gives to a subscriber."""
+    return str(uuid5(UUID(event_id), f"left {subscriber}"))
+
+
+def _with_body(event: LoggedEvent, body: Json) -> LoggedEvent:
+    return LoggedEvent(
+        event.cursor, body["id"], event.key, event.collection, event.dataset, event.seq, body["type"],
+        orjson.dumps(body).decode(),
+    )  # fmt: skip

@@ -1,0 +1,97 @@
+"""The log as subscriptions read it, and what is stored of what was not taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedstac import publication
+from fedstac.bootstrap import Node
+from fedstac.db import feed, subscriptions
+from fedstac.db.connections import Connection
+from fedstac.db.subscriptions import NewSubscription, Postponement
+from fedstac.domain.actions import Command
+from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.mark import Mark
+from fedstac.domain.actions.target import Target
+from fedstac.domain.events import START, Cursor
+from fedstac.domain.patching import MergePatch
+from fedstac.domain.subscriptions import ChangeKind, Subscriber, SubscriptionFilter
+from fedstac.publication import Work
+from fedstac.workers import subscribing
+from tests.db import writing
+from tests.db.writing import ANNA
+
+STRANGER = Subscriber("stranger", SubscriptionFilter.parse({}))
+TITLED_A = Subscriber("titled", SubscriptionFilter.parse({"cql2": "title = 'a'"}))
+MANAGER = Subscriber("manager", SubscriptionFilter.parse({}), ANNA)
+
+
+def thing(number: int, title: str) -> dict[str, Any]:
+    return {**writing.plain(number, title), "bbox": [number, number, number, number]}
+
+
+async def make_log(node: Node, conn: Connection) -> None:
+    """Publish two datasets, change the title of one, and mark it."""
+    await writing.create_collections(node, "plain")
+    await writing.publish(conn, thing(1, "a"))
+    await writing.publish(conn, thing(2, "b"))
+    draft = writing.draft(thing(1, "a"))
+    target = Target("plain", draft.id, draft.lineage)
+    changes: list[Command] = [Amend(target, ANNA, MergePatch({"properties": {"title": "b"}}), None), Mark(target, ANNA)]
+    receipts = await publication.perform(conn, writing.RULES, [Work(change, "anna", "change") for change in changes])
+    assert [receipt.problem for receipt in receipts] == [None, None]
+    await feed.sequence(conn)
+
+
+async def test_each_subscriber_gets_what_fits_and_what_they_may_see(node: Node, conn: Connection) -> None:
+    await make_log(node, conn)
+    page = await subscriptions.look(conn, START, {"plain"})
+    assert [event.cursor.pos for event in page.events] == [1, 2, 3, 4, 5]
+    got = await subscribing.deliveries(node, conn, page.events, [STRANGER, TITLED_A, MANAGER])
+    changes = {name: [(each.event.cursor.pos, each.kind) for each in own] for name, own in got.items()}
+    entered, changed, departed = ChangeKind.ENTERED, ChangeKind.CHANGED, ChangeKind.LEFT
+    assert changes["stranger"] == [(1, changed), (2, entered), (3, entered), (4, changed), (5, departed)]
+    assert changes["titled"] == [(1, changed), (2, entered), (4, departed)]
+    assert changes["manager"] == [(1, changed), (2, entered), (3, entered), (4, changed), (5, changed)]
+
+
+async def test_the_event_before_is_looked_up_where_it_is_not_in_the_page(node: Node, conn: Connection) -> None:
+    await make_log(node, conn)
+    page = await subscriptions.look(conn, Cursor(1, 3), None)
+    previous = await subscriptions.previous_events(conn, page.events)
+    places = {pos: event.cursor.pos if event else None for pos, event in previous.items()}
+    assert places == {4: 2, 5: 4}
+    assert (await subscriptions.previous_events(conn, (await subscriptions.look(conn, START, None, 2)).events)) == {
+        2: None
+    }
+
+
+async def test_a_look_passes_over_what_is_of_other_collections(node: Node, conn: Connection) -> None:
+    await make_log(node, conn)
+    page = await subscriptions.look(conn, START, {"CMIP6"})
+    assert (page.events, page.through.pos) == ([], 5)
+    cut = await subscriptions.look(conn, START, {"plain"}, 2)
+    assert ([event.cursor.pos for event in cut.events], cut.through.pos) == ([1, 2], 2)
+
+
+async def test_later_events_of_a_dataset_wait_behind_the_one_that_was_not_taken(node: Node, conn: Connection) -> None:
+    await make_log(node, conn)
+    new = NewSubscription(
+        name="s", owner=ANNA, delivery="pull", url=None, private=False, format="cloudevents", key_template="",
+        filter="{}", batch=10, after=START,
+    )  # fmt: skip
+    await subscriptions.put(conn, new, actor="anna")
+    events = (await subscriptions.look(conn, START, None)).events
+    _, first, other, second, _ = events
+    await subscriptions.postpone(conn, "s", [Postponement(first, "broken", 0), Postponement(second, "", 0, attempts=0)])
+    blocked = await subscriptions.held_back(conn, "s", events)
+    assert blocked.positions == {2, 4}
+    assert blocked.datasets == {("plain", "thing-1")}
+    assert other.dataset == "thing-2"
+    assert [each.pos for each in await subscriptions.due(conn, "s", 10)] == [2]
+    await subscriptions.postpone(conn, "s", [Postponement(first, "broken", 60)])
+    assert await subscriptions.due(conn, "s", 10) == []
+    await subscriptions.bury(conn, "s", [2], "broken for good")
+    assert [each.pos for each in await subscriptions.due(conn, "s", 10)] == [4]  # nothing waits behind the dead
+    [letter] = await subscriptions.dead_letters(conn, "s", after=0, limit=10)
+    assert (letter.pos, letter.attempts, letter.reason) == (2, 2, "broken for good")
