@@ -161,7 +161,8 @@ async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation
         return PutOutcome(_subscription(row), is_new=True)
     settings = (new.delivery, new.url, new.private, new.format, new.key_template, new.filter, new.batch)
     current_settings = (
-        current.delivery, current.url, current.private, current.format, current.key_template, current.filter, current.batch
+        current.delivery, current.url, current.private, current.format, current.key_template, current.filter,
+        current.batch,
     )  # fmt: skip
     has_ended = current.ended_reason is not None
     if settings == current_settings and (list(current.roles), current.identity) == (roles, identity) and not has_ended:

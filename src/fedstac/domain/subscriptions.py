@@ -26,7 +26,7 @@ from fedstac.domain.access import DatasetAccess, View, access_of, event_for
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import LoggedEvent
 from fedstac.domain.facets import NODES
-from fedstac.domain.model import GONE, State
+from fedstac.domain.model import WITHOUT_DOCUMENT, State
 from fedstac.domain.policy import Principal
 from fedstac.domain.truth import DatasetFacts, Test, compile_filter, facts_of
 
@@ -137,7 +137,7 @@ class LoggedDataset:
     def presence(self) -> Presence:
         if self.data.get("document") is not None:
             return Presence.HERE
-        is_gone = self.event.type in TAKING_AWAY or self.data.get("state") in GONE
+        is_gone = self.event.type in TAKING_AWAY or self.data.get("state") in WITHOUT_DOCUMENT
         return Presence.GONE if is_gone else Presence.UNKNOWN
 
     @property
@@ -146,7 +146,7 @@ class LoggedDataset:
         previous_state = self.data.get("previous_state")
         if previous_state is None:
             return Presence.NEVER
-        return Presence.GONE if previous_state in GONE else Presence.UNKNOWN
+        return Presence.GONE if previous_state in WITHOUT_DOCUMENT else Presence.UNKNOWN
 
     @property
     def data(self) -> Json:
@@ -242,8 +242,8 @@ class ReadingRights(Protocol):
 class Delivery:
     """An event as one subscriber gets it.
 
-    event: with the text for their eyes; `left` has a type and an id of its own. Its cursor is that of `source`, which is
-    the event as it is logged: it gives a subscriber one delivery at most.
+    event: with the text for their eyes; `left` has a type and an id of its own. source: the event as it is logged.
+    Both have the same cursor: an event of the log gives a subscriber one delivery at most.
     """
 
     event: LoggedEvent
@@ -322,7 +322,7 @@ class _PageReading:
 
 
 def departure(dataset: LoggedDataset, subscriber: str) -> LoggedEvent:
-    """Return the event `left`, which tells a subscriber that a dataset left what they follow, and no more than its name.
+    """Return the event `left`, which tells a subscriber that a dataset left what they follow, and only its name.
 
     Its id follows from the event of the log and the subscriber, so that it is the same whenever it is sent.
     """

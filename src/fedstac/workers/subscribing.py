@@ -35,8 +35,8 @@ async def deliveries(
 ) -> dict[str, list[Delivery]]:
     """Return what each subscriber gets of a page of the log, by the subscriber's name, in the order of the log.
 
-    page: events in the order of the log, though not all (db/subscriptions.look, events_at). What subscribers may read is
-    asked as of now.
+    page: events in the order of the log, though not all (db/subscriptions.look, events_at). Asks what
+    subscribers may read as of now.
     """
     previous = await subscriptions.previous_events(conn, page)
     log_page = LogPage.read(page, previous, partial(_institution_of, node.checker.vocabularies))
@@ -48,13 +48,13 @@ class RightsNow:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._readers: dict[Principal | None, DatasetReader] = {}
+        self._readers: dict[str, DatasetReader] = {}  # by subscriber
 
     def view_of(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
         """Return how much a subscriber may see of a dataset as it is in the log."""
-        reader = self._readers.get(subscriber.reader)
+        reader = self._readers.get(subscriber.name)
         if reader is None:
-            reader = self._readers[subscriber.reader] = DatasetReader(self._policy, subscriber.reader)
+            reader = self._readers[subscriber.name] = DatasetReader(self._policy, subscriber.reader)
         return reader.view_of(dataset.access)
 
     def may_see(self, subscriber: Subscriber, event: LoggedEvent) -> bool:
