@@ -14,10 +14,10 @@ from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor, LoggedEvent
 from fedstac.domain.subscriptions import (
     ChangeKind,
-    Delivery,
     LoggedDataset,
     LogPage,
     Subscriber,
+    SubscriberEvent,
     SubscriptionFilter,
     changes_for,
 )
@@ -66,7 +66,7 @@ def logged(
 
 def one_delivery(
     event: LoggedEvent, before: LoggedEvent | None, views: dict[str, View] | None = None, **conditions: Any
-) -> Delivery | None:
+) -> SubscriberEvent | None:
     """Return what the second of two events is to a subscriber."""
     subscriber = Subscriber("s", SubscriptionFilter.parse(conditions))
     page = LogPage.read([event], {event.cursor.pos: before}, lambda data: None)

@@ -239,7 +239,7 @@ class ReadingRights(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class SubscriberEvent:
     """An event as one subscriber gets it.
 
     event: with the text for their eyes; `left` has a type and an id of its own. source: the event as it is logged.
@@ -251,10 +251,12 @@ class Delivery:
     source: LoggedEvent
 
 
-def changes_for(page: LogPage, subscribers: Sequence[Subscriber], rights: ReadingRights) -> dict[str, list[Delivery]]:
+def changes_for(
+    page: LogPage, subscribers: Sequence[Subscriber], rights: ReadingRights
+) -> dict[str, list[SubscriberEvent]]:
     """Return what each subscriber gets of a page of the log, by the subscriber's name, in the order of the log."""
     reading = _PageReading(page, frozenset[str]().union(*(each.filter.names for each in subscribers)), rights)
-    deliveries: dict[str, list[Delivery]] = {each.name: [] for each in subscribers}
+    deliveries: dict[str, list[SubscriberEvent]] = {each.name: [] for each in subscribers}
     for event in page.events:
         for subscriber in subscribers:
             if not subscriber.filter.takes_collection(event.collection):
@@ -263,7 +265,7 @@ def changes_for(page: LogPage, subscribers: Sequence[Subscriber], rights: Readin
                 delivery = reading.delivery(subscriber, event)
             else:
                 is_shown = rights.may_see(subscriber, event)
-                delivery = Delivery(event, ChangeKind.CHANGED, event) if is_shown else None
+                delivery = SubscriberEvent(event, ChangeKind.CHANGED, event) if is_shown else None
             if delivery is not None and subscriber.filter.takes_type(delivery.event.type):
                 deliveries[subscriber.name].append(delivery)
     return deliveries
@@ -279,7 +281,7 @@ class _PageReading:
         }
         self._texts: dict[tuple[int, View], LoggedEvent] = {}
 
-    def delivery(self, subscriber: Subscriber, event: LoggedEvent) -> Delivery | None:
+    def delivery(self, subscriber: Subscriber, event: LoggedEvent) -> SubscriberEvent | None:
         """Return what an event of a dataset is to a subscriber; None for nothing."""
         after = self._page.datasets[event.cursor.pos]
         if after.presence is Presence.UNKNOWN:
@@ -294,10 +296,10 @@ class _PageReading:
         may_be_there = fitted or presence_before is Presence.UNKNOWN
         if after.presence is Presence.GONE:  # what is purged was told to be deleted
             is_concerned = may_be_there or presence_before is Presence.GONE
-            return Delivery(self._text(after, view), ChangeKind.LEFT, event) if is_concerned else None
+            return SubscriberEvent(self._text(after, view), ChangeKind.LEFT, event) if is_concerned else None
         if subscriber.filter.test(self._facts[event.cursor.pos]) is True:
             kind = ChangeKind.CHANGED if fitted else ChangeKind.ENTERED
-            return Delivery(self._text(after, view), kind, event)
+            return SubscriberEvent(self._text(after, view), kind, event)
         return self._departure(subscriber, after) if may_be_there else None
 
     def _fits(self, subscriber: Subscriber, dataset: LoggedDataset) -> bool:
@@ -317,8 +319,8 @@ class _PageReading:
             self._texts[key] = dataset.event if is_whole else _with_body(dataset.event, body)
         return self._texts[key]
 
-    def _departure(self, subscriber: Subscriber, dataset: LoggedDataset) -> Delivery:
-        return Delivery(departure(dataset, subscriber.name), ChangeKind.LEFT, dataset.event)
+    def _departure(self, subscriber: Subscriber, dataset: LoggedDataset) -> SubscriberEvent:
+        return SubscriberEvent(departure(dataset, subscriber.name), ChangeKind.LEFT, dataset.event)
 
 
 def departure(dataset: LoggedDataset, subscriber: str) -> LoggedEvent:

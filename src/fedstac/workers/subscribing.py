@@ -19,10 +19,10 @@ from fedstac.domain.access import DatasetReader, View
 from fedstac.domain.events import COLLECTION_PREFIX, LoggedEvent
 from fedstac.domain.policy import Policy, Principal
 from fedstac.domain.subscriptions import (
-    Delivery,
     LoggedDataset,
     LogPage,
     Subscriber,
+    SubscriberEvent,
     SubscriptionFilter,
     changes_for,
 )
@@ -32,7 +32,7 @@ from fedstac.vocabularies.registry import Vocabularies
 
 async def deliveries(
     node: Node, conn: Connection, page: Sequence[LoggedEvent], subscribers: Sequence[Subscriber]
-) -> dict[str, list[Delivery]]:
+) -> dict[str, list[SubscriberEvent]]:
     """Return what each subscriber gets of a page of the log, by the subscriber's name, in the order of the log.
 
     page: events in the order of the log, though not all (db/subscriptions.look, events_at). Asks what
