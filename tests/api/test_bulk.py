@@ -9,9 +9,10 @@ import asyncpg
 import httpx
 import pytest
 
-from fedstac.db import invariants, nodes
+from fedstac.db import bulks, invariants, nodes
+from fedstac.db.bulks import DatasetChoice
 from fedstac.demo import sample
-from tests.support.nodes import Api
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import until
 
 Json = dict[str, Any]
@@ -101,6 +102,41 @@ async def test_what_was_shown_is_marked_and_the_same_set_is_unmarked(west: Api) 
     assert plain(after) == plain(before)
     assert await invariants.check(conn) == []
     await conn.close()
+
+
+async def test_memory_and_the_database_choose_the_same(
+    west: Api, start_api: StartApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[bool] = []
+    selection_sql = bulks._places_of
+
+    def note(choice: DatasetChoice) -> str:
+        places.append(choice.numbers is not None)
+        return selection_sql(choice)
+
+    monkeypatch.setattr(bulks, "_places_of", note)
+    by_database = await start_api(dsn=west.settings.dsn, columns=False, background=False)
+
+    async def is_loaded() -> bool:
+        return bool((await west.anyone.get("/healthcheck")).json()["columns"] == "ready")
+
+    await until(is_loaded)
+    retracted = DATASETS[0]["id"]
+    await west.admin.post(f"{ITEMS}/{retracted}/retract", json={"reason": "wrong"}, headers=WAIT)
+    table = DATASETS[0]["properties"]["cmip6:table_id"]
+    for wish in (
+        ALL,
+        {**ALL, "retracted": "include", "filter": f"cmip6:table_id = '{table}'"},
+        {**ALL, "filter": "title LIKE '%a%' AND updated > TIMESTAMP('2020-01-01T00:00:00Z')"},
+        {"action": "quarantine", "quarantine": {"reason": "look"}, "bbox": [0, 0, 90, 45]},
+        {**ALL, "datetime": "1900-01-01T00:00:00Z/1950-01-01T00:00:00Z"},
+    ):
+        answers = [await preview(each.admin, wish) for each in (west, by_database)]
+        digests = [answer.pop("digest").partition(".")[0] for answer in answers]
+        assert answers[0] == answers[1]
+        assert digests[0] == digests[1]
+        assert answers[0]["total"] > 0
+    assert set(places) == {True, False}
 
 
 async def test_a_filter_chooses_what_the_same_search_finds(west: Api) -> None:

@@ -494,3 +494,19 @@ def test_a_planted_fault_is_caught(
     plant(monkeypatch)
     with pytest.raises(AssertionError):
         run(STEPS, phases=(Phase.generate,))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"properties": {"sci:doi": "10.5072/x"}, "links": []},
+        {"properties": {"cmip6:pid": "hdl:21.14100/x", "other:pid": ""}, "links": []},
+        {"properties": {"x:PID": "hdl:21.14100/x"}, "links": []},
+        {"properties": {}, "links": [{"rel": "cite-as", "href": "https://doi.org/10.5072/x"}]},
+        {"properties": {"pid": ""}, "links": [{"rel": "cite-as", "href": "https://elsewhere.example/x"}]},
+        {"properties": {"title": "a doi"}, "links": []},
+    ],
+)
+def test_the_text_of_a_document_tells_whether_it_has_an_identifier(document: dict[str, Any]) -> None:
+    text = orjson.dumps(document).decode()
+    assert deletion.has_identifier(text) is bool(deletion.identifiers_of(document))

@@ -354,7 +354,7 @@ class FacetColumns:
         question: PageQuestion,
         count: Callable[[Evaluation, Plan, Selection], T | None],
         *,
-        key: str,
+        key: str | None,
         properties: Collection[str] = (),
         seconds: float = 0.0,
     ) -> T | None:
@@ -362,12 +362,13 @@ class FacetColumns:
 
         It is called while the columns stand still, maybe in a thread, and keeps nothing of them. Its result stays under
         the key, which names the conditions and all that `count` looks at, until a row is another one; with `seconds`
-        for so long, unless a dataset is published no more. properties: whose values are counted.
+        for so long, unless a dataset is published no more. Without a key nothing is kept. properties: whose values are
+        counted.
         """
         if not await self._is_current():
             return None
-        answer = self._answers.get(key)
-        if answer is not None and self._is_fresh(answer, seconds):
+        answer = self._answers.get(key) if key is not None else None
+        if key is not None and answer is not None and self._is_fresh(answer, seconds):
             self._answers.move_to_end(key)
             return cast("T", answer.result)
         meaning = await self._understand(conn, question)
@@ -396,7 +397,7 @@ class FacetColumns:
                 return count(self._evaluation(meaning), meaning.plan, whole) if self._is_known(meaning) else None
 
             return await self._run(threads, meaning, count_whole, looks)
-        if self._is_known(meaning) and attempt.result is not None:
+        if key is not None and self._is_known(meaning) and attempt.result is not None:
             self._answers[key] = attempt.answer
             while len(self._answers) > MOST_ANSWERS:
                 self._answers.popitem(last=False)

@@ -37,16 +37,17 @@ HIDDEN_ITEMS = """(
 STATES = {BulkAction.UNMARK: State.MARKED, BulkAction.RELEASE: State.QUARANTINED}  # that a filter chooses from
 WITH_IDENTIFIERS = (BulkAction.MARK, BulkAction.QUARANTINE)  # actions for which they are counted
 FEW = 5_000  # datasets up to which each is looked up by itself
-# As domain/deletion.identifiers_of, in the text: a document is long, and there are many.
-IDENTIFIER = """(r.document LIKE '%pid":"_%' OR r.document LIKE '%doi":"_%' OR r.document ~* '(pid|doi)":"[^"]'
-                OR r.document LIKE '%"rel":"cite-as"%'
-                   AND r.document ~* 'https?://((dx[.])?doi[.]org|hdl[.]handle[.]net)/')"""
+# As domain/deletion.has_identifier, for what was stored before the record said it.
+IDENTIFIER = """coalesce(r.has_identifier,
+    r.document LIKE '%pid":"_%' OR r.document LIKE '%doi":"_%' OR r.document ~* '(pid|doi)":"[^"]'
+    OR r.document LIKE '%"rel":"cite-as"%' AND r.document ~* 'https?://((dx[.])?doi[.]org|hdl[.]handle[.]net)/')"""
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetChoice:
     """How datasets are chosen: by ids in some collections or all, or by the conditions of a search.
 
+    numbers: of the records that meet the conditions, where the columns could tell; None: PostgreSQL evaluates them.
     naming: the property with the institution, by collection and version of the vocabulary.
     """
 
@@ -54,10 +55,11 @@ class DatasetChoice:
     ids: Sequence[str] | None
     conditions: Mapping[str, object]
     naming: Mapping[tuple[str, str], str]
+    numbers: Sequence[int] | None = None
 
 
 def _places_of(choice: DatasetChoice) -> str:
-    """Return SQL for the places of the datasets, of those beyond MOST one more. $5 ids, $6 collections.
+    """Return SQL for the places of the datasets, of those beyond MOST one more. $5 ids or numbers, $6 collections.
 
     The state is part of the text: only so is the index of what is hidden used.
     """
@@ -66,6 +68,9 @@ def _places_of(choice: DatasetChoice) -> str:
                    JOIN fedstac.record r USING (id)
                    WHERE r.collection = ANY (coalesce($6::text[], ARRAY(SELECT id FROM pgstac.collections)))
                    LIMIT {MOST + 1}"""
+    if choice.numbers is not None:
+        return """SELECT r.collection, r.id FROM unnest($5::bigint[]) n JOIN fedstac.record r USING (n)
+                  WHERE $6::text[] IS NULL AND r.state IN ('published', 'retracted')"""
     state = STATES.get(choice.action)
     source = HIDDEN_ITEMS.replace("{state}", state) if state else "pgstac.items"
     return f"""SELECT collection, id FROM {source} item WHERE ({conditions.where(choice.conditions)})
@@ -73,7 +78,7 @@ def _places_of(choice: DatasetChoice) -> str:
 
 
 def _rows_of(choice: DatasetChoice) -> str:
-    """Return SQL for the chosen datasets. $1 origin, $2 to $4 naming, $5 ids, $6 collections."""
+    """Return SQL for the chosen datasets. $1 origin, $2 to $4 naming, $5 ids or numbers, $6 collections."""
     identifier = IDENTIFIER if choice.action in WITH_IDENTIFIERS else "false"
     return f"""picked AS MATERIALIZED ({_places_of(choice)}), older AS MATERIALIZED (
         SELECT DISTINCT r.lineage FROM picked p JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id
@@ -102,14 +107,15 @@ def _arguments(choice: DatasetChoice, origin: str) -> list[object]:
     names = list(choice.naming)
     return [
         origin, [collection for collection, _ in names], [version for _, version in names],
-        [choice.naming[name] for name in names], choice.ids,
+        [choice.naming[name] for name in names], choice.numbers if choice.ids is None else choice.ids,
         choice.conditions.get("collections") if by_ids else None,
     ]  # fmt: skip
 
 
 async def expect(conn: Connection, choice: DatasetChoice, origin: str) -> None:
     """Tell the planner, for this transaction, whether there are many datasets: it expects a few of any filter."""
-    count = len(choice.ids) if choice.ids is not None else None
+    keys = choice.ids if choice.ids is not None else choice.numbers
+    count = len(keys) if keys is not None else None
     if count is None:
         with search.for_the_caller():
             count = await conn.fetchval(

@@ -13,6 +13,7 @@ import orjson
 from fedstac.db import facets
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
+from fedstac.domain.deletion import has_identifier
 from fedstac.domain.facets import NODES, PLACES
 from fedstac.domain.model import SEARCHED, WITHOUT_DOCUMENT, Change, Draft, LatestClaim, Lineage, Record, State
 
@@ -171,8 +172,11 @@ async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[t
     new = [change.after for change in changes if change.before is None]
     if new:
         await conn.copy_records_to_table(
-            "record", schema_name="fedstac", columns=(*STORED, "n"),
-            records=[(*_row(record), numbers[record.collection, record.id]) for record in new],
+            "record", schema_name="fedstac", columns=(*STORED, "n", "has_identifier"),
+            records=[
+                (*_row(record), numbers[record.collection, record.id], has_identifier(record.document))
+                for record in new
+            ],
         )  # fmt: skip
     old = [change.after for change in changes if change.before is not None]
     if old:
@@ -183,13 +187,14 @@ async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[t
                       document_digest = c.document_digest, files_digest = c.files_digest, digest = c.digest,
                       publisher = c.publisher, cv_version = c.cv_version, cv_excused = c.cv_excused,
                       retraction = c.retraction, replicas = c.replicas, superseded = c.superseded,
-                      quarantine = c.quarantine
+                      quarantine = c.quarantine, has_identifier = c.has_identifier
                FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
                            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[],
-                           $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::bool[], $20::text[])
+                           $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::bool[], $20::text[],
+                           $21::bool[])
                     c (collection, id, state, latest, claims_latest, epoch, seq, created, updated, document,
                        document_digest, files_digest, digest, publisher, cv_version, cv_excused, retraction,
-                       replicas, superseded, quarantine)
+                       replicas, superseded, quarantine, has_identifier)
                WHERE r.collection = c.collection AND r.id = c.id
                RETURNING r.n, r.updated, r.document IS NULL AS is_gone, r.state)
                UPDATE fedstac.facet f SET shown = 0, updated = stored.updated, changed = pg_current_xact_id(),
@@ -203,7 +208,7 @@ async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[t
             [r.document for r in old], [r.document_digest for r in old], [r.files_digest for r in old],
             [r.digest for r in old], [r.publisher for r in old], [r.cv_version for r in old],
             [r.cv_excused for r in old], [r.retraction for r in old], [r.replicas for r in old],
-            [r.superseded for r in old], [r.quarantine for r in old],
+            [r.superseded for r in old], [r.quarantine for r in old], [has_identifier(r.document) for r in old],
         )  # fmt: skip
 
 

@@ -351,6 +351,24 @@ def identifiers_of(document: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted({value[:LONGEST_TEXT] for value in values}))
 
 
+def has_identifier(text: str | None) -> bool:
+    """Tell whether a stored document seems to name a persistent identifier, without parsing it, for a count of many.
+
+    It may see one where `identifiers_of` sees none, as in a nested member; never the other way round.
+    """
+    if text is None:
+        return False
+    lowered = text.lower()
+    for name in IDENTIFIER_NAMES:
+        member = f'{name}":"'
+        at = lowered.find(member)
+        while at >= 0:
+            if lowered[at + len(member)] != '"':
+                return True
+            at = lowered.find(member, at + 1)
+    return '"rel":"cite-as"' in text and RESOLVERS.search(text) is not None
+
+
 def state_after(before: DependencyState, report: DependencyState) -> DependencyState:
     """Return the state of a dependency after a report. Done stays done, and a waiver holds, whatever comes late."""
     if before in FULFILLED and not (before is DependencyState.WAIVED and report in FULFILLED):

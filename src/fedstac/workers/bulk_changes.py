@@ -60,7 +60,8 @@ log = structlog.get_logger()
 class BulkRequest:
     """What somebody wants to do with which datasets.
 
-    ids: of any number up to MOST; None where the conditions of a search choose. description: how they were chosen.
+    ids: of any number up to MOST; None where the conditions of a search choose. numbers: of the records that meet the
+    conditions, if the columns of this process can tell. description: how they were chosen.
     """
 
     wish: BulkWish
@@ -68,6 +69,7 @@ class BulkRequest:
     conditions: Mapping[str, Any]
     description: Mapping[str, Any]
     warnings: Sequence[Finding] = field(default=())
+    numbers: Sequence[int] | None = None
 
 
 async def preview(node: Node, conn: Connection, caller: Principal, request: BulkRequest) -> BulkPreview:
@@ -103,7 +105,7 @@ def _selection(node: Node, request: BulkRequest) -> DatasetChoice:
         (snapshot.project, snapshot.version): vocabularies.at(snapshot.project, snapshot.version).institution
         for snapshot in vocabularies
     }  # fmt: skip
-    return DatasetChoice(request.wish.action, request.ids, request.conditions, naming)
+    return DatasetChoice(request.wish.action, request.ids, request.conditions, naming, request.numbers)
 
 
 async def start(

@@ -13,6 +13,10 @@ from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
 from fedstac.api.people import identity
 from fedstac.api.search import query as queries
+from fedstac.api.search.reading import is_of_columns
+from fedstac.columns.memory import PageQuestion
+from fedstac.columns.plan import Plan
+from fedstac.columns.selection import Evaluation, Selection
 from fedstac.db import bulks
 from fedstac.db.bulks import Bulk
 from fedstac.db.connections import Connection
@@ -151,7 +155,22 @@ async def _choice(call: Call, conn: Connection, body: Mapping[str, Any]) -> Bulk
     conditions = dict(full.conditions)
     if is_hidden:
         conditions.pop("retracted", None)
-    return BulkRequest(wish, None, conditions, members, warnings)
+        return BulkRequest(wish, None, conditions, members, warnings)
+    return BulkRequest(wish, None, conditions, members, warnings, await _numbers_of(call, conn, conditions))
+
+
+async def _numbers_of(call: Call, conn: Connection, conditions: Mapping[str, Any]) -> list[int] | None:
+    """Return the numbers of the datasets that meet conditions, at most MOST and one; None where memory cannot tell."""
+    services = call.services
+    columns = services.columns
+    if columns is None or not columns.is_ready or not is_of_columns(services.node, conn):
+        return None
+    return await columns.count(conn, services.threads, PageQuestion(conditions), _first_hits, key=None)
+
+
+def _first_hits(_: Evaluation, __: Plan, selection: Selection) -> list[int]:
+    numbers: list[int] = selection.hits[: MOST + 1].tolist()
+    return numbers
 
 
 async def _readable(call: Call, conn: Connection) -> Bulk:
