@@ -31,6 +31,7 @@ from fedstac.db import (
     facets,
     file_marks,
     file_references,
+    grants,
     outbox,
     own_groups,
     purging,
@@ -43,6 +44,7 @@ from fedstac.db.connections import Connection
 from fedstac.db.records import RecordPlace
 from fedstac.domain import cascade, crosschecks, deletion, documents, events, shared_files, versions
 from fedstac.domain import collections as collection_rules
+from fedstac.domain import grants as grant_rules
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.clear import Rebuild
@@ -400,6 +402,7 @@ async def _write(
     ids = iter(await outbox.append(conn, announcements))
     failpoint("perform.events")
     await _follow_deletions(conn, work, receipts, announcements, world)
+    await _follow_grants(conn, work, receipts, announcements)
     await _redact(conn, changes)
     failpoint("perform.deletions")
     await audit.append(conn, [
@@ -477,6 +480,22 @@ def _deletion_of(change: Change, work: Work, event_id: UUID, rules: DeletionRule
         identifiers=deletion.identifiers_of(document),
         institution=resource_of_document(record, document, vocabulary).institution,
     )  # fmt: skip
+
+
+async def _follow_grants(
+    conn: Connection, work: Sequence[Work], receipts: Sequence[Receipt], announcements: Sequence[outbox.Announcement]
+) -> None:
+    """Close the grants of datasets that are gone, and announce what is suspended and restored; no query for others."""
+    actors = (entry.actor for entry, receipt in zip(work, receipts, strict=True) for _ in receipt.changes)
+    changes = (change for receipt in receipts for change in receipt.changes)
+    await grants.follow(conn, [
+        grants.StateStep(
+            event_type, change.after.collection, change.after.id, change.after.lineage, announcement.event_id, actor,
+            change.after.state,
+        )
+        for change, actor, announcement in zip(changes, actors, announcements, strict=True)
+        if (event_type := grant_rules.event_of(change.before.state if change.before else None, change.after.state))
+    ])  # fmt: skip
 
 
 async def _redact(conn: Connection, changes: Sequence[Change]) -> None:
@@ -1031,6 +1050,8 @@ class CollectionWriter:
         )  # fmt: skip
         announcement = outbox.Announcement(event_id, name, name, None, seq, event_type, digest, event)
         await outbox.append(self.conn, [announcement])
+        if document is None:
+            await grants.close_of_collection(self.conn, name, actor=self.actor, cause=event_id)
         row = audit.NewRow(
             self.actor, event_type.split(".")[-2], name, name, None, "done", before.digest if before else None, digest,
             correlation=structlog.contextvars.get_contextvars().get("request_id"),

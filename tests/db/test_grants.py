@@ -12,9 +12,19 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import connections, grants, people
+from fedstac.db import connections, grants, invariants, people
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded
+from fedstac.domain.actions import Command
+from fedstac.domain.actions.delete import Delete
+from fedstac.domain.actions.mark import Mark, Unmark
+from fedstac.domain.actions.retract import Reinstate, Retract
+from fedstac.domain.actions.target import Target
+from fedstac.domain.errors import ItemDeleted, MarkedForDeletion
+from fedstac.domain.grants import GrantScope, GrantTarget
+from fedstac.publication import Work
+from fedstac.workers import granting
+from fedstac.workers.deleting import Caller
 from tests.db import writing
 from tests.support.databases import name_in
 
@@ -97,3 +107,84 @@ async def test_grants_close_with_a_person_and_each_is_announced(conn: Connection
         assert row["closed_by"].startswith("database:")
     assert orjson.loads(rows[2]["event"])["data"]["lineage"] == "thing-2"
     assert orjson.loads(rows[0]["event"])["subject"] == "plain/thing-1"
+
+
+ANNA = Caller(writing.ANNA, writing.RULES.policy)
+
+
+def target(number: int) -> Target:
+    return Target("plain", f"thing-{number}", f"plain/thing-{number}")
+
+
+async def perform(conn: Connection, *commands: Command) -> None:
+    receipts = await publication.perform(conn, writing.RULES, [Work(command, "anna", "x") for command in commands])
+    assert [receipt.problem for receipt in receipts] == [None] * len(commands)
+
+
+async def give(conn: Connection, node: Node, subject: str, **what: str) -> list[granting.GrantOutcome]:
+    wish = granting.read_wish({"subject": subject, "valid_until": "2999-01-01T00:00:00Z", **what})
+    return await granting.give(conn, node, ANNA, [wish])
+
+
+async def events(conn: Connection) -> list[tuple[str, str, int, str | None, str | None]]:
+    """Return the events about grants: type, key, number of grants, subject, reason."""
+    rows = await conn.fetch("SELECT key, type, event FROM fedstac.outbox WHERE type LIKE '%.grant.%' ORDER BY id")
+    data = [orjson.loads(row["event"])["data"] for row in rows]
+    return [
+        (row["type"].split(".")[-2], row["key"], each["grants"], each["subject"], each.get("reason"))
+        for row, each in zip(rows, data, strict=True)
+    ]
+
+
+async def test_a_grant_given_twice_is_one_with_one_event(conn: Connection, west: Node) -> None:
+    [first] = await give(conn, west, "bert", dataset="plain/thing-1")
+    [second] = await give(conn, west, "bert", dataset="plain/thing-1")
+    assert first.is_new
+    assert not second.is_new
+    assert first.grant == second.grant is not None
+    wishes = [granting.read_wish({"subject": {"iss": "https://aai.example", "sub": sub}, "project": "plain",
+                                  "valid_until": "2999-01-01T00:00:00Z"}) for sub in ("x", "y", "x")]  # fmt: skip
+    several = await granting.give(conn, west, ANNA, wishes)
+    assert [each.is_new for each in several] == [True, True, False]
+    persons = [each.grant.subject for each in several if each.grant]
+    assert persons[0] == persons[2] != persons[1]
+    assert await events(conn) == [
+        ("given", "grant:dataset:plain/thing-1", 1, "bert", None),
+        ("given", "grant:project:plain", 1, persons[0], None), ("given", "grant:project:plain", 1, persons[1], None),
+    ]  # fmt: skip
+    other = GrantTarget.parse(GrantScope.DATASET, "plain/thing-3")
+    assert await granting.check(conn, ANNA, ("https://aai.example", "y"), other)
+    assert await invariants.check(conn) == []
+
+
+async def test_grants_follow_the_state_of_their_datasets(conn: Connection, west: Node) -> None:
+    for number in (1, 2):
+        await give(conn, west, "bert", dataset=f"plain/thing-{number}")
+    await give(conn, west, "carla", lineage="plain/thing-2")
+    await perform(conn, *(Retract(target(number), writing.ANNA, {"reason": "wrong"}) for number in (1, 3)))
+    assert await grants.open_to(conn, "bert", EVERY) == {("plain", "thing-2")}
+    await perform(conn, Mark(target(1), writing.ANNA), Mark(target(2), writing.ANNA))
+    assert await grants.open_to(conn, "bert", EVERY) == set()
+    [refused] = await give(conn, west, "dora", dataset="plain/thing-2")
+    assert isinstance(refused.problem, MarkedForDeletion)
+    assert refused.problem.deletion is not None
+    await perform(conn, Unmark(target(1), writing.ANNA), Reinstate(target(1), writing.ANNA))
+    assert await grants.open_to(conn, "bert", EVERY) == {("plain", "thing-1")}
+    await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at - interval '1 second'")
+    await perform(conn, Delete(target(2), writing.ANNA))
+    [refused] = await give(conn, west, "dora", dataset="plain/thing-2")
+    assert isinstance(refused.problem, ItemDeleted)
+    given = [each for each in await events(conn) if each[0] == "given"]
+    assert len(given) == 3
+    assert [each for each in await events(conn) if each[0] != "given"] == [
+        ("suspended", "grant:dataset:plain/thing-1", 1, None, "retracted"),
+        ("suspended", "grant:dataset:plain/thing-2", 1, None, "marked"),
+        ("restored", "grant:dataset:plain/thing-1", 1, None, "published"),
+        ("withdrawn", "grant:dataset:plain/thing-2", 1, None, "deleted"),
+    ]  # fmt: skip
+    closed = await grants.page(
+        conn, grants.GrantFilter(is_open=False), grants.GrantSight(sees_all=True), after=None, limit=9
+    )  # fmt: skip
+    deletion = await conn.fetchval("SELECT event_id FROM fedstac.outbox WHERE type LIKE '%dataset.deleted%'")
+    assert [(each.closed_by, each.closed_why, each.cause) for each in closed] == [("anna", "deleted", deletion)]
+    assert await invariants.check(conn) == []

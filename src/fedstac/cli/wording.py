@@ -16,6 +16,7 @@ COMMANDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"GET /requests\b", "fedstac requests list"),
         (r"GET /deletions\b(?!/)", "fedstac deletion list"),
         (r"GET /bulk\b", "fedstac bulk list"),
+        (r"GET /grants\b(?!/)", "fedstac grant list"),
         (r"DELETE /collections/([^\s;,/]+)/cascade\b", r"fedstac collections cascade \1 --cancel"),
         (r"GET /collections/([^\s;,/]+)/queryables\b", r"fedstac collections show \1 --properties"),
         (r"GET /queryables\b", "fedstac collections show ID --properties"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fedstac.db import audit, queue, records
 from fedstac.db.connections import Connection, Row
+from fedstac.domain import grants
 from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import Record
@@ -207,12 +208,16 @@ def _check_dense(after: int, first: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events a reader wants: of a collection, of a type, of a share of the lineages."""
+    """Which events a reader wants: of a collection, of a type, of a share of the lineages.
+
+    grants: whether those about grants are for this reader.
+    """
 
     collection: str | None = None
     type: str | None = None
     share: int = 0
     shares: int = 1
+    grants: bool = False
 
     @property
     def takes_all(self) -> bool:
@@ -244,7 +249,9 @@ async def look(
     """
     if event_filter.takes_all:
         entries = await page(conn, after, limit, most_bytes=most_bytes)
-        return FeedSlice(entries, entries[-1].pos if entries else after)
+        readable = [each for each in entries if event_filter.grants or not each.type.startswith(grants.PREFIX)]
+        if readable or not entries:
+            return FeedSlice(readable, entries[-1].pos if entries else after)
     row = await conn.fetchrow(
         """WITH scanned AS MATERIALIZED (SELECT pos, id FROM fedstac.feed WHERE pos > $1 ORDER BY pos LIMIT $2),
                 reach AS MATERIALIZED (
@@ -254,8 +261,9 @@ async def look(
                       array_agg(octet_length(o.event) ORDER BY s.pos) AS sizes
                FROM scanned s JOIN fedstac.outbox o ON o.id = s.id
                WHERE o.id >= (SELECT lowest FROM reach) AND o.id <= (SELECT highest FROM reach)
-                 AND ($3::text IS NULL OR o.collection = $3) AND ($4::text IS NULL OR o.type = $4)) matching""",
-        after, SCANNED, event_filter.collection, event_filter.type,
+                 AND ($3::text IS NULL OR o.collection = $3) AND ($4::text IS NULL OR o.type = $4)
+                 AND ($5 OR o.type NOT LIKE 'org.fedstac.grant.%')) matching""",
+        after, SCANNED, event_filter.collection, event_filter.type, event_filter.grants,
     )  # fmt: skip
     assert row is not None  # it is one of aggregates
     if row["first"] is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,28 @@ async def pseudonym(conn: Connection, who: Identity) -> str:
         who.issuer, who.subject, who.name or None, who.email,
     )  # fmt: skip
     return f"{PREFIX}{pseudonym}"
+
+
+async def pseudonyms(conn: Connection, identities: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return the names of identities, given as issuer and subject; new ones for those that never came here."""
+    issuers, subjects = [issuer for issuer, _ in identities], [subject for _, subject in identities]
+    await conn.execute(
+        """INSERT INTO fedstac.person (iss, sub) SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) ORDER BY 1, 2
+           ON CONFLICT (iss, sub) DO NOTHING""",
+        issuers, subjects,
+    )  # fmt: skip
+    rows = await conn.fetch(
+        """SELECT p.iss, p.sub, p.pseudonym FROM fedstac.person p
+           JOIN unnest($1::text[], $2::text[]) i (iss, sub) ON p.iss = i.iss AND p.sub = i.sub""",
+        issuers, subjects,
+    )  # fmt: skip
+    return {(row["iss"], row["sub"]): f"{PREFIX}{row['pseudonym']}" for row in rows}
+
+
+async def find(conn: Connection, issuer: str, subject: str) -> str | None:
+    """Return the name of an identity; None where it never came here."""
+    value = await conn.fetchval("SELECT pseudonym FROM fedstac.person WHERE iss = $1 AND sub = $2", issuer, subject)
+    return f"{PREFIX}{value}" if value else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import orjson
 
-from fedstac.domain import documents
+from fedstac.domain import documents, grants
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.model import GONE, Change, Draft, Record, State, moment, rfc3339
 from fedstac.domain.shared_files import ReleasedFiles
@@ -254,7 +254,11 @@ class CollectionEvent:
 
 @dataclass(frozen=True, slots=True)
 class RedactedEvent:
-    """An event of a dataset that was deleted since, without what it said. The deletion follows it in the log."""
+    """An event that says nothing to a consumer of datasets.
+
+    One of a dataset that was deleted since, without what it said: the deletion follows it in the log. Or one about
+    grants, which stay at their node.
+    """
 
     event_id: str
     cursor: Cursor | None
@@ -274,6 +278,8 @@ def read(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Event:
     `vocabulary` is the one that the event names (`vocabulary_named`).
     """
     try:
+        if event["type"].startswith(grants.PREFIX):
+            return RedactedEvent(event.get("id", ""), _cursor(event))
         numbers = (event["epoch"], event["data"]["seq"])
         if any(type(number) is not int or not 0 <= number < 1 << 62 for number in numbers):
             raise ValueError("epoch and seq are whole numbers")

@@ -13,7 +13,9 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from fedstac.domain.model import State
+from fedstac.domain.errors import BadRequest, ForeignOrigin, ItemDeleted, ItemDoesNotExist, MarkedForDeletion, Problem
+from fedstac.domain.identifiers import COLLECTION_ID
+from fedstac.domain.model import GONE, State
 
 GIVEN: Final = "org.fedstac.grant.given.v1"
 SUSPENDED: Final = "org.fedstac.grant.suspended.v1"
@@ -22,6 +24,21 @@ WITHDRAWN: Final = "org.fedstac.grant.withdrawn.v1"
 TYPES: Final = (GIVEN, SUSPENDED, RESTORED, WITHDRAWN)
 PREFIX: Final = "org.fedstac.grant."
 OPENING: Final = (State.PUBLISHED,)  # states in which grants open a dataset
+LONGEST_NAME: Final = 600
+
+
+def event_of(before: State | None, after: State) -> str | None:
+    """Return the type of the event about a dataset's grants that follows a change of its state; None where none does.
+
+    What is gone has no grants: they are closed. GONE has also what a full-state load clears.
+    """
+    if before is None or before in GONE:
+        return None
+    if after in GONE:
+        return WITHDRAWN
+    if (before in OPENING) is (after in OPENING):
+        return None
+    return RESTORED if after in OPENING else SUSPENDED
 
 
 class GrantScope(StrEnum):
@@ -59,6 +76,31 @@ class GrantTarget:
                 return f"grant:lineage:{self.name}"
             case GrantScope.PROJECT:
                 return f"grant:project:{self.collection}"
+
+    @classmethod
+    def parse(cls, scope: GrantScope, text: str) -> GrantTarget:
+        """Read a target: CMIP6/id of a dataset, CMIP6/name of a lineage, CMIP6 of a project.
+
+        BadRequest where the text is none.
+        """
+        collection, slash, name = text.partition("/")
+        is_project = scope is GrantScope.PROJECT
+        is_name = not name if is_project else 0 < len(name) <= LONGEST_NAME and "\0" not in name
+        if not (COLLECTION_ID.fullmatch(collection) and is_name):
+            example = "CMIP6" if is_project else "CMIP6/CMIP6.CMIP.NCAR.…"
+            raise BadRequest(f"{text[:80]!r} is no {scope}; it looks like {example}")
+        if is_project and slash:
+            raise BadRequest(f"{text[:80]!r} is no project; it looks like CMIP6")
+        return cls(collection, scope, text if scope is GrantScope.LINEAGE else name)
+
+    def __str__(self) -> str:
+        match self.scope:
+            case GrantScope.DATASET:
+                return f"{self.collection}/{self.name}"
+            case GrantScope.LINEAGE:
+                return self.name
+            case GrantScope.PROJECT:
+                return self.collection
 
     @property
     def lineage(self) -> str | None:
@@ -104,3 +146,37 @@ class AccessGrant:
         """Tell whether it opens a dataset now. lineage: the key of the dataset's lineage."""
         is_valid = self.stand(now) is GrantStand.VALID
         return is_valid and state in OPENING and self.target.covers(collection, dataset, lineage)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """What a target is at this node: the states of its datasets, whose it is, and which node has it.
+
+    origin None: there is no such thing here.
+    """
+
+    origin: str | None = None
+    states: tuple[State, ...] = ()
+    institution: str | None = None
+    marked: str | None = None  # the id of one of its marked datasets
+    deletion: UUID | None = None  # the open deletion of that one
+
+    def refusal(self, target: GrantTarget, here: str) -> Problem | None:
+        """Return why no grant of it is given at this node; None where one may be.
+
+        What is retracted or in quarantine may have one: it opens nothing until that is over.
+        """
+        if self.origin is None:
+            return ItemDoesNotExist(f"there is no {target.scope} {target} here; a search lists what there is")
+        if self.origin != here:
+            return ForeignOrigin(f"{target} belongs to the node {self.origin}; grants of it are given there")
+        if target.scope is GrantScope.PROJECT:
+            return None
+        present = [state for state in self.states if state not in GONE]
+        if not present:
+            return ItemDeleted(f"{target} was deleted; nobody gets a grant of it any more")
+        if all(state is State.MARKED for state in present):
+            return MarkedForDeletion(
+                f"{self.marked or target} is marked for deletion; unmark it first", deletion=self.deletion
+            )
+        return None

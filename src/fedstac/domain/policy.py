@@ -87,6 +87,8 @@ class Action(StrEnum):
     COLLECTIONS = "manage-collections"
     GROUPS = "manage-groups"
     MESSAGING = "manage-messaging"  # sinks, dead letters
+    GRANT = "grant"  # give and withdraw grants of controlled datasets
+    READ_GRANTS = "read-grants"  # of everybody, and the events about them
 
 
 BY_PUBLISHERS = frozenset((
@@ -97,7 +99,7 @@ AMENDING = (  # what a PATCH or a PUT of a dataset may come to
     Action.REPLACE,
 )  # fmt: skip
 ADMINISTRATIVE = frozenset(
-    (Action.COLLECTIONS, Action.GROUPS, Action.MESSAGING, Action.DELETIONS)
+    (Action.COLLECTIONS, Action.GROUPS, Action.MESSAGING, Action.DELETIONS, Action.READ_GRANTS)
 )  # done at any node, not at the home of a dataset
 
 

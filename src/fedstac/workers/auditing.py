@@ -14,7 +14,7 @@ from fedstac.domain.events import Cursor
 from fedstac.domain.relaying import FeedState, ForeignLog
 from fedstac.messaging.sinks import EventSink, SinkUnclear, scheme_of
 from fedstac.messaging.sources.addresses import BROKERS
-from fedstac.workers.relay import encoder_of
+from fedstac.workers.relay import encoder_of, takes
 
 REPORT_EVENTS = 1000
 
@@ -87,7 +87,7 @@ async def _expected(conn: Connection, sink: Sink, missing: Sequence[Stretch]) ->
     absent = {cursor.pos for cursor in await dead_letters.positions(conn, sink.name, missing[0].after, sink.pos)}
     encoder = encoder_of(sink, "")
     types = await sinks.types_of(conn, missing)
-    for event_type in (each for each in types if not encoder.takes(each)):
+    for event_type in (each for each in types if not takes(encoder, each)):
         absent |= await sinks.positions_of_type(conn, event_type, missing)
     if encoder.dialect.needs_content:
         absent |= await sinks.positions_left_blank(conn, missing)

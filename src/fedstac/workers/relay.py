@@ -21,6 +21,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import connections, dead_letters, sinks
 from fedstac.db.connections import Connection
 from fedstac.db.sinks import PartitionEnd, Sink, SinkPlace
+from fedstac.domain import grants
 from fedstac.domain.events import Cursor, EventFormat, LoggedEvent
 from fedstac.domain.relaying import ForeignLog, Resumption, is_in_log, resumption
 from fedstac.messaging import formats
@@ -234,6 +235,15 @@ class Step(Enum):
     CHANGED = auto()  # an operator changed the sink: begin anew
 
 
+def takes(encoder: Encoder, event_type: str) -> bool:
+    """Return whether a sink gets events of a type: none about grants, which subscribers with the right get."""
+    return not event_type.startswith(grants.PREFIX) and encoder.takes(event_type)
+
+
+def _goes_out(encoder: Encoder, event: LoggedEvent) -> bool:
+    return takes(encoder, event.type) and encoder.tells(event)
+
+
 @dataclass(slots=True)
 class _Course:
     """One leadership of a sink: from the end of the broker's log on."""
@@ -326,7 +336,7 @@ class _Course:
             if pos != after + 1:  # the log does not reach back to there: a hole that consumers have to see
                 previous_pos = pos - 1
             after = pos
-            if event.cursor in dead or not self.encoder.tells(event):
+            if event.cursor in dead or not _goes_out(self.encoder, event):
                 continue
             try:
                 outgoing = self.encoder.encode(event, previous_pos)
@@ -442,7 +452,7 @@ class _Course:
         outgoing_events: list[OutgoingEvent] = []
         unwritable: list[Unwritable] = []
         for event in events:
-            if not self.encoder.tells(event):
+            if not _goes_out(self.encoder, event):
                 continue
             try:
                 outgoing_events.append(replace(self.encoder.encode(event, event.cursor.pos - 1), is_redrive=True))

@@ -18,6 +18,7 @@ from fedstac.db.feed import EventFilter
 from fedstac.domain import events, policy, strict_json
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor
+from fedstac.domain.policy import Action, Policy, Principal, Resource
 from fedstac.runtime import budget
 from fedstac.runtime.wakeup import Backoff, pause
 from fedstac.workers import statuses
@@ -26,13 +27,15 @@ BATCH, LINES = "application/cloudevents-batch+json", "application/x-ndjson"
 PAGE, LARGEST_PAGE = 500, 2000
 LONGEST_WAIT = 60.0
 PORTION_SECONDS = 0.1  # between looks at events that a filter leaves out
+ALL_GRANTS = Resource("all grants", "*", "*")
 MOST_NAMED = 100  # datasets whose state is asked for by their ids
 
 
 async def get_events(call: Call) -> Response:
     """Return events in the order of the log, the oldest first.
 
-    X-Cursor is where to go on. It advances also over events that the filters leave out. With `wait` an answer without
+    X-Cursor is where to go on. It advances also over events that the filters leave out, and over those about grants,
+    which are for callers with the right read-grants on all projects. With `wait` an answer without
     events comes only when the time is up.
     """
     node = call.node
@@ -70,8 +73,14 @@ def filter_of(call: Call) -> EventFilter:
         shard = call.query_params["shard"][:20]
         raise BadRequest(f"shard={shard!r} is not i/n with i from 0 to n-1")
     return EventFilter(
-        call.query_params.get("collection"), call.query_params.get("type"), share=int(index), shares=int(count)
-    )
+        call.query_params.get("collection"), call.query_params.get("type"), share=int(index), shares=int(count),
+        grants=may_read_grants(call.node.policy, call.caller),
+    )  # fmt: skip
+
+
+def may_read_grants(rules: Policy, caller: Principal) -> bool:
+    """Return whether the events about grants are for a caller: by the right read-grants on all projects."""
+    return rules.verdict(caller, Action.READ_GRANTS, ALL_GRANTS).allowed
 
 
 def _is_digits(*texts: str) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import orjson
@@ -19,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from fedstac.api.call import Call
 from fedstac.api.http import numbers, problems
-from fedstac.api.nodes.feed import LINES, filter_of, positioned
+from fedstac.api.nodes.feed import LINES, filter_of, may_read_grants, positioned
 from fedstac.db import feed
 from fedstac.db.feed import EventFilter, FeedSlice
 from fedstac.domain import events, policy
@@ -216,7 +217,9 @@ class EventStream(Response):
         try:
             async with Budget(seconds, Lane.READER, lambda: reason):
                 if time.monotonic() >= self._check_at:
-                    policy.require_node(await self._call.services.principals.identify(self._call.headers))
+                    caller = await self._call.services.principals.identify(self._call.headers)
+                    policy.require_node(caller)
+                    self._filter = replace(self._filter, grants=may_read_grants(self._node.policy, caller))
                     self._check_at = time.monotonic() + CHECK_SECONDS
                 async with self._node.pool.acquire() as conn:
                     self._cursor = await feed.resume(conn, self._cursor)
