@@ -17,6 +17,7 @@ demo: setup ## a small federation on this machine; ARGS="--help" shows its optio
 
 test: check ## everything that CI runs; ARGS="-k name -x" goes to pytest
 	@$(BIN)/python tools/esgf_publisher.py
+	@$(BIN)/python tools/event_readers.py
 	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 20 $(ARGS)
 
 soak: setup ## the tests that run for minutes or hours; BENCH=hostile for one of them

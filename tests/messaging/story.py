@@ -38,6 +38,7 @@ GOLDEN = Path(__file__).with_name("golden")
 REQUEST = UUID("018f7f00-0000-7000-8000-000000000001")
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 NODE = "dkrz.example"
+FEED = "https://west.example/events"
 FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)
 FIRST: Json = {**cast("Json", strict_json.parse(orjson.dumps(ITEM))), "assets": {FILE: ITEM["assets"][FILE]}}
 SECOND: Json = {**copy.deepcopy(FIRST), "id": f"{FIRST['id'].rpartition('.v')[0]}.v20300101"}
@@ -151,7 +152,7 @@ def left() -> LoggedEvent:
 
 def encoded(form: EventFormat, log: Sequence[LoggedEvent]) -> list[OutgoingEvent]:
     """Return the events of a log that a format takes, as a relay sends them one after the other."""
-    encoding = Encoder(form, header_prefix=KAFKA_PREFIX, feed_url="https://west.example/events")
+    encoding = Encoder(form, header_prefix=KAFKA_PREFIX, feed_url=FEED)
     outgoing: list[OutgoingEvent] = []
     for event in log:
         if encoding.takes(event.type):

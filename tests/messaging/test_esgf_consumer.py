@@ -56,7 +56,7 @@ def run(*arguments: str, given: bytes = b"") -> str:
 
 @needs_esgf
 def test_every_event_is_a_kafka_event() -> None:
-    values = [event.value for event in story.encoded(EventFormat.ESGF, story.story())]
+    values = [event.value for event in story.encoded(EventFormat.ESGF, [*story.story(), story.left()])]
     assert run("validate", given=b"\n".join(values)).strip() == str(len(values))
 
 
