@@ -147,7 +147,7 @@ async def test_a_service_of_hexkit_follows_the_topic_that_a_relay_writes(
     assert [name.rpartition("_")[2] for name in rebuilt[-4:]] == ["deleted", "upserted", "deleted", "upserted"]
     present = await conn.fetch("SELECT id, encode(digest, 'hex') AS digest, state FROM fedstac.record")
     seen = {row["id"] for row in present if row["state"] in ("published", "retracted")}
-    assert {value["accession"] for value in consumed["held"].values()} == seen
+    assert {value["accession"] for value in consumed["datasets"].values()} == seen
     if form is EventFormat.OVERVIEW:
         digests = {row["id"]: row["digest"] for row in present}
-        assert all(value["digest"] == digests[value["accession"]] for value in consumed["held"].values())
+        assert all(value["digest"] == digests[value["accession"]] for value in consumed["datasets"].values())

@@ -65,7 +65,7 @@ async def hexkit(servers: str, topic: str, count: int) -> None:
     from hexkit.providers.akafka.config import KafkaConfig  # type: ignore[import-not-found]
     from hexkit.providers.akafka.provider.eventsub import KafkaEventSubscriber  # type: ignore[import-not-found]
 
-    held: dict[str, Any] = {}
+    datasets: dict[str, Any] = {}
     messages: list[Any] = []
 
     class Translator(EventSubscriberProtocol):  # type: ignore[misc]
@@ -77,15 +77,15 @@ async def hexkit(servers: str, topic: str, count: int) -> None:
             value = validated(type_, payload)
             messages.append([type_, key, str(event_id), str(get_correlation_id())])
             if type_.endswith("_deleted"):
-                held.pop(key, None)
+                datasets.pop(key, None)
             else:
-                held[key] = value
+                datasets[key] = value
 
     config = KafkaConfig(service_name=f"{topic}-reader", service_instance_id="1", kafka_servers=[servers])
     async with KafkaEventSubscriber.construct(config=config, translator=Translator()) as subscriber:
         for _ in range(count):
             await subscriber.run(forever=False)
-    print(json.dumps({"held": held, "messages": messages}))
+    print(json.dumps({"datasets": datasets, "messages": messages}))
 
 
 def main() -> None:
