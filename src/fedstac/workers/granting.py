@@ -110,15 +110,15 @@ async def give(
         targets = list(dict.fromkeys(wish.target for wish in wishes))
         states = await grants.target_states(conn, targets, _institutions(node, targets), locking=True)
         problems = {target: _refusal(caller, target, states[target], node.settings.node) for target in targets}
-        permitted = [wish for wish in wishes if problems[wish.target] is None]
-        identities = {wish.subject for wish in permitted if isinstance(wish.subject, tuple)}
+        new_wishes = [wish for wish in wishes if problems[wish.target] is None]
+        identities = {wish.subject for wish in new_wishes if isinstance(wish.subject, tuple)}
         names = await people.pseudonyms(conn, identities) if identities else {}
         new = [
             NewGrant(
                 wish.subject if isinstance(wish.subject, str) else names[wish.subject], wish.target, wish.valid_from,
                 wish.valid_until,
             )
-            for wish in permitted
+            for wish in new_wishes
         ]  # fmt: skip
         answers = iter(await grants.give(
             conn, new, actor=caller.name, correlation=caller.correlation, traceparent=traceparent
