@@ -303,6 +303,13 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "change many with another digest": fixed(
         "POST", "/bulk",
         {"action": "release", "ids": ["nothing"], "collections": ["CMIP6"], "digest": "0" * 64 + ".1.1"}),
+    "look at a load of everything": lambda _: MatrixRequest(
+        "POST", "/collections/{collection_id}/reconcile", {"collection_id": "CMIP6"}, query={"dry_run": "true"}),
+    "see somebody else's load": fixed("GET", "/loads/{load_id}", load_id=SOMEBODY_ELSES),
+    "see somebody else's datasets of a load": fixed("GET", "/loads/{load_id}/datasets", load_id=SOMEBODY_ELSES),
+    "send a part of somebody else's load": fixed("PUT", "/loads/{load_id}/parts/{n}", load_id=SOMEBODY_ELSES, n="2"),
+    "apply somebody else's load": fixed("POST", "/loads/{load_id}/apply", load_id=SOMEBODY_ELSES),
+    "cancel somebody else's load": fixed("POST", "/loads/{load_id}/cancel", load_id=SOMEBODY_ELSES),
     "see how a collection is deleted": fixed("GET", "/collections/{collection_id}/cascade", collection_id="CMIP6"),
     "let a collection stay": fixed("DELETE", "/collections/{collection_id}/cascade", collection_id="CMIP6"),
     "see the deletions": fixed("GET", "/deletions"),
@@ -516,6 +523,11 @@ TABLE: Final[tuple[Line, ...]] = (
                      "cancel somebody else's change of many"), (NO_DATASET,), "bulk-does-not-exist"),
     Line((ADMIN,), ("look at a change of many",), (NO_DATASET,), ANSWERED),
     Line((ADMIN,), ("change many with another digest",), (NO_DATASET,), "bulk-changed"),
+    # a load says of every dataset of a collection what becomes of it
+    Line((ADMIN,), ("look at a load of everything",), (NO_DATASET,), ANSWERED),
+    Line(ALL_KNOWN, ("see somebody else's load", "see somebody else's datasets of a load",
+                     "send a part of somebody else's load", "apply somebody else's load",
+                     "cancel somebody else's load"), (NO_DATASET,), "load-does-not-exist"),
     Line((ADMIN,), ("see how a collection is deleted", "let a collection stay"), (NO_DATASET,), NOT_FOUND),
     # deletions: who may mark sees their own, a node what it has to do, who manages deletions all
     Line(tuple(who for who in ALL_KNOWN if who in (*DELETERS, *NODES, MPI, OUTSIDER)), ("see the deletions",),

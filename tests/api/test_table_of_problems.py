@@ -353,6 +353,8 @@ TABLE = (
     Row(errors.ItemDeleted, get(f"{ITEMS}/{DELETED['id']}"), DELETED["id"], "never used again"),
     Row(errors.BulkChanged, post("/bulk", json=MANY), "1700 then", "look at the preview again"),
     Row(errors.BulkDoesNotExist, get(f"/bulk/{UUID(int=7)}"), "of many datasets", "GET /bulk lists those"),
+    Row(errors.LoadNotConfirmed, post("/collections/CMIP6/reconcile"), "the load is empty", "say so with confirm="),
+    Row(errors.LoadDoesNotExist, get(f"/loads/{UUID(int=7)}"), "full-state load", "begin one with POST"),
     Row(errors.Cancelled, taken_back, "cancelled by admin", "/retry sends it again"),
     Row(errors.ForeignOrigin, post(ITEMS, json=NEW, to="east"), "CMIP6 belongs to the node west", "publish there"),
     Row(errors.ItemAlreadyExists, post(ITEMS, json=with_other_files(STORED)), STORED["id"], "publish a new version"),

@@ -42,6 +42,7 @@ SEARCH: Json = {
     "collections": ["CMIP6"], "filter": FILTER, "filter-lang": "cql2-json", "limit": 10,
     "sortby": [{"field": "properties.cmip6:source_id", "direction": "asc"}], "fields": {"exclude": ["assets"]},
 }  # fmt: skip
+FULL_STATE: Json = {"type": "FeatureCollection", "features": [FIRST, FRESH]}
 BOX: Json = {"bbox": [170, -10, -170, 10], "datetime": "1900-01-01T00:00:00Z/..", "limit": 5}
 TEXT = "cmip6:source_id = 'CESM2' AND size > 5 AND S_INTERSECTS(geometry, POINT(10 50))"
 PATCH = [{"op": "add", "path": "/links/-", "value": {"rel": "related", "href": "https://errata.esgf.io/static/1"}}]
@@ -73,6 +74,12 @@ QUERIES: Mapping[Route, tuple[dict[str, str], ...]] = {
         {"cascade": "true", "confirm": "0", "reason": "it has ended"},
     ),
     **{("POST", f"{ITEM}/{verb}"): ({"dry_run": "true"}, {}) for verb in ("quarantine", "release", "delete", "purge")},
+    ("POST", "/collections/{collection_id}/reconcile"): (
+        {"dry_run": "true"},
+        {"complete": "false", "mode": "rebuild"},
+    ),
+    ("GET", "/loads/{load_id}/datasets"): ({"change": "removed", "limit": "5"}, {"after": "C"}),
+    ("POST", "/loads/{load_id}/apply"): ({"dry_run": "true"},),
     ("GET", "/bulk"): ({"limit": "1"},),
     ("GET", "/bulk/{bulk_id}/datasets"): ({"status": "done", "limit": "5"}, {"after": "1"}),
     ("GET", "/deletions"): (
@@ -129,6 +136,8 @@ BODIES: Mapping[Route, tuple[Any, ...]] = {
         {"reason": "to be looked at", "case": "T-17", "contact": "a@b.example", "links": ["https://x.example/17"]},
     ),
     ("POST", ITEM + "/release"): ({"decision": "it is harmless"},),
+    ("POST", "/collections/{collection_id}/reconcile"): (FULL_STATE,),
+    ("PUT", "/loads/{load_id}/parts/{n}"): (FULL_STATE,),
     ("POST", "/bulk/preview"): CHANGES_OF_MANY,
     ("POST", "/bulk"): CHANGES_OF_MANY,  # `asks` gives each its digest
     ("PUT", "/deletions/rules/{project}"): (RULES,),
@@ -165,7 +174,8 @@ def asks(route: Route, names: Names = Names()) -> tuple[Ask, ...]:
         "request_id": names.request, "destination_id": "00000000-0000-0000-0000-000000000001", "project": "CMIP6",
         "version": names.vocabulary, "facet": "source_id", "name": "bad-request",
         "sink": "none" if method == "DELETE" else "portal", "letter": "1", "event": "1",
-        "part": "items-1.parquet", "deletion": names.deletion, "bulk_id": names.bulk, **PLACES.get(route, {}),
+        "part": "items-1.parquet", "deletion": names.deletion, "bulk_id": names.bulk, "load_id": names.load,
+        "n": "2", **PLACES.get(route, {}),
     }  # fmt: skip
     if template.startswith("/extensions/"):
         parts |= {"name": "fedstac", "version": "v1.0.0"}

@@ -159,6 +159,7 @@ class Names(NamedTuple):
     deletion: str = ""
     bulk: str = ""
     digests: tuple[str, ...] = ("",) * len(CHANGES_OF_MANY)
+    load: str = ""
 
 
 async def names(node: Site) -> Names:
@@ -176,6 +177,7 @@ async def names(node: Site) -> Names:
         (await ask("GET", "/deletions", project=ENDED, q="waits"))["deletions"][0]["id"],
         (await ask("GET", "/bulk"))["bulks"][-1]["id"],
         tuple([(await ask("POST", "/bulk/preview", change))["digest"] for change in CHANGES_OF_MANY]),
+        (await ask("POST", "/collections/CMIP6/reconcile", complete="false"))["id"],
     )
     line.close()
     return names_made

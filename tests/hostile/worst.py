@@ -397,7 +397,14 @@ def long_listing(draft: Draft, level: int) -> Draft:
         draft.ask.path == "/events")]))  # fmt: skip
 
 
-LISTS = ("/deletions", "/quarantines", "/admin/tombstones", "/bulk", "/bulk/{bulk_id}/datasets")
+LISTS = (
+    "/deletions",
+    "/quarantines",
+    "/admin/tombstones",
+    "/bulk",
+    "/bulk/{bulk_id}/datasets",
+    "/loads/{load_id}/datasets",
+)
 GENERIC: tuple[Knob, ...] = (many_headers, many_tags, many_encodings)
 BATCHES: tuple[Knob, ...] = (many_datasets, many_tiny_features, *DATASETS, as_lines, packed)
 COUNTS = tuple(knob for knob in SEARCHES if knob.__name__ not in ("long_page", "many_keys", "many_fields"))
@@ -413,6 +420,8 @@ KNOBS: Mapping[Route, tuple[Knob, ...]] = {
     ("GET", ITEMS): (in_the_url, deep_text, long_url_page, keys_in_the_url),
     ("POST", ITEMS): BATCHES,
     ("POST", "/validate"): BATCHES,
+    ("POST", "/collections/{collection_id}/reconcile"): BATCHES,
+    ("PUT", "/loads/{load_id}/parts/{n}"): BATCHES,
     ("PUT", ITEM): (*DATASETS, packed),
     ("PATCH", ITEM): (many_operations, many_moves, many_tests, many_members, packed),
     ("PUT", ITEM + "/replicas/{node}"): (many_replicas, packed),

@@ -25,7 +25,9 @@ from tests.support.waiting import until
 
 PUBLIC_URL: Final = "https://west.example"
 MOMENT: Final = "2026-11-28T12:00:00Z"
-TIMES: Final = frozenset(("at", "created", "updated", "finished", "since", "confirmed", "time", "published"))
+TIMES: Final = frozenset(
+    ("at", "created", "updated", "finished", "since", "confirmed", "time", "published", "compared")
+)
 UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 CHANGING: Final = {"secret": "whsec_a2VlcCBpdA==", "digest": "0" * 16, "cursor": "1.7", "through": "1.1"}
 TOKEN: Final = re.compile(r"(?<=token=)[\w-]+")
@@ -81,6 +83,7 @@ REPLICA: Final = {
 VARIABLE: Final = FIRST["properties"]["cmip6:variable_id"]
 FILTER: Final = {"op": "=", "args": [{"property": "cmip6:source_id"}, FIRST["properties"]["cmip6:source_id"]]}
 RELEASE_OF_MANY: Final = {"action": "release", "ids": [str(FIRST["id"])], "decision": "It is harmless."}
+FULL_STATE: Final = {"type": "FeatureCollection", "features": [SECOND]}
 MARK_OF_MANY: Final = {"action": "mark", "collections": ["CMIP6"], "filter": FILTER, "reason": "Replaced."}
 SHOWN: Final = "{digest}"  # in a body: the digest of the last preview
 
@@ -163,6 +166,17 @@ SCENARIO: Final = (
     Ask("GET /bulk/{bulk_id}/datasets", "Dataset by dataset", "admin", {"bulk_id": "{bulk}"}),
     Ask("POST /bulk/{bulk_id}/cancel", "Too late", "admin", {"bulk_id": "{bulk}"}),
     Ask("GET /bulk", "The latest one", "admin", query={"limit": "1"}),
+    Ask("POST /collections/{collection_id}/reconcile", "What a full-state load would change", "admin",
+        {"collection_id": "CMIP6"}, {"dry_run": "true"}, body=FULL_STATE),
+    Ask("POST /collections/{collection_id}/reconcile", "Without the right", "guest", {"collection_id": "CMIP6"},
+        body=FULL_STATE),
+    Ask("PUT /loads/{load_id}/parts/{n}", "Its only part again", "admin", {"load_id": "{load}", "n": "1"},
+        body=FULL_STATE),
+    Ask("GET /loads/{load_id}", "It waits", "admin", {"load_id": "{load}"}),
+    Ask("GET /loads/{load_id}/datasets", "What is new", "admin", {"load_id": "{load}"}, {"change": "new"}),
+    Ask("POST /loads/{load_id}/apply", "Look again", "admin", {"load_id": "{load}"}, {"dry_run": "true"}),
+    Ask("POST /loads/{load_id}/apply", "Another number than goes", "admin", {"load_id": "{load}"}, {"confirm": "7"}),
+    Ask("POST /loads/{load_id}/cancel", "It was a try", "admin", {"load_id": "{load}"}),
     Ask("POST /bulk/preview", "Mark many, without the right", "guest", body=MARK_OF_MANY),
     Ask("POST /bulk", "Others than those that were shown", "admin",
         body={**MARK_OF_MANY, "digest": f"{'0' * 64}.1700.1700000000000000"}),
@@ -269,7 +283,7 @@ class Scenario:
 
     def __init__(self, client: httpx.AsyncClient, tokens: Mapping[str, str]) -> None:
         self._client, self._tokens = client, tokens
-        self._last = {"request": "", "destination": "", "bulk": "", "digest": ""}
+        self._last = {"request": "", "destination": "", "bulk": "", "digest": "", "load": ""}
         self._stable_ids = set(UUID.findall(orjson.dumps([ask.body for ask in SCENARIO]).decode()))
         self._ids: dict[str, str] = {}
 
@@ -310,6 +324,8 @@ class Scenario:
         """Keep the id of what was made. A request is waited for: later ones ask what became of it."""
         if template == "/bulk/preview" and "digest" in value:
             self._last["digest"] = value["digest"]
+        if template == "/collections/{collection_id}/reconcile" and "id" in value:
+            self._last["load"] = value["id"]
         if template == "/bulk" and value.get("status") == "waiting":
             bulk = self._last["bulk"] = value["id"]
 

@@ -25,6 +25,8 @@ IN_PATH: Final[Mapping[str, str]] = {
     "item_id": "The id of a dataset.",
     "node": "The name of a node.",
     "bulk_id": "The id of a change of many datasets, as its 202 gave it.",
+    "load_id": "The id of a full-state load, as its answer gave it.",
+    "n": "The number of a part, from 1.",
     "request_id": "The id of a request, as its 202 gave it.",
     "project": "The name of a project.",
     "version": "A version. Of a vocabulary, `current` is the one that judges now.",
@@ -156,6 +158,25 @@ BULK_RESULTS: Final = (
               {"type": "string", "enum": ["waiting", "done", "rejected", "failed", "cancelled"]}),
     Parameter("limit", "Entries of a page; more than 5000 count as 5000.", {"type": "integer", "minimum": 0}),
     Parameter("after", "The number of the last result of the page before.", {"type": "integer", "minimum": 0}),
+)  # fmt: skip
+
+_CONFIRM = Parameter("confirm", "How many datasets go, as the load says in `to_confirm`.",
+                     {"type": "integer", "minimum": 0})  # fmt: skip
+_COMPARE = Parameter(DRY_RUN, "With true the load is compared with what is here, and nothing changes.",
+                     {**YES_NO, "default": False})  # fmt: skip
+RECONCILE: Final = (
+    Parameter("mode", "`apply` changes what differs; `rebuild` clears every dataset and publishes it again.",
+              {"type": "string", "enum": ["apply", "rebuild"], "default": "apply"}),
+    _COMPARE, _CONFIRM,
+    Parameter("complete", "With false, this is the first part of several.", {**YES_NO, "default": True}),
+    OVERRIDE,
+)  # fmt: skip
+APPLY: Final = (_COMPARE, _CONFIRM)
+LOAD_DATASETS: Final = (
+    Parameter("change", "Datasets of which this becomes only.",
+              {"type": "string", "enum": ["new", "changed", "unchanged", "removed", "held", "invalid"]}),
+    Parameter("limit", "Entries of a page; more than 5000 count as 5000.", {"type": "integer", "minimum": 0}),
+    Parameter("after", "The id of the last dataset of the page before.", TEXT),
 )  # fmt: skip
 
 # --- vocabularies ---

@@ -8,6 +8,7 @@ from typing import Any, Final
 from fedstac.domain.events import EventFormat
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Action
+from fedstac.domain.reconcile import LoadChange, LoadMode
 
 Schema = Mapping[str, Any]
 
@@ -67,6 +68,9 @@ _CONDITIONS = {
 }  # fmt: skip
 _BULK_ACTION = _enum("mark", "unmark", "quarantine", "release")
 _TALLY: Final[Schema] = {"type": "object", "additionalProperties": {"type": "integer"}}
+_BULK_COUNTS = _object({"waiting": WHOLE, "done": WHOLE, "rejected": WHOLE, "failed": WHOLE, "cancelled": WHOLE})
+_LOAD_MODE = _enum(*LoadMode)
+_MAYBE_WHOLE = {"type": ["integer", "null"]}
 _BULK_WISH: Final[Mapping[str, Schema]] = {
     "action": _BULK_ACTION, "reason": {**TEXT, "description": "Of a mark."},
     "quarantine": {**OBJECT, "description": "As for one dataset: reason, case, contact, links."},
@@ -423,13 +427,15 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         maybe=("missing",),
     ),
     "Bulk": _object(
-        {"id": ID, "action": _BULK_ACTION,
+        {"id": ID, "action": _enum("mark", "unmark", "quarantine", "release", "reconcile"),
          "status": _enum("waiting", "running", "done", "partly", "rejected", "failed", "cancelled"),
-         "reason": TEXT, "quarantine": OBJECT, "decision": TEXT, "selection": OBJECT, "total": WHOLE,
-         "counts": _object({"waiting": WHOLE, "done": WHOLE, "rejected": WHOLE, "failed": WHOLE, "cancelled": WHOLE}),
+         "reason": TEXT, "quarantine": OBJECT, "decision": TEXT,
+         "mode": {**_LOAD_MODE, "description": "Of a full-state load."}, "override": TEXT,
+         "selection": OBJECT, "total": WHOLE,
+         "counts": _BULK_COUNTS,
          "rate": {**MAYBE_NUMBER, "description": "Datasets a second."}, "seconds_left": MAYBE_NUMBER,
          "submitter": TEXT, "created": TIME, "finished": MAYBE_TIME, "cancelled_by": MAYBE_TEXT, "links": _LINKS},
-        maybe=("reason", "quarantine", "decision"),
+        maybe=("reason", "quarantine", "decision", "mode", "override"),
     ),
     "Bulks": _object({"bulks": _list(_ref("Bulk")), "links": _LINKS}),
     "BulkDatasets": _object(
@@ -437,6 +443,29 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
             {"n": WHOLE, "collection": TEXT, "id": TEXT,
              "status": _enum("waiting", "done", "rejected", "failed", "cancelled"), "outcome": MAYBE_TEXT,
              "type": TEXT, "detail": TEXT},
+            maybe=("type", "detail"),
+         )), "links": _LINKS}
+    ),
+    "Load": _object(
+        {"id": ID, "collection": TEXT, "mode": _LOAD_MODE,
+         "status": _enum("collecting", "compared", "waiting", "running", "done", "partly", "rejected", "failed",
+                         "cancelled"),
+         "submitter": TEXT, "created": TIME,
+         "parts": _list(_object({"n": WHOLE, "digest": {**TEXT, "description": "SHA-256 of the body, hexadecimal."},
+                                 "datasets": WHOLE})),
+         "stated": WHOLE, "compared": MAYBE_TIME,
+         "current": {**_MAYBE_WHOLE, "description": "Datasets that were here when it was compared."},
+         "changes": {**_object({change.value: WHOLE for change in LoadChange}), "type": ["object", "null"]},
+         "cleared": {**_MAYBE_WHOLE, "description": "Datasets that go, or are built again: their grants close."},
+         "to_confirm": {**_MAYBE_WHOLE, "description": "What `confirm` has to say; null where it need not be said."},
+         "examples": {**OBJECT, "description": "The first ids, by change."},
+         "bulk": {"type": ["string", "null"], "format": "uuid", "description": "The change of many that applies it."},
+         "counts": {**_BULK_COUNTS, "type": ["object", "null"]}, "links": _LINKS},
+    ),
+    "LoadDatasets": _object(
+        {"datasets": _list(_object(
+            {"id": TEXT, "change": {"type": ["string", "null"], "enum": [*LoadChange, None]}, "type": TEXT,
+             "detail": TEXT},
             maybe=("type", "detail"),
          )), "links": _LINKS}
     ),

@@ -370,6 +370,7 @@ class WaitingDataset:
     dataset: str
     lineage: str
     digest: bytes
+    change: str | None = None  # of a full-state load: what becomes of the dataset
 
 
 async def take(conn: Connection, id: UUID, count: int) -> list[WaitingDataset]:
@@ -384,7 +385,7 @@ async def take(conn: Connection, id: UUID, count: int) -> list[WaitingDataset]:
     if through is None:
         return []
     rows = await conn.fetch(
-        """SELECT n, collection, dataset, lineage, digest FROM fedstac.bulk_dataset
+        """SELECT n, collection, dataset, lineage, digest, change FROM fedstac.bulk_dataset
            WHERE bulk = $1 AND n > $2 AND n <= $2 + $3 ORDER BY n""",
         id, through, count,
     )  # fmt: skip

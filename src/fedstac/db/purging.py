@@ -49,6 +49,14 @@ async def purge(conn: Connection, datasets: Sequence[DatasetName]) -> None:
            WHERE b.dataset = d.id AND b.collection = d.collection AND b.detail IS NOT NULL""",
         *names, PURGED_TEXT,
     )  # fmt: skip
+    await conn.execute(  # what full-state loads say of it
+        """UPDATE fedstac.load_dataset l
+           SET document = NULL, prepared = NULL, coded = NULL, detail = CASE WHEN l.detail IS NOT NULL THEN $3 END
+           FROM unnest($1::text[], $2::text[]) d (collection, id), fedstac.load o
+           WHERE l.dataset = d.id AND o.id = l.load AND o.collection = d.collection
+             AND (l.document IS NOT NULL OR l.detail IS NOT NULL)""",
+        *names, PURGED_TEXT,
+    )  # fmt: skip
     await conn.execute(
         """UPDATE fedstac.dead_letter l
            SET reason = $3, event = CASE WHEN l.event LIKE '%,"redacted":true}}' THEN l.event

@@ -38,6 +38,7 @@ class BulkAction(StrEnum):
     UNMARK = "unmark"
     QUARANTINE = "quarantine"
     RELEASE = "release"
+    RECONCILE = "reconcile"  # a full-state load, whose datasets were chosen by comparing
 
 
 RIGHTS: Final[Mapping[BulkAction, Action]] = {
@@ -68,8 +69,8 @@ def read_wish(value: Mapping[str, Any]) -> BulkWish:
     Members that choose the datasets are somebody else's.
     """
     name = value.get("action")
-    if not isinstance(name, str) or name not in tuple(BulkAction):
-        raise BadRequest(f"action={str(name)[:40]!r} is none of {', '.join(BulkAction)}")
+    if not isinstance(name, str) or name not in tuple(RIGHTS):
+        raise BadRequest(f"action={str(name)[:40]!r} is none of {', '.join(RIGHTS)}")
     action = BulkAction(name)
     for other in set(MEMBERS.values()) - {MEMBERS.get(action)}:
         if other in value:
@@ -92,6 +93,8 @@ def read_wish(value: Mapping[str, Any]) -> BulkWish:
         case BulkAction.RELEASE:
             decision = {"decision": value["decision"]} if "decision" in value else {}
             return BulkWish(action, {"decision": quarantine.read_decision(decision)})
+        case BulkAction.RECONCILE:
+            raise BadRequest("a full-state load begins at POST /collections/{collection}/reconcile")
 
 
 class GroupKey(NamedTuple):
@@ -159,7 +162,7 @@ def is_unchanged(action: BulkAction, key: GroupKey) -> bool:
             return key.state is State.MARKED
         case BulkAction.UNMARK:
             return key.state is not State.MARKED
-        case BulkAction.QUARANTINE:
+        case BulkAction.QUARANTINE | BulkAction.RECONCILE:
             return False
         case BulkAction.RELEASE:
             return not key.is_quarantined

@@ -176,6 +176,11 @@ def packed(draft: Draft, errors: Sequence[Finding] = ()) -> str:
     ]).decode()  # fmt: skip
 
 
+def digest_of_packed(prepared: str) -> bytes:
+    """Return the digest of the document whose results were packed."""
+    return bytes.fromhex(orjson.loads(prepared)[1])
+
+
 def packed_facets(draft: Draft) -> str:
     """Return what of a draft becomes its row of codes. Apart from `packed`, which versions before this one read too."""
     return orjson.dumps([draft.search.facets, draft.search.size, draft.search.files]).decode()

@@ -139,6 +139,12 @@ class BulkDoesNotExist(NotFound):
     name, title = "bulk-does-not-exist", "The change of many datasets does not exist"
 
 
+class LoadDoesNotExist(NotFound):
+    """There is no such full-state load, or it is somebody else's."""
+
+    name, title = "load-does-not-exist", "The full-state load does not exist"
+
+
 class RequestDoesNotExist(NotFound):
     """There is no such request, or it is somebody else's."""
 
@@ -199,6 +205,19 @@ class BulkChanged(Conflict):
     ) -> None:  # fmt: skip
         super().__init__(detail, findings=findings, retry_after=retry_after)
         self.shown_count, self.count, self.changed_count = shown_count, count, changed_count
+
+
+class LoadNotConfirmed(Conflict):
+    """A full-state load clears more than a tenth of the datasets, or all of them, and nobody confirmed the number."""
+
+    name, title = "load-not-confirmed", "The load clears many datasets"
+
+    def __init__(
+        self, detail: str, *, cleared: int = 0, findings: Sequence[Finding] = (), retry_after: int | None = None
+    ) -> None:
+        super().__init__(detail, findings=findings, retry_after=retry_after)
+        self.cleared = cleared
+        self.load: UUID | None = None  # that was compared, and can be applied
 
 
 class ItemAlreadyExists(Conflict):

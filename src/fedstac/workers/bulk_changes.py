@@ -29,8 +29,8 @@ from fedstac.db.connections import Connection
 from fedstac.domain import bulk
 from fedstac.domain.actions import command_of
 from fedstac.domain.actions.target import QueuedAction
-from fedstac.domain.bulk import MOST, BulkPreview, BulkWish, GroupKey, ShownDigest
-from fedstac.domain.errors import BadRequest, Conflict, Finding, InternalError
+from fedstac.domain.bulk import MOST, BulkAction, BulkPreview, BulkWish, GroupKey, ShownDigest
+from fedstac.domain.errors import BadRequest, Conflict, Finding, InternalError, ItemDoesNotExist
 from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import Outcome, Receipt, rfc3339
 from fedstac.domain.policy import Principal
@@ -41,6 +41,8 @@ from fedstac.runtime.causes import blames_nobody
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.outages import reason_of
 from fedstac.runtime.wakeup import pause
+from fedstac.workers import loading
+from fedstac.workers.loading import DatasetCommand
 
 LOOK_SECONDS = 1.0  # between looks for a change that somebody asked for
 PART = 128  # datasets of a part: other work of this process waits no longer than for their events
@@ -49,6 +51,9 @@ ATTEMPTS = 5  # of a dataset, alone, after which it is given up
 SHARE, SHARE_BESIDE_OTHERS = 0.8, 0.3  # of the time, that parts take; less while publications wait
 LONGEST_PAUSE = 2.0
 EVERYWHERE = "*"  # in an audit row: of more than one collection
+DOCUMENT_GONE = Receipt(
+    Outcome.REJECTED, problem=ItemDoesNotExist("its document was removed from the load; it was deleted meanwhile")
+)
 SETTLED = {Outcome.REJECTED: "rejected", Outcome.FAILED: "failed"}  # every other outcome is `done`
 log = structlog.get_logger()
 
@@ -266,12 +271,23 @@ async def _perform(node: Node, conn: Connection, job: Bulk, size: int) -> None:
         datasets = await bulks.take(conn, job.id, size)
         if not datasets:  # it was cancelled since the attempt began
             return
-        work = [_work(job, caller, body, dataset) for dataset in datasets]
+        if job.action is BulkAction.RECONCILE:
+            commands = await loading.commands(node, conn, job, caller, body, datasets)
+        else:
+            commands = [_command(job, caller, body, dataset) for dataset in datasets]
+        work = [
+            Work(each.command, job.submitter, each.action, request=job.id, traceparent=job.traceparent)
+            for each in commands if each.command is not None
+        ]  # fmt: skip
         receipts = await publication.perform(conn, node.rules, work)
         failpoint("bulk.performed")
-        await bulks.finish(
-            conn, job.id, [_result(dataset, receipt) for dataset, receipt in zip(datasets, receipts, strict=True)]
-        )
+        remaining = iter(receipts)
+        await bulks.finish(conn, job.id, [
+            _result(dataset, next(remaining) if each.command is not None else DOCUMENT_GONE)
+            for dataset, each in zip(datasets, commands, strict=True)
+        ])  # fmt: skip
+        if job.action is BulkAction.RECONCILE:
+            await loading.forget_documents(conn, job, datasets)
     failpoint("bulk.committed")
     node.committed.wake()
     node.metrics.count_items(receipt.outcome for receipt in receipts)
@@ -283,15 +299,12 @@ async def _submitter(conn: Connection, job: Bulk) -> Principal:
     return Principal.of_submitter(job.submitter, job.roles, job.identity, memberships)
 
 
-def _work(job: Bulk, caller: Principal, body: Mapping[str, Any], dataset: WaitingDataset) -> Work:
+def _command(job: Bulk, caller: Principal, body: Mapping[str, Any], dataset: WaitingDataset) -> DatasetCommand:
     """Return the command of one dataset: it holds for the state that was shown alone."""
     value = {**body, "expected": [dataset.digest[:16].hex()]}
     name = DatasetName(dataset.lineage, None)
     action = QueuedAction(dataset.collection, dataset.dataset, name, caller, "", value)
-    return Work(
-        command_of(job.action, action), job.submitter, job.action, request=job.id,
-        traceparent=job.traceparent,
-    )  # fmt: skip
+    return DatasetCommand(command_of(job.action, action), job.action)
 
 
 def _result(dataset: WaitingDataset, receipt: Receipt) -> BulkResult:

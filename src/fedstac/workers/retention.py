@@ -10,7 +10,7 @@ import asyncio
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import backlog, retention
+from fedstac.db import backlog, loads, retention
 from fedstac.db.connections import Connection
 from fedstac.db.retention import OldPartition, PartitionChanged
 from fedstac.runtime import supervision
@@ -48,6 +48,8 @@ async def _step(node: Node, conn: Connection, retries: Backoff) -> float:
             await backlog.alert(conn, each)
     for name in await retention.lapse(conn, settings.node_lapse_days):
         log.error("a node has lapsed; the log is no longer kept for it", reader=name)
+    if await loads.forget_old(conn):
+        return STEP_SECONDS
     partition = await retention.oldest_partition(conn, settings.keep_events_days)
     if partition is None:
         return LOOK_SECONDS

@@ -80,6 +80,9 @@ def _members(problem: Problem, base_url: str) -> Mapping[str, object]:
         return {"cascade": f"{base_url}/collections/{problem.collection}/cascade"}
     if isinstance(problem, errors.BulkChanged):
         return {"difference": {"shown": problem.shown_count, "now": problem.count, "changed": problem.changed_count}}
+    if isinstance(problem, errors.LoadNotConfirmed):
+        load = {"load": f"{base_url}/loads/{problem.load}"} if problem.load is not None else {}
+        return {"cleared": problem.cleared, **load}
     if isinstance(problem, errors.CursorGone) and problem.earliest:
         return {"earliest": problem.earliest, "snapshot": f"{base_url}/snapshot"}
     return {}

@@ -24,6 +24,7 @@ from fedstac.domain import bulk, strict_json
 from fedstac.domain.bulk import MOST
 from fedstac.domain.errors import BadRequest, BulkDoesNotExist
 from fedstac.domain.policy import Resource
+from fedstac.domain.reconcile import MOST as MOST_OF_LOAD
 from fedstac.workers import bulk_changes
 from fedstac.workers.bulk_changes import BulkRequest
 from fedstac.workers.deleting import Caller
@@ -90,7 +91,7 @@ async def get_bulk_datasets(call: Call) -> Response:
     if status is not None and status not in bulks.STATUSES:
         raise BadRequest(f"status={status[:20]!r} is none of {', '.join(bulks.STATUSES)}")
     limit = max(1, numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE))
-    after = numbers.whole(call.query_params, "after", default=0, most=MOST)
+    after = numbers.whole(call.query_params, "after", default=0, most=MOST_OF_LOAD)
     async with call.node.pool.acquire() as conn:
         job = await _readable(call, conn)
         page = await bulks.results(conn, job.id, status=status, after=after, limit=limit + 1)

@@ -164,16 +164,21 @@ async def settle(node: Node, body: JudgedBody) -> JudgedBody:
 
     A single item's problem is raised; a batch's is raised only if no item is left.
     """
+    body = await refuse(node, body)
+    refusals = [(n, item.problem) for n, item in enumerate(body.items) if item.problem]
+    if len(refusals) == len(body.items):
+        raise _all_refused(body, refusals)
+    return body
+
+
+async def refuse(node: Node, body: JudgedBody) -> JudgedBody:
+    """Return the body, with the items refused whose errors no stored dataset can excuse."""
     ids = [item.id for item in body.items if item.problem is None and item.errors]
     stored_ids: Collection[str] = ()
     if ids:
         async with node.pool.acquire() as conn:
             stored_ids = await records.stored_ids(conn, body.collection, ids)
-    body = replace(body, items=[_without_excuse(item, stored_ids) for item in body.items])
-    refusals = [(n, item.problem) for n, item in enumerate(body.items) if item.problem]
-    if len(refusals) == len(body.items):
-        raise _all_refused(body, refusals)
-    return body
+    return replace(body, items=[_without_excuse(item, stored_ids) for item in body.items])
 
 
 def _without_excuse(item: JudgedItem, stored_ids: Collection[str]) -> JudgedItem:

@@ -52,7 +52,7 @@ def options_of(call: Call) -> WriteOptions:
         dry_run=is_dry_run(call),
         only_new=preconditions.wants_new(headers),
         expected=preconditions.expected(headers),
-        override=_override(call),
+        override=override_of(call),
         find_key=partial(idempotency.key_of, call) if idempotency.HEADER in headers else _no_key,
         notify=headers.getlist(notifications.HEADER),
         user_agent=headers.get("user-agent", "")[:LONGEST_USER_AGENT] or None,
@@ -85,7 +85,7 @@ def is_wanted(call: Call, name: str) -> bool:
     return value == "true"
 
 
-def _override(call: Call) -> str | None:
+def override_of(call: Call) -> str | None:
     """Return the reason in the header, which is UTF-8 whatever the name of its bytes in HTTP."""
     reason = call.headers.get("fedstac-override", "").encode("latin-1").decode(errors="replace")
     return reason[:LONGEST_TEXT] or None

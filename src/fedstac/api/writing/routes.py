@@ -7,7 +7,7 @@ from fedstac.api.capability import Capability
 from fedstac.api.people import options
 from fedstac.api.route import GEOJSON, JSON, NOT_MODIFIED, Access, Answer, BodyFormat, Route, Size
 from fedstac.api.search.routes import ALLOWED, BAD_TOKEN, ITEM, ITEMS
-from fedstac.api.writing import bulk, changes, collections, items, requests, retries
+from fedstac.api.writing import bulk, changes, collections, items, loads, requests, retries
 from fedstac.domain.errors import (
     BadRequest,
     BulkChanged,
@@ -22,6 +22,8 @@ from fedstac.domain.errors import (
     IdempotencyKeyReused,
     ItemAlreadyExists,
     ItemDoesNotExist,
+    LoadDoesNotExist,
+    LoadNotConfirmed,
     MarkedForDeletion,
     Misdirected,
     MissingPermission,
@@ -282,4 +284,53 @@ BULK = Capability(
         ),
     ),
 )  # fmt: skip
-CAPABILITIES = (COLLECTIONS, TRANSACTIONS, ACTIONS, REQUESTS, BULK)
+_LOAD = "/loads/{load_id}"
+_FULL_STATE = BodyFormat(
+    Size.BATCH, {JSON: ("Item", "Items"), GEOJSON: ("Item", "Items"), LINES: ("Lines",)}, is_required=False
+)
+_ONE_LOAD = Answer.of(200, "The load, as it stands.", "Load", headers=("Location",))
+_APPLIED = Answer.of(202, "The load is being applied.", "Load", headers=("Location",))
+
+LOADS = Capability(
+    name="loads",
+    description="State everything that shall exist in a collection, look at what that changes, and have it done.",
+    routes=(
+        Route(
+            method="POST", path=COLLECTION + "/reconcile", handler=loads.post_reconcile, access=Access.RIGHT,
+            right=Action.DELETE, parameters=parameters.RECONCILE, body=_FULL_STATE, log_name="reconcile",
+            answers=(
+                Answer.of(201, "With `complete=false`: the load, which waits for its other parts.", "Load",
+                          headers=("Location",)),
+                _APPLIED,
+                Answer.of(200, "With `dry_run=true`: what the load would change. Else one that changes nothing.",
+                          "Load", headers=("Location",)),
+            ),
+            problems=(CollectionDoesNotExist, StacInvalid, MissingPermission, Misdirected, Conflict, LoadNotConfirmed),
+        ),
+        Route(
+            method="PUT", path=_LOAD + "/parts/{n}", handler=loads.put_part, access=Access.AUTHENTICATED,
+            body=_FULL_STATE, log_name="reconcile", answers=(_ONE_LOAD,),
+            problems=(LoadDoesNotExist, StacInvalid, MissingPermission, Misdirected, Conflict),
+        ),
+        Route(
+            method="GET", path=_LOAD, handler=loads.get_load, access=Access.AUTHENTICATED, answers=(_ONE_LOAD,),
+            problems=(LoadDoesNotExist,),
+        ),
+        Route(
+            method="GET", path=_LOAD + "/datasets", handler=loads.get_load_datasets, access=Access.AUTHENTICATED,
+            parameters=parameters.LOAD_DATASETS,
+            answers=(Answer.of(200, "A page of datasets, by their ids.", "LoadDatasets"),),
+            problems=(LoadDoesNotExist,),
+        ),
+        Route(
+            method="POST", path=_LOAD + "/apply", handler=loads.post_apply, access=Access.AUTHENTICATED,
+            parameters=parameters.APPLY, log_name="reconcile", answers=(_APPLIED, _ONE_LOAD),
+            problems=(LoadDoesNotExist, MissingPermission, Misdirected, Conflict, LoadNotConfirmed),
+        ),
+        Route(
+            method="POST", path=_LOAD + "/cancel", handler=loads.post_cancel, access=Access.AUTHENTICATED,
+            answers=(_ONE_LOAD,), problems=(LoadDoesNotExist, Conflict),
+        ),
+    ),
+)  # fmt: skip
+CAPABILITIES = (COLLECTIONS, TRANSACTIONS, ACTIONS, REQUESTS, BULK, LOADS)

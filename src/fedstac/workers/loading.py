@@ -1,0 +1,297 @@
+"""Full-state loads: what somebody states comes in parts, is compared with what is here, and is applied.
+
+Nothing changes before `apply`. From there on a load is a change of many datasets: workers/bulk_changes.py works it
+off, a part in one transaction, and goes on after whatever kills it. Each dataset is changed by a command of its own, in
+the state that it was compared in alone: what somebody else changes meanwhile stays, and is refused to the load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.db import audit, bulks, loads
+from fedstac.db.bulks import Bulk, WaitingDataset
+from fedstac.db.connections import Connection
+from fedstac.db.loads import Load, LoadPart, NewLoad, StatedDataset, StatedDocument
+from fedstac.domain import reconcile
+from fedstac.domain.actions import Command
+from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.clear import Clear, Rebuild
+from fedstac.domain.actions.publish import Publish
+from fedstac.domain.actions.target import QueuedAction
+from fedstac.domain.errors import BadRequest, Conflict, Finding, LoadDoesNotExist, StacInvalid
+from fedstac.domain.identifiers import uuid7
+from fedstac.domain.model import rfc3339
+from fedstac.domain.patching import Whole
+from fedstac.domain.policy import Principal
+from fedstac.domain.reconcile import MOST, ChangeSet, LoadChange, LoadMode
+from fedstac.domain.vocabulary import DatasetName, Vocabulary
+from fedstac.runtime.failpoints import failpoint
+
+COMPARED_AT_ONCE: Final = 200  # pairs of documents
+SHOWN: Final = 10  # ids of each change
+EVERYTHING: Final = "*"  # in an audit row
+log = structlog.get_logger()
+
+
+async def begin(conn: Connection, new: NewLoad) -> Load:
+    """Store a load that has no part yet."""
+    async with conn.transaction():
+        await loads.create(conn, new)
+        return await _locked(conn, new.id)
+
+
+async def put_part(
+    conn: Connection, id: UUID, part: LoadPart, datasets: Sequence[StatedDataset], names: Sequence[str]
+) -> None:
+    """Store a part; the same again changes nothing, another body takes its place.
+
+    names: where each dataset stands in the body, for findings. Conflict where the load is applied or cancelled,
+    StacInvalid where a dataset is stated twice, or has no id.
+    """
+    _refuse_repeats(datasets, names)
+    async with conn.transaction():
+        load = await _locked(conn, id)
+        others = await loads.parts(conn, id)
+        if any((each.n, each.digest) == (part.n, part.digest) for each in others):
+            return
+        _require_open(load)
+        if sum(each.datasets for each in others if each.n != part.n) + part.datasets > MOST:
+            raise BadRequest(f"the load states more than {MOST} datasets; load several collections")
+        twice = await loads.in_other_part(conn, id, part.n, [each.id for each in datasets])
+        if twice is not None:
+            raise Conflict(f"{twice} is in another part of the load too; state each dataset once")
+        await loads.put_part(conn, id, part, datasets)
+        failpoint("load.part")
+
+
+def _refuse_repeats(datasets: Sequence[StatedDataset], names: Sequence[str]) -> None:
+    first: dict[str, str] = {}
+    findings = []
+    for each, name in zip(datasets, names, strict=True):
+        if not each.id:
+            message = "it has no id that can be read: what it states of the collection cannot be told"
+            findings.append(Finding("load", name, each.detail or message))
+        elif each.id in first:
+            findings.append(Finding("load", name, f"{each.id} is stated at {first[each.id]} already"))
+        first.setdefault(each.id, name)
+    if findings:
+        raise StacInvalid(f"the part is not taken: {findings[0].message}", findings=findings[:1000])
+
+
+async def compare(node: Node, conn: Connection, id: UUID) -> tuple[Load, ChangeSet]:
+    """Compare what a load states with what is here now, and return what it would do. Nothing changes.
+
+    A load that is applied keeps the changes that it was applied with.
+    """
+    async with conn.transaction():
+        load = await _locked(conn, id)
+        if load.cancelled_by is not None:
+            _require_open(load)
+        if load.bulk is None:
+            await loads.compare(conn, load, node.settings.node)
+            await _clear_doubts(conn, load)
+            load = await _locked(conn, id)
+        return load, await loads.changes(conn, load)
+
+
+async def _clear_doubts(conn: Connection, load: Load) -> None:
+    """Compare the documents themselves where nodes have put replicas into those that are here."""
+    after = ""
+    while pairs := await loads.doubtful(conn, load, after, COMPARED_AT_ONCE):
+        after = pairs[-1].id
+
+        def same(pairs: Sequence[loads.DoubtfulDataset] = pairs) -> list[str]:
+            return [pair.id for pair in pairs if not reconcile.differs(pair.here, pair.there)]
+
+        await loads.mark_unchanged(conn, load.id, await asyncio.to_thread(same))
+
+
+async def apply(
+    node: Node, conn: Connection, caller: Principal, id: UUID, *, confirmed: int | None, identity: str | None,
+    correlation: str, traceparent: str | None,
+) -> Load:  # fmt: skip
+    """Begin to apply a load that was compared. Applying it again changes nothing.
+
+    LoadNotConfirmed where many datasets go and nobody confirmed how many. Conflict where it was not compared.
+    """
+    async with conn.transaction():
+        load = await _locked(conn, id)
+        if load.bulk is not None:
+            return load
+        _require_open(load)
+        if load.compared_at is None:
+            raise Conflict("parts have come since the load was compared; compare it, and look at the changes")
+        changes = await loads.changes(conn, load)
+        changes.require(confirmed)
+        if not changes.total:
+            return load
+        bulk = uuid7(datetime.now(UTC))
+        now_asked_by = NewLoad(
+            id=load.id, collection=load.collection, mode=load.mode, override=load.override, submitter=caller.name,
+            roles=sorted(caller.roles), identity=identity, correlation=correlation, traceparent=traceparent,
+        )  # fmt: skip
+        await loads.begin(conn, load, bulk, changes.total, now_asked_by=now_asked_by)
+        await audit.append(conn, [audit.NewRow(
+            actor=caller.name, action="reconcile", collection=load.collection, dataset=EVERYTHING, request=bulk,
+            outcome="accepted", before=None, after=None, correlation=correlation, items=changes.total,
+        )])  # fmt: skip
+        failpoint("load.accepted")
+    log.info("a full-state load begins", load=str(load.id), collection=load.collection, mode=load.mode,
+             datasets=changes.total, actor=caller.name)  # fmt: skip
+    return replace(load, bulk=bulk)
+
+
+async def cancel(conn: Connection, id: UUID, actor: str) -> Load:
+    """End a load that is not applied: what it stated is removed. Conflict where it is being applied."""
+    async with conn.transaction():
+        load = await _locked(conn, id)
+        if load.bulk is not None:
+            raise Conflict(f"it is being applied; POST /bulk/{load.bulk}/cancel ends that where it stands")
+        if load.cancelled_by is None:
+            await loads.cancel(conn, id, actor)
+        return replace(load, cancelled_by=load.cancelled_by or actor)
+
+
+async def _locked(conn: Connection, id: UUID) -> Load:
+    load = await loads.find(conn, id, locking=True)
+    if load is None:
+        raise LoadDoesNotExist(f"there is no full-state load {id}; it may have been forgotten since, begin a new one")
+    return load
+
+
+def _require_open(load: Load) -> None:
+    if load.takes_parts:
+        return
+    raise Conflict(f"the load is {'cancelled' if load.cancelled_by is not None else 'applied'}; begin a new one")
+
+
+# --- as it is shown ---
+
+
+@dataclass(frozen=True, slots=True)
+class LoadView:
+    """A load with its parts, what it would do once it was compared, and the change that applies it."""
+
+    load: Load
+    parts: Sequence[LoadPart]
+    changes: ChangeSet | None
+    examples: Mapping[LoadChange, Sequence[str]]
+    bulk: Bulk | None
+
+    @property
+    def status(self) -> str:
+        """How far it is: collecting, compared, or as the change that applies it."""
+        if self.load.cancelled_by is not None:
+            return "cancelled"
+        if self.bulk is not None:
+            return self.bulk.status
+        if self.changes is None:
+            return "collecting"
+        return "compared" if self.changes.total else "done"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as it is shown."""
+        load, changes = self.load, self.changes
+        counts = changes.counts if changes is not None else {}
+        return {
+            "id": str(load.id), "collection": load.collection, "mode": load.mode, "status": self.status,
+            "submitter": load.submitter, "created": rfc3339(load.created),
+            "parts": [{"n": each.n, "digest": each.digest.hex(), "datasets": each.datasets} for each in self.parts],
+            "stated": sum(each.datasets for each in self.parts),
+            "compared": rfc3339(load.compared_at) if load.compared_at else None,
+            "current": load.current,
+            "changes": {change.value: counts.get(change, 0) for change in LoadChange} if changes else None,
+            "cleared": changes.cleared if changes else None,
+            "to_confirm": changes.to_confirm if changes else None,
+            "examples": {change.value: list(ids) for change, ids in self.examples.items()},
+            "bulk": str(load.bulk) if load.bulk else None,
+            "counts": self.bulk.counts if self.bulk else None,
+        }  # fmt: skip
+
+
+async def view(conn: Connection, load: Load) -> LoadView:
+    """Return a load as it stands. Call it in a transaction."""
+    changes = await loads.changes(conn, load) if load.compared_at is not None else None
+    examples: dict[LoadChange, Sequence[str]] = {
+        change: [each.id for each in await loads.datasets(conn, load.id, change=change, after="", limit=SHOWN)]
+        for change in LoadChange
+        if changes is not None and changes.counts.get(change) and change is not LoadChange.UNCHANGED
+    }
+    bulk = await bulks.find(conn, load.bulk) if load.bulk is not None else None
+    return LoadView(load, await loads.parts(conn, load.id), changes, examples, bulk)
+
+
+# --- what applies it ---
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetCommand:
+    """The command of one dataset of a load, and the name of it in the audit log; None where its document is gone."""
+
+    command: Command | None
+    action: str
+
+
+async def commands(
+    node: Node, conn: Connection, job: Bulk, caller: Principal, body: Mapping[str, Any],
+    datasets: Sequence[WaitingDataset],
+) -> list[DatasetCommand]:  # fmt: skip
+    """Return the commands of a part of a load."""
+    load_id = UUID(orjson.loads(job.selection)["load"])
+    documents = await loads.documents(conn, load_id, [each.dataset for each in datasets])
+    mode, override = LoadMode(body["mode"]), body.get("override")
+    result = []
+    for each in datasets:
+        document = documents.get(each.dataset)
+        vocabulary = await node.vocabulary(each.collection, document.cv_version) if document is not None else None
+        result.append(_command(each, mode, _action(each, caller, document, vocabulary), document, override))
+    return result
+
+
+async def forget_documents(conn: Connection, job: Bulk, datasets: Sequence[WaitingDataset]) -> None:
+    """Remove the documents of a part that is applied, in the same transaction."""
+    load_id = UUID(orjson.loads(job.selection)["load"])
+    await loads.forget_documents(conn, load_id, [each.dataset for each in datasets])
+
+
+def _action(
+    each: WaitingDataset, caller: Principal, document: StatedDocument | None, vocabulary: Vocabulary | None
+) -> QueuedAction:
+    name = DatasetName(each.lineage, document.version if document is not None else None)
+    if document is None:
+        return QueuedAction(each.collection, each.dataset, name, caller, "{}")
+    return QueuedAction(
+        each.collection, each.dataset, name, caller, document.text, prepared=document.prepared,
+        coded=document.coded, vocabulary=vocabulary, only_new=each.change == LoadChange.NEW,
+    )  # fmt: skip
+
+
+def _command(
+    each: WaitingDataset, mode: LoadMode, action: QueuedAction, document: StatedDocument | None, override: str | None
+) -> DatasetCommand:
+    expected = (each.digest[:16].hex(),)
+    change = LoadChange(each.change or "")
+    if change is LoadChange.REMOVED:
+        reason = "a full-state load does not state it"
+        return DatasetCommand(Clear(action.target, action.principal, expected, reason), "clear")
+    if document is None:
+        return DatasetCommand(None, "publish")
+    if change is LoadChange.NEW:
+        return DatasetCommand(Publish.read(action), "publish")
+    if mode is LoadMode.REBUILD:
+        clear = Clear(action.target, action.principal, expected, "a full-state load builds it again")
+        return DatasetCommand(Rebuild(clear, Publish.read(action)), "rebuild")
+    edit = Whole(action.body)
+    return DatasetCommand(
+        Amend(action.target, action.principal, edit, action.cv_version, override=override, expected=expected), "amend"
+    )
