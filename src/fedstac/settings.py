@@ -144,6 +144,10 @@ class Settings(BaseSettings):
         (), description="Hosts of webhooks and domains of mail that need no confirmation, as JSON; * for any characters"
     )
     notify_private: bool = Field(False, description="Webhooks may go to private addresses, and by http")
+    webhook_networks: tuple[str, ...] = Field(
+        (),
+        description='Private networks that webhooks of subscriptions may lead to, as JSON: ["10.20.0.0/16"]',
+    )
     notify_window_seconds: float = Field(
         30, ge=0, le=86400, description="What happens within this is told together, in one message"
     )

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from fedstac.bootstrap import Node
+from fedstac.db import subscriptions
+from fedstac.db.connections import Connection
+from fedstac.db.subscriptions import NewSubscription, Subscription
+from fedstac.domain.events import START, Cursor
+from fedstac.domain.policy import Principal
+from fedstac.workers.subscriptions import WebhookSender
 from tests.support.receivers import listening
+from tests.support.waiting import until
+
+ANYBODY = Principal("ben", frozenset())
 
 AGREES = "200 OK\r\nWebHook-Allowed-Origin: *"
 TAKEN = "204 No Content"
@@ -35,7 +45,8 @@ class Request:
 
     @property
     def dataset(self) -> str:
-        return str(self.event["data"]["id"])
+        """The id of the event's dataset; empty in one of a collection."""
+        return str(self.event["data"].get("id", ""))
 
 
 def with_status(status: str) -> str:
@@ -66,6 +77,10 @@ class Subscriber:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/events"
+
+    def positions(self) -> list[int]:
+        """The positions in the log of what was taken."""
+        return [int(request.headers["fedstac-pos"]) for request in self.taken]
 
     @property
     def datasets(self) -> list[str]:
@@ -101,3 +116,44 @@ async def subscriber() -> AsyncIterator[Subscriber]:
     async with listening(receiver.serve) as port:
         receiver.port = port
         yield receiver
+
+
+async def subscribe(
+    conn: Connection, url: str, name: str = "one", *, filter: Mapping[str, object] | None = None,
+    owner: Principal = ANYBODY, format: str = "cloudevents", batch: int = 50, after: Cursor = START,
+) -> Subscription:  # fmt: skip
+    """Store a subscription that is sent to a webhook."""
+    new = NewSubscription(
+        name=name, owner=owner, delivery="webhook", url=url, private=True, format=format, key_template="",
+        filter=orjson.dumps(filter or {}).decode(), batch=batch, after=after,
+    )  # fmt: skip
+    async with conn.transaction():
+        return (await subscriptions.put(conn, new, actor=owner.name)).subscription
+
+
+@asynccontextmanager
+async def sending(node: Node, *, lease_seconds: float = 15.0) -> AsyncIterator[WebhookSender]:
+    """Send to webhooks until the end of the block, which fails where the sender did."""
+    stop = asyncio.Event()
+    sender = WebhookSender(node, lease_seconds=lease_seconds)
+    task = asyncio.create_task(sender.run(stop))
+    try:
+        yield sender
+    finally:
+        stop.set()
+        node.sequenced.wake()
+        await task
+
+
+async def subscription_that(
+    conn: Connection, condition: Callable[[Subscription], bool], name: str = "one"
+) -> Subscription:  # fmt: skip
+    """Wait until a subscription is as a condition wants it."""
+
+    async def look() -> Subscription | None:
+        stored = await subscriptions.find(conn, name)
+        return stored if stored is not None and condition(stored) else None
+
+    subscription = await until(look)
+    assert subscription is not None
+    return subscription

@@ -27,6 +27,7 @@ PUBLISHING = {
     "sequencer",
     "retention",
     "deletions",
+    "subscriptions",
     "notifier",
     "relay",
     "statuses",

@@ -142,6 +142,16 @@ async def tell(conn: Connection, destination: UUID, topic: str, about: Sequence[
     )  # fmt: skip
 
 
+async def tell_owner(conn: Connection, owner: str, topic: str, about: Sequence[str], *, after: float) -> None:
+    """Put something into the open digests of somebody's destinations that want the topic. Join a transaction."""
+    await conn.execute(
+        f"""INSERT INTO fedstac.notification (destination, topic, about, due)
+            SELECT id, $2, $3, clock_timestamp() + make_interval(secs => $4) FROM fedstac.destination
+            WHERE owner = $1 AND $2 = ANY (topics) AND confirmed IS NOT NULL ORDER BY id {GATHER}""",
+        owner, topic, list(about), after,
+    )  # fmt: skip
+
+
 async def tell_contacts(conn: Connection, about: Sequence[tuple[str, str]]) -> None:
     """Put reminders into the open digests of contacts, given as address and what it is about. Call it in a transaction.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid4
@@ -76,20 +76,22 @@ class Subscription:
         return Cursor(self.leased_epoch, self.leased_through)
 
 
-def _subscription(row: Row) -> Subscription:
-    return Subscription(**{**dict(row), "roles": tuple(row["roles"]), "secret": bytes(row["secret"])})
+def subscription_of(row: Row) -> Subscription:
+    """Return the subscription of a row that has COLUMNS, among others."""
+    values = {each.name: row[each.name] for each in fields(Subscription)}
+    return Subscription(**{**values, "roles": tuple(row["roles"]), "secret": bytes(row["secret"])})
 
 
 async def find(conn: Connection, name: str) -> Subscription | None:
     """Return a subscription; None where there is none of the name."""
     row = await conn.fetchrow(f"SELECT {COLUMNS} FROM fedstac.subscription WHERE name = $1", name)
-    return _subscription(row) if row else None
+    return subscription_of(row) if row else None
 
 
 async def lock(conn: Connection, name: str) -> Subscription | None:
     """Return a subscription that stays as it is until the caller's transaction ends; None where there is none."""
     row = await conn.fetchrow(f"SELECT {COLUMNS} FROM fedstac.subscription WHERE name = $1 FOR UPDATE", name)
-    return _subscription(row) if row else None
+    return subscription_of(row) if row else None
 
 
 async def every(conn: Connection, *, owner: str | None, after: str, limit: int) -> list[Subscription]:
@@ -99,7 +101,7 @@ async def every(conn: Connection, *, owner: str | None, after: str, limit: int) 
             ORDER BY name LIMIT $3""",
         owner, after, limit,
     )  # fmt: skip
-    return [_subscription(row) for row in rows]
+    return [subscription_of(row) for row in rows]
 
 
 def missing(name: str) -> NotFound:
@@ -158,28 +160,31 @@ async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation
         if row is None:
             raise Conflict(f"the name {new.name!r} was taken a moment ago; choose another one")
         await write_audit(conn, actor, correlation, "add-subscription", new.name, detail)
-        return PutOutcome(_subscription(row), is_new=True)
+        return PutOutcome(subscription_of(row), is_new=True)
     settings = (new.delivery, new.url, new.private, new.format, new.key_template, new.filter, new.batch)
     current_settings = (
         current.delivery, current.url, current.private, current.format, current.key_template, current.filter,
         current.batch,
     )  # fmt: skip
-    has_ended = current.ended_reason is not None
-    if settings == current_settings and (list(current.roles), current.identity) == (roles, identity) and not has_ended:
+    has_stopped = current.ended_reason is not None or current.paused_reason is not None
+    is_same = settings == current_settings and (list(current.roles), current.identity) == (roles, identity)
+    if is_same and not has_stopped:
         return PutOutcome(current, is_new=False)
     row = await conn.fetchrow(
         f"""UPDATE fedstac.subscription SET roles = $2, identity = $3, delivery = $4, url = $5, private = $6,
-                   format = $7, key_template = $8, filter = $9, batch = $10, ended_reason = NULL, {UNLEASED},
-                   failing_since = NULL, last_error = NULL, version = version + 1, updated = clock_timestamp()
+                   format = $7, key_template = $8, filter = $9, batch = $10, {UNLEASED}, {UNSTOPPED},
+                   version = version + 1, updated = clock_timestamp()
             WHERE name = $1 RETURNING {COLUMNS}""",
         new.name, roles, identity, *settings,
     )  # fmt: skip
     assert row is not None  # it is locked
-    if settings != current_settings or has_ended:
+    if settings != current_settings or has_stopped:
         await write_audit(conn, actor, correlation, "change-subscription", new.name, detail)
-    return PutOutcome(_subscription(row), is_new=False)
+    return PutOutcome(subscription_of(row), is_new=False)
 
 
+UNSTOPPED = """ended_reason = NULL, paused_reason = NULL, wait_until = NULL, waits = 0, failing_since = NULL,
+    last_error = NULL"""
 UNLEASED = "lease = NULL, leased_until = NULL, leased_epoch = NULL, leased_through = NULL"
 
 
@@ -207,14 +212,14 @@ async def seek(conn: Connection, name: str, to: Cursor, *, actor: str, correlati
     """
     row = await conn.fetchrow(
         f"""WITH waiting AS (DELETE FROM fedstac.subscription_event WHERE subscription = $1 AND dead_at IS NULL)
-            UPDATE fedstac.subscription SET epoch = $2, pos = $3, {UNLEASED}, failing_since = NULL, last_error = NULL,
+            UPDATE fedstac.subscription SET epoch = $2, pos = $3, {UNLEASED}, {UNSTOPPED},
                    version = version + 1, updated = clock_timestamp()
             WHERE name = $1 RETURNING {COLUMNS}""",
         name, to.epoch, to.pos,
     )  # fmt: skip
     assert row is not None  # it is locked
     await write_audit(conn, actor, correlation, "seek-subscription", name, {"to": str(to)})
-    return _subscription(row)
+    return subscription_of(row)
 
 
 async def write_audit(

@@ -20,7 +20,7 @@ LONGEST_QUOTED: Final = 80  # characters of what a receiver wrote
 ABOUT_THE_EVENT: Final = (400, 404, 406, 409, 411, 412, 413, 415, 422, 431)
 BUSY: Final = (429, 502, 503, 504)
 REFUSING: Final = (401, 403, 405, 407, 451)
-ALLOWED_ORIGIN, ALLOWED_RATE = "webhook-allowed_origin-origin", "webhook-allowed_origin-rate"
+ALLOWED_ORIGIN, ALLOWED_RATE = "webhook-allowed-origin", "webhook-allowed-rate"
 EVERY: Final = "*"
 LEAST_RATE, MOST_RATE = 1, 1_000_000  # requests a minute
 

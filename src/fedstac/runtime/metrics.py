@@ -115,6 +115,10 @@ SEQUENCING_SECONDS = _seconds(
     "fedstac_sequencing_duration_seconds", "Time of the sequencer for one transaction that gave positions."
 )
 SEQUENCED = _counter("fedstac_sequenced_events_total", "Events that this process gave a position.")
+SUBSCRIPTION_POSTS = _counter(
+    "fedstac_subscription_posts_total", "Events that this process posted to subscriptions, by what came of it.",
+    "verdict",
+)  # fmt: skip
 SINK_PAGE_SECONDS = _seconds(
     "fedstac_sink_page_duration_seconds",
     "Time until a sink acknowledged a page, one transaction of its broker.",

@@ -32,6 +32,7 @@ from fedstac.workers import (
     sequencer,
     snapshots,
     statuses,
+    subscriptions,
 )
 from fedstac.workers.following import MakeHandler
 
@@ -46,6 +47,7 @@ RELAY = Part("relay", relay.run)
 RETENTION = Part("retention", retention.run)
 STATUSES = Part(statuses.PART, statuses.run)
 CASCADES = Part(cascading.PART, cascading.run)
+SUBSCRIPTIONS = Part(subscriptions.PART, subscriptions.run)
 DELETIONS = Part(deletions.PART, deletions.run)
 SNAPSHOT_FOLDER = Part("snapshot folder", snapshots.keep)
 HOUSEKEEPING = Part("housekeeping", index_node.keep_house)
@@ -84,8 +86,10 @@ def _publishing_parts(settings: Settings) -> Sequence[Part]:
     Misconfigured where the settings of notifications are wrong.
     """
     notifier.check(settings)
+    subscriptions.check(settings)
     workers = (
         *([PUBLISHER] * settings.workers), BULK, SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES, CASCADES, DELETIONS,
+        SUBSCRIPTIONS,
     )  # fmt: skip
     return (
         *(workers if settings.run_workers else ()),

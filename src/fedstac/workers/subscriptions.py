@@ -1,0 +1,284 @@
+"""Sends subscriptions to their webhooks: one signed POST of a CloudEvent for each event, at each receiver's pace.
+
+Every process takes subscriptions that have something to send, by a lease (db/webhook_deliveries.claim). Those that
+stand at the same place of the log share one reading of it. Each has its own task, so that a receiver that is slow holds
+up nobody else; and those that are slow or fail have a share of the tasks that they cannot exceed.
+
+The events of one dataset are sent one after the other. One that fails is stored with the time of its next attempt, what
+follows of its dataset waits behind it, and other datasets pass. What was sent is noted a chunk at a time, in one
+transaction: a process that dies in between sends a chunk again, with the same ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.db import subscriptions, webhook_deliveries
+from fedstac.db.connections import Connection
+from fedstac.db.subscriptions import HeldBack
+from fedstac.db.webhook_deliveries import MOST_WAITING, Result, Stop, Turn
+from fedstac.domain import destinations
+from fedstac.domain.errors import CursorGone
+from fedstac.domain.events import Cursor
+from fedstac.domain.subscriptions import Subscriber, SubscriberEvent
+from fedstac.domain.webhook_answers import Consent, WebhookOutcome, WebhookVerdict, consent_of
+from fedstac.messaging.formats import Encoder, EventFormat
+from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks, resolve
+from fedstac.runtime import supervision
+from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.wakeup import Backoff, pause
+from fedstac.settings import Misconfigured, Settings
+from fedstac.workers import subscribing
+from fedstac.workers.webhook_chunks import ANSWER_SECONDS, Chunk, ChunkPost, Item, result_of, result_of_refusal
+
+PART: Final = "subscriptions"
+TURNS, SLOW_TURNS = 256, 64  # subscriptions that a process has at once; those that are slow or fail have a share
+POSTS, SLOW_POSTS = 96, 48  # that are under way at once
+PAGE_EVENTS: Final = 500  # of one reading of the log
+KEPT_CONNECTIONS: Final = 64  # that stay open between posts
+TURN_SECONDS: Final = 15.0  # after which others get their turn
+LEASE_SECONDS: Final = 15.0
+LEAST_POLL_SECONDS, MOST_POLL_SECONDS = 0.02, 0.25
+END_SECONDS: Final = 3.0  # that posts under way have to end, when the process stops
+RATE_SHARE: Final = 7  # chunks of a minute, for a receiver that wants so many requests a minute at most
+NOTHING_HELD: Final = HeldBack(frozenset(), frozenset())
+log = structlog.get_logger()
+
+
+def check(settings: Settings) -> None:
+    """Refuse wrong settings of webhooks before anything runs: Misconfigured."""
+    try:
+        destinations.networks_of(settings.webhook_networks)
+    except ValueError as error:
+        raise Misconfigured(f'FEDSTAC_WEBHOOK_NETWORKS: {error}; write networks as ["10.20.0.0/16"]') from None
+
+
+async def run(node: Node, stop: asyncio.Event) -> None:
+    """Send to every webhook whose turn it is, until `stop`."""
+    await WebhookSender(node).run(stop)
+
+
+class WebhookSender:
+    """Sends in one process; those of all processes share the subscriptions. `find` resolves names."""
+
+    def __init__(self, node: Node, *, find: Resolve = resolve, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._node, self._lease_seconds = node, lease_seconds
+        public_url = node.settings.public_url.rstrip("/")
+        self._feed_url = f"{public_url}/events"
+        self._origin = urlsplit(public_url).hostname or node.settings.node
+        networks = destinations.networks_of(node.settings.webhook_networks)
+        self._hooks = Webhooks(
+            private=False, find=find, networks=networks, keep=KEPT_CONNECTIONS, at_once=POSTS + SLOW_POSTS
+        )
+        self._posts = {False: asyncio.Semaphore(POSTS), True: asyncio.Semaphore(SLOW_POSTS)}  # by is_hindered
+        self._turns: dict[asyncio.Task[None], Turn] = {}
+        self._prolonged_at = time.monotonic()
+        self._stop = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Send until `stop`. What is under way has a moment to end; the leases of the rest end with this."""
+        self._stop = stop
+        idle = Backoff(least=LEAST_POLL_SECONDS, most=MOST_POLL_SECONDS)
+
+        async def step() -> None:
+            sequenced = self._node.sequenced.next()
+            async with self._node.pool.acquire() as conn:
+                is_busy = await self.step(conn)
+            if is_busy:
+                idle.reset()
+                await pause(stop, LEAST_POLL_SECONDS)  # what comes in the meantime is read together
+            else:
+                await sequenced(idle.pause())
+
+        async with self._hooks:
+            try:
+                await supervision.keep_trying(self._node.parts, PART, step, stop)
+            finally:
+                await self._end()
+
+    async def step(self, conn: Connection) -> bool:
+        """Begin the turns of subscriptions that have something to send. Return whether there were any."""
+        await self._prolong(conn)
+        slow_count = sum(turn.is_hindered for turn in self._turns.values())
+        room, slow_room = TURNS - (len(self._turns) - slow_count), SLOW_TURNS - slow_count
+        turns = await webhook_deliveries.claim(
+            conn, uuid4(), self._lease_seconds, most=max(room, 0), most_slow=max(slow_room, 0)
+        )
+        failpoint("subscriptions.claimed")
+        groups: dict[Cursor, list[Turn]] = {}
+        for turn in turns:
+            if turn.has_consent and turn.waiting < MOST_WAITING:
+                groups.setdefault(turn.subscription.cursor, []).append(turn)
+            else:
+                self._start(turn, Reading())
+        for cursor, group in groups.items():
+            await self._begin(conn, cursor, group)
+        return bool(turns)
+
+    async def _begin(self, conn: Connection, cursor: Cursor, group: Sequence[Turn]) -> None:
+        """Read the log for subscriptions that stand at one place, and begin the turns of those that get something."""
+        subscribers = await subscribing.subscribers_of(conn, [turn.subscription for turn in group])
+        names = [each.filter.collections for each in subscribers]
+        collections = None if None in names else frozenset[str]().union(*(each for each in names if each is not None))
+        try:
+            page = await subscriptions.look(conn, cursor, collections, PAGE_EVENTS)
+        except CursorGone as error:
+            for turn in group:
+                self._start(turn, Reading(), gone=error.detail)
+            return
+        deliveries = await subscribing.deliveries(self._node, conn, page.events, subscribers)
+        idle = [turn for turn in group if not deliveries[turn.name] and not turn.is_due]
+        if idle:
+            await webhook_deliveries.pass_over(conn, idle[0].lease, [turn.name for turn in idle], page.through)
+        for turn, subscriber in zip(group, subscribers, strict=True):
+            if deliveries[turn.name] or turn.is_due:
+                self._start(turn, Reading(subscriber, deliveries[turn.name], page.through))
+
+    def _start(self, turn: Turn, reading: Reading, *, gone: str | None = None) -> None:
+        task = asyncio.create_task(self._take_turn(turn, reading, gone), name=f"subscription {turn.name}")
+        self._turns[task] = turn
+        task.add_done_callback(lambda done: self._turns.pop(done, None))
+
+    async def _prolong(self, conn: Connection) -> None:
+        """Prolong the leases of turns that are under way, well before they end."""
+        now = time.monotonic()
+        if self._turns and now - self._prolonged_at > self._lease_seconds / 4:
+            leases = {turn.lease for turn in self._turns.values()}
+            await webhook_deliveries.prolong(conn, sorted(leases), self._lease_seconds)
+            self._prolonged_at = now
+
+    async def _end(self) -> None:
+        if self._turns:
+            await asyncio.wait(self._turns, timeout=END_SECONDS)
+        tasks = list(self._turns)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- the turn of one subscription ---
+
+    async def _take_turn(self, turn: Turn, reading: Reading, gone: str | None) -> None:
+        """Send what a subscription gets. If the database fails, its lease ends and it has its turn again."""
+        try:
+            try:
+                if gone is not None:
+                    await self._note(
+                        turn, result_of_refusal(turn, WebhookOutcome(WebhookVerdict.REFUSED, gone), datetime.now(UTC))
+                    )
+                elif turn.has_consent or await self._ask_consent(turn):
+                    await self._send_chunks(turn, reading)
+            finally:
+                async with self._node.pool.acquire() as conn:
+                    await webhook_deliveries.release(conn, turn.lease, [turn.name])
+        except Exception as error:
+            self._node.parts.fails(PART, error)
+
+    async def _ask_consent(self, turn: Turn) -> bool:
+        """Ask the receiver whether it wants events, and store what it says. Return whether it agreed."""
+        try:
+            answer = await self._hooks.ask_consent(
+                turn.subscription.url or "", origin=self._origin, seconds=ANSWER_SECONDS
+            )
+            consent = consent_of(answer, self._origin, datetime.now(UTC))
+        except Forbidden as error:
+            consent = WebhookOutcome(WebhookVerdict.REFUSED, str(error))
+        except Undelivered as error:
+            consent = WebhookOutcome(WebhookVerdict.BUSY, f"{error}, when it was asked whether it wants events")
+        if isinstance(consent, Consent):
+            async with self._node.pool.acquire() as conn:
+                await webhook_deliveries.agree(conn, turn, consent.rate)
+            log.info("a receiver agreed to get events", subscription=turn.name, rate=consent.rate)
+            return True
+        await self._note(turn, result_of_refusal(turn, consent, datetime.now(UTC)))
+        return False
+
+    async def _send_chunks(self, turn: Turn, reading: Reading) -> None:
+        """Send what failed before and is due, and what is new, a chunk at a time until the turn's time is over."""
+        subscription = turn.subscription
+        encoder = Encoder(EventFormat(subscription.format), subscription.key_template, feed_url=self._feed_url)
+        size = subscription.batch
+        if turn.allowed_rate is not None:
+            size = min(size, max(turn.allowed_rate // RATE_SHARE, 1))
+        end_of_turn, place, has_stored = time.monotonic() + TURN_SECONDS, 0, turn.has_stored
+        while place == 0 or (place < len(reading.deliveries) and time.monotonic() < end_of_turn):
+            news = reading.deliveries[place : place + size]
+            place += max(len(news), 1)
+            is_last = place >= len(reading.deliveries)
+            async with self._node.pool.acquire() as conn:
+                chunk = await self._chunk(conn, turn, reading, news, has_stored=has_stored, is_first=place <= size)
+            chunk.through = reading.through if is_last else news[-1].event.cursor
+            room = self._posts[turn.is_hindered]
+            await ChunkPost(self._hooks, room, encoder, self._node.metrics, self._stop.is_set, chunk).send()
+            failpoint("subscriptions.sent")
+            result = result_of(chunk, datetime.now(UTC))
+            if not await self._note(turn, result) or result.stop != Stop() or self._stop.is_set():
+                return
+            failpoint("subscriptions.noted")
+            if result.through != chunk.through:  # not all of it was begun
+                return
+            has_stored = has_stored or bool(result.postponements)
+
+    async def _chunk(
+        self, conn: Connection, turn: Turn, reading: Reading, news: Sequence[SubscriberEvent], *, has_stored: bool,
+        is_first: bool,
+    ) -> Chunk:  # fmt: skip
+        """Return what is to be sent: new events; in the first chunk of a turn also those that failed and are due."""
+        events = [each.source for each in news]
+        held_back = await subscriptions.held_back(conn, turn.name, events) if has_stored and news else NOTHING_HELD
+        items = [
+            Item(each, is_behind=(each.source.collection, each.source.dataset) in held_back.datasets)
+            for each in news if each.source.cursor.pos not in held_back.positions
+        ]  # fmt: skip
+        if not (is_first and turn.is_due) or reading.subscriber is None:
+            return Chunk(turn, (), items)
+        stored_events = await subscriptions.due(conn, turn.name, turn.subscription.batch)
+        events = await subscriptions.events_at(conn, [each.pos for each in stored_events])
+        deliveries = await subscribing.deliveries(self._node, conn, events, [reading.subscriber])
+        kept_positions = {event.cursor.pos for event in events}
+        due = {each.source.cursor.pos: each for each in deliveries[turn.name]}
+        return Chunk(
+            turn,
+            [
+                Item(due[each.pos], each.attempts, each.at if each.attempts else None)
+                for each in stored_events if each.pos in due
+            ],
+            items,
+            settled_positions=[each.pos for each in stored_events if each.pos in kept_positions - due.keys()],
+            lost_positions=[each.pos for each in stored_events if each.pos not in kept_positions],
+        )  # fmt: skip
+
+    async def _note(self, turn: Turn, result: Result) -> bool:
+        async with self._node.pool.acquire() as conn:
+            is_own = await webhook_deliveries.note(conn, turn, result, window=self._node.settings.notify_window_seconds)
+        logger = log.bind(subscription=turn.name)
+        if not is_own:
+            logger.info("a subscription is another process's now, or was changed")
+        elif (reason := result.stop.paused_reason or result.stop.ended_reason) is not None:
+            logger.warning("nothing more is sent to a subscription", reason=reason)
+        elif result.dead_count:
+            logger.warning("events of a subscription are dead letters", count=result.dead_count, reason=result.error)
+        elif result.error is not None and turn.subscription.failing_since is None:
+            logger.info("a receiver does not take an event; it is sent again", reason=result.error)
+        return is_own
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a subscription gets of a page of the log. Empty where the log was not read for it.
+
+    through: the last place that was looked at.
+    """
+
+    subscriber: Subscriber | None = None
+    deliveries: Sequence[SubscriberEvent] = ()
+    through: Cursor | None = None
