@@ -79,7 +79,7 @@ class Subscriber:
         return f"http://127.0.0.1:{self.port}/events"
 
     def positions(self) -> list[int]:
-        """The positions in the log of what was taken."""
+        """Return the positions in the log of what was taken."""
         return [int(request.headers["fedstac-pos"]) for request in self.taken]
 
     @property

@@ -6,7 +6,7 @@ process changes it changes only while the lease is its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -27,6 +27,10 @@ DUE: Final = """EXISTS (
         SELECT FROM fedstac.subscription_event earlier
         WHERE earlier.subscription = e.subscription AND earlier.dead_at IS NULL AND earlier.collection = e.collection
           AND earlier.dataset IS NOT DISTINCT FROM e.dataset AND earlier.pos < e.pos))"""
+
+WAITING: Final = """(
+    SELECT count(*) FROM (SELECT FROM fedstac.subscription_event e
+                          WHERE e.subscription = s.name AND e.dead_at IS NULL LIMIT $5) e)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Turn:
 
 
 async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, most_slow: int) -> list[Turn]:
-    """Lease subscriptions that have something to send, those that are furthest behind first.
+    """Return subscriptions that have something to send, leased; those that are furthest behind first.
 
     most: of those that work. most_slow: of those that are slow or fail, which have a share of their own so that they
     hold up nobody else.
@@ -79,7 +83,8 @@ async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, mos
                 WHERE s.delivery = 'webhook' AND s.paused_reason IS NULL AND s.ended_reason IS NULL
                   AND (s.leased_until IS NULL OR s.leased_until <= clock_timestamp())
                   AND (s.wait_until IS NULL OR s.wait_until <= clock_timestamp())
-                  AND (s.agreed_url IS DISTINCT FROM s.url OR (s.epoch, s.pos) < (head.epoch, head.pos) OR {DUE})),
+                  AND (s.agreed_url IS DISTINCT FROM s.url OR {DUE}
+                       OR ((s.epoch, s.pos) < (head.epoch, head.pos) AND {WAITING} < $5))),
             chosen AS (
                 (SELECT name FROM ready WHERE NOT is_hindered ORDER BY pos LIMIT $3)
                 UNION ALL (SELECT name FROM ready WHERE is_hindered ORDER BY pos LIMIT $4)),
@@ -93,8 +98,7 @@ async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, mos
                 leased_until = clock_timestamp() + make_interval(secs => $2)
             WHERE s.name IN (SELECT name FROM locked)
             RETURNING {subscriptions.COLUMNS}, agreed_url, allowed_rate, waits, is_slow,
-                (SELECT count(*) FROM (SELECT FROM fedstac.subscription_event e
-                                       WHERE e.subscription = s.name AND e.dead_at IS NULL LIMIT $5) e) AS waiting,
+                {WAITING} AS waiting,
                 EXISTS (SELECT FROM fedstac.subscription_event e WHERE e.subscription = s.name) AS has_stored,
                 {DUE} AS is_due""",
         lease, seconds, most, most_slow, MOST_WAITING,
@@ -103,12 +107,13 @@ async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, mos
     return [Turn(subscriptions.subscription_of(row), **{name: row[name] for name in own}) for row in rows]
 
 
-async def prolong(conn: Connection, leases: Sequence[UUID], seconds: float) -> None:
-    """Let leases last for so many seconds from now on."""
+async def prolong(conn: Connection, turns: Iterable[Turn], seconds: float) -> None:
+    """Let the leases of turns last for so many seconds from now on, where they still are theirs."""
+    leases = {turn.name: turn.lease for turn in turns}
     await conn.execute(
-        """UPDATE fedstac.subscription SET leased_until = clock_timestamp() + make_interval(secs => $2)
-           WHERE lease = ANY ($1::uuid[])""",
-        list(leases), seconds,
+        """UPDATE fedstac.subscription s SET leased_until = clock_timestamp() + make_interval(secs => $3)
+           FROM unnest($1::text[], $2::uuid[]) l (name, lease) WHERE s.name = l.name AND s.lease = l.lease""",
+        list(leases), list(leases.values()), seconds,
     )  # fmt: skip
 
 
@@ -143,7 +148,7 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class DeliveryResult:
     """What came of events that were sent.
 
     through: everything up to here was taken or is stored; None: the cursor stays. settled_positions: of stored events
@@ -166,7 +171,7 @@ class Result:
         return len(self.lost_positions) + sum(each.seconds is None for each in self.postponements)
 
 
-async def note(conn: Connection, turn: Turn, result: Result, *, window: float) -> bool:
+async def note(conn: Connection, turn: Turn, result: DeliveryResult, *, window: float) -> bool:
     """Store what came of events that were sent, in one transaction with what the owner is told of it.
 
     Return whether the lease is still the turn's; where it is not, nothing is stored. window: seconds within which the

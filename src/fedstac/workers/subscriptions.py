@@ -26,7 +26,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import subscriptions, webhook_deliveries
 from fedstac.db.connections import Connection
 from fedstac.db.subscriptions import HeldBack
-from fedstac.db.webhook_deliveries import MOST_WAITING, Result, Stop, Turn
+from fedstac.db.webhook_deliveries import MOST_WAITING, DeliveryResult, Stop, Turn
 from fedstac.domain import destinations
 from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor
@@ -117,7 +117,7 @@ class WebhookSender:
         failpoint("subscriptions.claimed")
         groups: dict[Cursor, list[Turn]] = {}
         for turn in turns:
-            if turn.has_consent and turn.waiting < MOST_WAITING:
+            if turn.has_consent:
                 groups.setdefault(turn.subscription.cursor, []).append(turn)
             else:
                 self._start(turn, Reading())
@@ -133,28 +133,34 @@ class WebhookSender:
         try:
             page = await subscriptions.look(conn, cursor, collections, PAGE_EVENTS)
         except CursorGone as error:
+            refusal = WebhookOutcome(WebhookVerdict.REFUSED, error.detail)
             for turn in group:
-                self._start(turn, Reading(), gone=error.detail)
+                self._start(turn, Reading(), refusal=refusal)
             return
         deliveries = await subscribing.deliveries(self._node, conn, page.events, subscribers)
-        idle = [turn for turn in group if not deliveries[turn.name] and not turn.is_due]
+        full = {turn.name for turn in group if turn.waiting >= MOST_WAITING}  # they get only what waits
+        idle = [turn for turn in group if not deliveries[turn.name] and not turn.is_due and turn.name not in full]
         if idle:
             await webhook_deliveries.pass_over(conn, idle[0].lease, [turn.name for turn in idle], page.through)
         for turn, subscriber in zip(group, subscribers, strict=True):
-            if deliveries[turn.name] or turn.is_due:
+            if turn.name in full:
+                self._start(turn, Reading(subscriber))
+            elif deliveries[turn.name] or turn.is_due:
                 self._start(turn, Reading(subscriber, deliveries[turn.name], page.through))
 
-    def _start(self, turn: Turn, reading: Reading, *, gone: str | None = None) -> None:
-        task = asyncio.create_task(self._take_turn(turn, reading, gone), name=f"subscription {turn.name}")
+    def _start(self, turn: Turn, reading: Reading, *, refusal: WebhookOutcome | None = None) -> None:
+        task = asyncio.create_task(self._take_turn(turn, reading, refusal), name=f"subscription {turn.name}")
         self._turns[task] = turn
-        task.add_done_callback(lambda done: self._turns.pop(done, None))
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._turns[task]
 
     async def _prolong(self, conn: Connection) -> None:
-        """Prolong the leases of turns that are under way, well before they end."""
+        """Let the leases of turns that are under way last longer, well before they end."""
         now = time.monotonic()
         if self._turns and now - self._prolonged_at > self._lease_seconds / 4:
-            leases = {turn.lease for turn in self._turns.values()}
-            await webhook_deliveries.prolong(conn, sorted(leases), self._lease_seconds)
+            await webhook_deliveries.prolong(conn, self._turns.values(), self._lease_seconds)
             self._prolonged_at = now
 
     async def _end(self) -> None:
@@ -167,14 +173,12 @@ class WebhookSender:
 
     # --- the turn of one subscription ---
 
-    async def _take_turn(self, turn: Turn, reading: Reading, gone: str | None) -> None:
+    async def _take_turn(self, turn: Turn, reading: Reading, refusal: WebhookOutcome | None) -> None:
         """Send what a subscription gets. If the database fails, its lease ends and it has its turn again."""
         try:
             try:
-                if gone is not None:
-                    await self._note(
-                        turn, result_of_refusal(turn, WebhookOutcome(WebhookVerdict.REFUSED, gone), datetime.now(UTC))
-                    )
+                if refusal is not None:
+                    await self._note(turn, result_of_refusal(turn, refusal, datetime.now(UTC)))
                 elif turn.has_consent or await self._ask_consent(turn):
                     await self._send_chunks(turn, reading)
             finally:
@@ -257,7 +261,7 @@ class WebhookSender:
             lost_positions=[each.pos for each in stored_events if each.pos not in kept_positions],
         )  # fmt: skip
 
-    async def _note(self, turn: Turn, result: Result) -> bool:
+    async def _note(self, turn: Turn, result: DeliveryResult) -> bool:
         async with self._node.pool.acquire() as conn:
             is_own = await webhook_deliveries.note(conn, turn, result, window=self._node.settings.notify_window_seconds)
         logger = log.bind(subscription=turn.name)

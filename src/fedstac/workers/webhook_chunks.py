@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import quote
 
 from fedstac.db.subscriptions import Postponement
-from fedstac.db.webhook_deliveries import Result, Stop, Turn
+from fedstac.db.webhook_deliveries import DeliveryResult, Stop, Turn
 from fedstac.domain.events import Cursor, LoggedEvent
 from fedstac.domain.subscriptions import SubscriberEvent
 from fedstac.domain.webhook_answers import TAKEN, WebhookOutcome, WebhookVerdict, outcome_of
@@ -73,7 +73,7 @@ class Chunk:
     """Events for one subscription: those that failed before and are due, and the next ones of the log.
 
     settled_positions: of stored events that are nothing to the subscriber any more. lost_positions: of those that the
-    log no longer has. through: the place that is reached when all that is new is done.
+    log no longer has. through: the place that is passed_count when all that is new is done.
     """
 
     turn: Turn
@@ -171,7 +171,7 @@ class ChunkPost:
 # --- what the outcomes come to; pure ---
 
 
-def result_of(chunk: Chunk, now: datetime) -> Result:
+def result_of(chunk: Chunk, now: datetime) -> DeliveryResult:
     """Return what is stored of a chunk that was sent."""
     items = [*chunk.retries, *chunk.news]
     done_count = sum(item.is_done for item in items)
@@ -187,10 +187,10 @@ def result_of(chunk: Chunk, now: datetime) -> Result:
     if stop is None and not is_own_if_unclear:
         stop = next((outcome for _, outcome in failures if outcome.verdict is WebhookVerdict.UNCLEAR), None)
     error = stop or (failures[-1][1] if failures else None)
-    reached, left_over = _reached(chunk.news, {id(item) for item, _ in own_failures})
-    last_place = chunk.news[reached - 1].source.cursor if reached else None
-    return Result(
-        through=chunk.through if reached == len(chunk.news) else last_place,
+    passed_count, left_over = _passage(chunk.news, {id(item) for item, _ in own_failures})
+    last_place = chunk.news[passed_count - 1].source.cursor if passed_count else None
+    return DeliveryResult(
+        through=chunk.through if passed_count == len(chunk.news) else last_place,
         taken_count=done_count,
         settled_positions=[
             *chunk.settled_positions, *(item.source.cursor.pos for item in chunk.retries if item.is_done)
@@ -205,27 +205,27 @@ def result_of(chunk: Chunk, now: datetime) -> Result:
     )  # fmt: skip
 
 
-def result_of_refusal(turn: Turn, outcome: WebhookOutcome, now: datetime) -> Result:
+def result_of_refusal(turn: Turn, outcome: WebhookOutcome, now: datetime) -> DeliveryResult:
     """Return what is stored where nothing can be sent: the receiver does not agree, or the log does not go on."""
-    return Result(
+    return DeliveryResult(
         through=None, taken_count=0, error=outcome.reason, stop=_stop(turn, outcome, outcome, 0, now, posts=0)
     )
 
 
-def _reached(news: Sequence[Item], failed_ids: Set[int]) -> tuple[int, list[Postponement]]:
+def _passage(news: Sequence[Item], failed_ids: Set[int]) -> tuple[int, list[Postponement]]:
     """Return how many new events the cursor passes, and what of them is stored as not sent yet.
 
     It passes the last one that was sent. So what was not sent is stored only where something after it was sent.
     """
-    reached = 0
+    passed_count = 0
     for n, item in enumerate(news, 1):
-        if item.is_done or id(item) in failed_ids or (item.is_behind and reached == n - 1):
-            reached = n
+        if item.is_done or id(item) in failed_ids or (item.is_behind and passed_count == n - 1):
+            passed_count = n
     left_over = [
         Postponement(item.source, BEHIND if item.is_behind else NOT_BEGUN, 0.0, attempts=0)
-        for item in news[:reached] if not item.is_done and id(item) not in failed_ids
+        for item in news[:passed_count] if not item.is_done and id(item) not in failed_ids
     ]  # fmt: skip
-    return reached, left_over
+    return passed_count, left_over
 
 
 def _postponement(item: Item, outcome: WebhookOutcome, turn: Turn, done_count: int) -> Postponement:
