@@ -45,6 +45,7 @@ from fedstac.db.records import RecordPlace
 from fedstac.domain import cascade, crosschecks, deletion, documents, events, shared_files, versions
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import grants as grant_rules
+from fedstac.domain.access import level_of_draft
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.clear import Rebuild
@@ -52,7 +53,7 @@ from fedstac.domain.actions.delete import Purge
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.retract import Retract
-from fedstac.domain.actions.target import Target, may_see_marked, resource_of_document
+from fedstac.domain.actions.target import Target, may_one_of, may_see_marked, resource_of_document
 from fedstac.domain.cascade import Cascade, CascadeState
 from fedstac.domain.deletion import Deletion, DeletionRules, DeletionState
 from fedstac.domain.errors import (
@@ -72,7 +73,6 @@ from fedstac.domain.events import CollectionEvent, DatasetEvent, Event
 from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import (
     NO_CLAIM,
-    SEARCHED,
     WITHOUT_DOCUMENT,
     Change,
     Decision,
@@ -87,7 +87,7 @@ from fedstac.domain.model import (
     World,
 )
 from fedstac.domain.patching import JsonPatch, MergePatch
-from fedstac.domain.policy import Action, Policy, Principal, Resource, Verdict
+from fedstac.domain.policy import READING, Action, Level, Policy, Principal, Resource, Verdict
 from fedstac.domain.shared_files import ReleasedFiles
 from fedstac.runtime.causes import is_refusal
 from fedstac.runtime.failpoints import failpoint
@@ -243,7 +243,9 @@ async def preview(conn: Connection, rules: NodeRules, command: Command, *, run: 
     """
     target, commands = command.target, [command]
     world = rules.world(commands)
-    hidden = None if may_see_marked(target, command.principal, world) else target.id
+    may_see = may_see_marked(target, command.principal, world)
+    may_read = may_one_of(target, command.principal, READING, replace(world, policy=world.policy.without_homes))
+    hidden = [state for state, is_shown in (("marked", may_see), ("private", may_read)) if not is_shown]
     lineage = await records.peek(conn, target.lineage, world.origin)
     whole = _promoting(commands, world)
     lineages = await records.load(conn, {target.lineage: lineage}, [target.id], whole, hidden=hidden)
@@ -309,7 +311,9 @@ def _promoting(commands: Sequence[Command], world: World) -> list[str]:
     """Return the keys of the lineages in which a command may promote the previous version, whose event is whole."""
     return [
         command.target.lineage for command in commands
-        if not isinstance(command, Publish) and world.policy.promotes(command.target.collection)
+        if world.policy.promotes(command.target.collection) and (
+            not isinstance(command, Publish) or level_of_draft(command.draft, world.policy) is Level.PRIVATE
+        )
     ]  # fmt: skip
 
 
@@ -581,7 +585,7 @@ async def _compare_files(conn: Connection, world: World, receipts: Sequence[Rece
             if holder.lineage != record.lineage:
                 common[holder.id].append(holder.mark)
         findings = [crosschecks.common_files(marks, theirs, other) for other, theirs in common.items()]
-        if last[record.collection, record.id].state in SEARCHED:
+        if last[record.collection, record.id].is_found:
             findings += batch.compare_files(marks, record.id, record.lineage)
         if findings:
             vocabulary = world.vocabulary(record.collection, record.cv_version)

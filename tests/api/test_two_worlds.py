@@ -73,6 +73,9 @@ async def hide(api: Api, hidden: Sequence[HiddenDataset]) -> None:
     for each in hidden:
         if each.state == worlds.QUARANTINED:
             answer = await api.admin.post(f"{each.path}/quarantine", json={"reason": worlds.REASON}, headers=WAIT)
+        elif each.state == worlds.PRIVATE:
+            change = {"properties": {"fedstac:access": "private"}}
+            answer = await api.admin.patch(each.path, json=change, headers=WAIT)
         else:
             answer = await api.admin.delete(f"{each.path}?reason={worlds.REASON}", headers=WAIT)
         assert answer.status_code == 200, answer.text

@@ -27,7 +27,7 @@ ANYONE, STRANGER, PUBLISHER, CREATOR, NODE, MONITOR = CALLERS = (
     "nobody", "somebody without rights", "a publisher of another institution",
     "a publisher of the institution who may not mark", "a node", "a monitor",
 )  # fmt: skip
-MARKED, QUARANTINED, DELETED, PURGED = STATES = ("marked", "quarantined", "deleted", "purged")
+MARKED, QUARANTINED, DELETED, PURGED, PRIVATE = STATES = ("marked", "quarantined", "deleted", "purged", "private")
 ALONE, NEWEST, OLDEST = PLACES = ("alone in its lineage", "the newest version", "the oldest version")
 REASON: Final = "nobody-is-told-this"
 VARYING: Final = frozenset(("date", "x-request-id", "traceparent", "server-timing", "server", "age"))
@@ -93,7 +93,14 @@ def _hidden() -> Iterator[HiddenDataset]:
 
 
 HIDDEN: Final = tuple(_hidden())
-SMALL: Final = (*((MARKED, place) for place in PLACES), (QUARANTINED, ALONE), (DELETED, NEWEST), (PURGED, OLDEST))
+SMALL: Final = (
+    *((MARKED, place) for place in PLACES),
+    (QUARANTINED, ALONE),
+    (DELETED, NEWEST),
+    (PURGED, OLDEST),
+    (PRIVATE, ALONE),
+    (PRIVATE, NEWEST),
+)
 LOG: Final = ("/events", "/events/head", "/digests", "/snapshot")  # nodes follow it, and hear of what is hidden
 # of a preview of many: the last number of its digest is the time of day
 PREVIEWED: Final = re.compile(rb'("digest":"[0-9a-f]{64}\.[0-9]+)\.[0-9]+"')
@@ -217,7 +224,8 @@ def about(hidden: HiddenDataset) -> Iterator[Question]:
     yield Question("the same", "POST", f"{ITEMS}?dry_run=true", hidden.document, about=hidden)
     if hidden.neighbour is not None:
         yield get(f"{ITEMS}/{hidden.neighbour['id']}", "the version beside it")
-        yield get(f"{ITEMS}/{hidden.neighbour['id']}/history", "the version beside it")
+        yield Question("the version beside it", "GET", f"{ITEMS}/{hidden.neighbour['id']}/history",
+                       about=hidden if hidden.state == PRIVATE else None)  # fmt: skip
         yield Question("the version beside it", "POST", "/datasets/status", [hidden.neighbour["id"]])
         yield Question("the version beside it", "POST", f"{ITEMS}?dry_run=true", hidden.neighbour)
     for day in (20180101, 20200101, 20300101):
@@ -260,7 +268,8 @@ def is_allowed(caller: str, question: Question, answer: Answer) -> bool:
     """Tell whether an answer may differ from that about a dataset that never was. Nothing else may.
 
     Whoever may publish versions of the dataset learns that an id was used before, and which version is the newest. What
-    is under quarantine is there for whoever names it. A deleted id is gone, and GET says so. A node follows the events.
+    is under quarantine is there for whoever names it. What is private is there for its publishers and for nodes. A
+    deleted id is gone, and GET says so. A node follows the events.
     """
     if question.path in LOG:
         return caller == NODE
@@ -269,6 +278,8 @@ def is_allowed(caller: str, question: Question, answer: Answer) -> bool:
     if question.path == f"{ITEMS}?dry_run=true":
         return caller == CREATOR
     if question.about.state == QUARANTINED:
+        return True
+    if question.about.state == PRIVATE and caller in (CREATOR, NODE):
         return True
     is_gone = question.about.state in (DELETED, PURGED) and question.method in ("GET", "HEAD")
     return is_gone and answer.status == 410 and question.path.partition("?")[0] == question.about.path

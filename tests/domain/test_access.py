@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedstac.domain import access, events
+from fedstac.domain import access, documents, events
 from fedstac.domain.access import DatasetAccess, DatasetReader, View
 from fedstac.domain.model import State
 from fedstac.domain.policy import ROLES, Home, Level, Policy, Principal, ProjectLevel, Resource
@@ -83,7 +83,7 @@ def test_a_home_elsewhere_does_not_stop_a_publisher_from_reading() -> None:
      ("secret", Level.PRIVATE), (True, Level.PRIVATE), ([], Level.PRIVATE)],
 )  # fmt: skip
 def test_a_level_that_nobody_knows_is_private(value: object, level: Level) -> None:
-    assert access.level_of({access.PROPERTY: value}) is level
+    assert access.level_of({documents.ACCESS: value}) is level
 
 
 def test_the_strictest_entry_for_a_project_counts() -> None:

@@ -104,6 +104,7 @@ EXAMPLES: dict[str, list[tuple[Change, str, str | None]]] = {
         (sets("start_datetime", "1850"), p("start_datetime"), None),
     ],
     "server-owned": [(sets("retracted", True), p("retracted"), None)],
+    "access": [(sets("fedstac:access", value), p("fedstac:access"), None) for value in ("secret", 1)],
     "extension": [
         (lambda d: d["stac_extensions"].append("https://example.org/x.json"), "/stac_extensions/3", None),
         (lambda d: d["stac_extensions"].pop(0), "/stac_extensions", ITEM["stac_extensions"][0]),

@@ -70,7 +70,8 @@ def _places_of(choice: DatasetChoice) -> str:
                    LIMIT {MOST + 1}"""
     if choice.numbers is not None:
         return """SELECT r.collection, r.id FROM unnest($5::bigint[]) n JOIN fedstac.record r USING (n)
-                  WHERE $6::text[] IS NULL AND r.state IN ('published', 'retracted')"""
+                  WHERE $6::text[] IS NULL AND r.state IN ('published', 'retracted')
+                  AND r.access <> 'private'"""
     state = STATES.get(choice.action)
     source = HIDDEN_ITEMS.replace("{state}", state) if state else "pgstac.items"
     return f"""SELECT collection, id FROM {source} item WHERE ({conditions.where(choice.conditions)})
@@ -84,9 +85,10 @@ def _rows_of(choice: DatasetChoice) -> str:
         SELECT DISTINCT r.lineage FROM picked p JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id
         WHERE NOT r.latest AND r.version IS NOT NULL), newest AS MATERIALIZED (
         SELECT o.lineage, max(o.version) AS version FROM fedstac.record o JOIN older USING (lineage)
-        WHERE o.state IN ('published', 'retracted') GROUP BY o.lineage), chosen AS (
+        WHERE o.state IN ('published', 'retracted') AND o.access <> 'private' GROUP BY o.lineage), chosen AS (
         SELECT r.collection, r.id, r.lineage, r.version, r.state, r.digest, r.publisher, r.cv_version, r.updated,
-               r.quarantine IS NOT NULL AS is_quarantined, coalesce(r.replicas, '{{}}') <> '{{}}' AS has_replicas,
+               r.quarantine IS NOT NULL AS is_quarantined, r.access = 'private' AS is_private,
+               coalesce(r.replicas, '{{}}') <> '{{}}' AS has_replicas,
                {identifier} AS has_identifier,
                coalesce(newest.version > r.version, false) AS has_newer_version,
                CASE WHEN v.property IS NULL THEN NULL
@@ -137,7 +139,8 @@ async def groups_of(
     with search.for_the_caller():
         rows = await conn.fetch(
             f"""WITH {_rows_of(choice)}
-                SELECT collection, cv_version, institution, state, is_quarantined, publisher, count(*) AS count,
+                SELECT collection, cv_version, institution, state, is_quarantined, is_private, publisher,
+                       count(*) AS count,
                        count(*) FILTER (WHERE has_replicas) AS with_replicas,
                        count(*) FILTER (WHERE has_newer_version) AS with_newer_version,
                        count(*) FILTER (WHERE has_identifier) AS with_identifier,
@@ -145,14 +148,15 @@ async def groups_of(
                        sha256(string_agg(convert_to(id, 'UTF8') || '\\x0a'::bytea || digest, ''::bytea
                                          ORDER BY id COLLATE "C")) AS digest,
                        (array_agg(id ORDER BY id COLLATE "C"))[1:{MOST_SHOWN}] AS first_ids
-                FROM chosen GROUP BY collection, cv_version, institution, state, is_quarantined, publisher
+                FROM chosen GROUP BY collection, cv_version, institution, state, is_quarantined, is_private, publisher
                 ORDER BY collection, min(id COLLATE "C")""",
             *_arguments(choice, origin), since,
         )  # fmt: skip
     return [
         DatasetGroup(
             GroupKey(
-                row["collection"], row["cv_version"], row["institution"], State(row["state"]), row["is_quarantined"]
+                row["collection"], row["cv_version"], row["institution"], State(row["state"]), row["is_quarantined"],
+                row["is_private"],
             ),
             row["publisher"], row["count"], row["with_replicas"], row["with_newer_version"], row["with_identifier"],
             row["changed"], row["digest"], tuple(row["first_ids"]),
@@ -208,14 +212,16 @@ async def store(
                 SELECT $7, row_number() OVER (ORDER BY collection, lineage, version NULLS FIRST, id),
                        collection, id, lineage, digest
                 FROM chosen c WHERE NOT EXISTS (
-                    SELECT FROM unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::boolean[]) h
-                        (collection, cv_version, institution, state, is_quarantined)
+                    SELECT FROM unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::boolean[],
+                                      $13::boolean[]) h
+                        (collection, cv_version, institution, state, is_quarantined, is_private)
                     WHERE h.collection = c.collection AND h.cv_version IS NOT DISTINCT FROM c.cv_version
                       AND h.institution IS NOT DISTINCT FROM c.institution AND h.state = c.state
-                      AND h.is_quarantined = c.is_quarantined)""",
+                      AND h.is_quarantined = c.is_quarantined AND h.is_private = c.is_private)""",
             *_arguments(choice, origin), new.id, [key.collection for key in hidden],
             [key.cv_version for key in hidden], [key.institution for key in hidden],
             [key.state for key in hidden], [key.is_quarantined for key in hidden],
+            [key.is_private for key in hidden],
         )  # fmt: skip
 
 

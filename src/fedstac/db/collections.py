@@ -237,7 +237,8 @@ async def hold_empty(conn: Connection, collection: str) -> bool:
 
 
 OF_TALLY = "SELECT collection, records AS n FROM fedstac.tally"
-OF_RETRACTED = "SELECT collection, {} FROM fedstac.record WHERE state = 'retracted' GROUP BY collection"
+OF_RETRACTED = """SELECT collection, {} FROM fedstac.record
+                  WHERE state = 'retracted' AND access <> 'private' GROUP BY collection"""
 COUNTED = {
     Visibility.INCLUDE: OF_TALLY,
     Visibility.EXCLUDE: f"{OF_TALLY} UNION ALL {OF_RETRACTED.format('-count(*)')}",

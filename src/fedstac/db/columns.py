@@ -235,7 +235,8 @@ async def documents(conn: Connection, of: Sequence[int]) -> list[DatasetRow]:
                 SELECT u.n, u.place, f.changed::text::bigint AS changed, {STATE_COLUMNS},
                        sum(octet_length(r.document)) OVER (ORDER BY u.place) AS through
                 FROM unnest($1::bigint[]) WITH ORDINALITY u (n, place) JOIN fedstac.record r USING (n)
-                JOIN fedstac.facet f USING (n) WHERE r.state IN ('published', 'retracted')) sized
+                JOIN fedstac.facet f USING (n) WHERE r.state IN ('published', 'retracted')
+                  AND r.access <> 'private') sized
             WHERE through - octet_length(document) < {PAGE_BYTES} ORDER BY place""",
         of,
     )

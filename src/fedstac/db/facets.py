@@ -190,6 +190,8 @@ async def _next_numbers(conn: Connection, count: int) -> list[int]:
 
 def shown(record: Record) -> int:
     """Return how searches see a record; 0: not at all."""
+    if not record.is_found:
+        return 0
     match record.state:
         case State.PUBLISHED:
             return PUBLISHED + LATEST * record.latest

@@ -13,7 +13,8 @@ from fedstac.domain.model import Record
 # More datasets under one mark tell nobody more; thousands of them would make every look-up slow.
 MOST_HOLDERS: Final = 8
 HOLDERS: Final = """
-    SELECT m.mark, m.collection, m.id, r.lineage, r.state IN ('published', 'retracted') AS is_shown
+    SELECT m.mark, m.collection, m.id, r.lineage,
+           r.state IN ('published', 'retracted') AND r.access <> 'private' AS is_shown
     FROM fedstac.file_mark m JOIN fedstac.record r USING (collection, id)
     WHERE m.mark = ANY($1::bigint[]) ORDER BY m.collection, m.id"""
 

@@ -33,6 +33,7 @@ class VersionRow:
     cv_version: str | None
     retraction: str | None
     document: str | None
+    access: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ async def versions(conn: Connection, collection: str, id: str, states: Sequence[
     """Return the versions of a dataset that have one of the states, the newest first; none if it is not among them."""
     rows = await conn.fetch(
         """SELECT r.lineage, r.id, r.version, r.state, r.latest, r.created, r.updated, r.origin, r.cv_version,
-                  r.retraction, CASE WHEN r.id = $2 THEN r.document END AS document
+                  r.retraction, CASE WHEN r.id = $2 THEN r.document END AS document, r.access
            FROM fedstac.record a JOIN fedstac.record r ON r.lineage = a.lineage AND r.state = ANY ($3::text[])
            WHERE a.collection = $1 AND a.id = $2 AND a.state = ANY ($3::text[])
            ORDER BY r.version DESC NULLS LAST, r.id DESC LIMIT $4""",
@@ -127,7 +128,8 @@ async def statuses(conn: Connection, ids: Sequence[str], collections: Sequence[s
            FROM unnest($1::text[]) WITH ORDINALITY a (id, n)
            LEFT JOIN LATERAL (
                SELECT * FROM fedstac.record r WHERE r.collection = ANY ((SELECT names FROM place)::text[])
-               AND r.id = a.id AND r.state IN ('published', 'retracted', 'quarantined')) r ON true
+               AND r.id = a.id AND r.state IN ('published', 'retracted', 'quarantined')
+               AND r.access <> 'private') r ON true
            ORDER BY a.n, r.collection""",
         ids, collections,
     )  # fmt: skip

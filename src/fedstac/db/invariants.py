@@ -53,6 +53,8 @@ STATE = f"""jsonb_build_object('latest', r.latest, 'retracted', r.state = 'retra
                     ELSE jsonb_build_object('fedstac:cv_version', r.cv_version) END
             || CASE WHEN r.retraction IS NULL THEN '{{}}'::jsonb
                     ELSE jsonb_build_object('fedstac:retraction', r.retraction::jsonb) END
+            || CASE WHEN r.access = 'open' THEN '{{}}'::jsonb
+                    ELSE jsonb_build_object('fedstac:access', r.access) END
             || CASE WHEN r.replicas IS NULL THEN '{{}}'::jsonb
                     ELSE jsonb_build_object('fedstac:replicas', r.replicas::jsonb) END
             || jsonb_strip_nulls(jsonb_build_object(
@@ -220,7 +222,7 @@ INVARIANTS = (
                           CASE WHEN i.id IS NULL THEN 'cannot be found'
                                WHEN r.id IS NULL THEN 'is found and is not there'
                                ELSE 'is found with other properties or times' END) AS example
-            FROM (SELECT * FROM fedstac.record WHERE state IN ('published', 'retracted')) r
+            FROM (SELECT * FROM fedstac.record WHERE state IN ('published', 'retracted') AND access <> 'private') r
             FULL JOIN pgstac.items i ON i.collection = r.collection AND i.id = r.id
             LEFT JOIN LATERAL (SELECT r.document::jsonb->'properties' AS written) d ON true
             WHERE i.id IS NULL OR r.id IS NULL OR i.content->'properties' IS DISTINCT FROM d.written || {STATE}
@@ -236,7 +238,7 @@ INVARIANTS = (
            FROM (SELECT r.*, i.content->'properties' AS properties, i.datetime, i.end_datetime, i.geometry, c.key
                  FROM fedstac.record r JOIN pgstac.items i ON i.collection = r.collection AND i.id = r.id
                  JOIN pgstac.collections c ON c.id = r.collection
-                 WHERE r.state IN ('published', 'retracted')) r
+                 WHERE r.state IN ('published', 'retracted') AND r.access <> 'private') r
            FULL JOIN (SELECT * FROM fedstac.facet WHERE shown <> 0) f ON f.n = r.n
            LEFT JOIN fedstac.footprint g ON g.code = f.footprint
            WHERE f.n IS NULL OR r.n IS NULL OR f.collection <> r.key OR f.updated <> r.updated
@@ -282,7 +284,8 @@ INVARIANTS = (
         "the tallies count the datasets of each collection that are found",
         """SELECT format('%s: %s datasets; the tally says %s', coalesce(r.collection, t.collection), coalesce(r.n, 0),
                   coalesce(t.n, 0)) AS example
-           FROM (SELECT collection, count(*) AS n FROM fedstac.record WHERE state IN ('published', 'retracted')
+           FROM (SELECT collection, count(*) AS n FROM fedstac.record
+                 WHERE state IN ('published', 'retracted') AND access <> 'private'
                  GROUP BY 1) r
            FULL JOIN (SELECT collection, sum(records) AS n FROM fedstac.tally GROUP BY 1) t USING (collection)
            WHERE coalesce(r.n, 0) <> coalesce(t.n, 0)""",
@@ -293,7 +296,8 @@ INVARIANTS = (
         f"""SELECT format('%s/%s', r.collection, r.id) AS example FROM fedstac.record r
             WHERE r.digest <> sha256(r.document_digest || convert_to(concat_ws(E'\\n', r.collection, r.id, r.state,
                       CASE WHEN r.claims_latest THEN 'latest' ELSE '' END, {CREATED}, {UPDATED}, r.retraction,
-                      CASE WHEN r.superseded THEN 'superseded' END, 'quarantine ' || r.quarantine), 'UTF8'))""",
+                      CASE WHEN r.superseded THEN 'superseded' END, 'quarantine ' || r.quarantine,
+                      'access ' || nullif(r.access, 'open')), 'UTF8'))""",
     ),
     Invariant(
         "I11",
@@ -342,13 +346,15 @@ INVARIANTS = (
     ),
     Invariant(
         "I17",
-        "what is hidden is hidden: no search finds it, no count counts it, it is no latest; a quarantine has a case",
-        f"""SELECT format('%s/%s is %s, and %s', r.collection, r.id, r.state, CASE WHEN i.id IS NOT NULL
+        "what is hidden or private is in no search and no count, and no latest; a quarantine has a case",
+        f"""SELECT format('%s/%s is %s and %s, and %s', r.collection, r.id, r.state, r.access, CASE
+                              WHEN i.id IS NOT NULL
                               THEN 'searches find it' WHEN r.latest THEN 'it is the latest' ELSE 'it is counted' END)
                    AS example
             FROM fedstac.record r LEFT JOIN pgstac.items i ON i.collection = r.collection AND i.id = r.id
             LEFT JOIN fedstac.facet f ON f.n = r.n
-            WHERE r.state NOT IN ('published', 'retracted') AND (i.id IS NOT NULL OR f.shown <> 0 OR r.latest)
+            WHERE (r.state NOT IN ('published', 'retracted') OR r.access = 'private')
+              AND (i.id IS NOT NULL OR f.shown <> 0 OR r.latest)
             UNION ALL
             SELECT format('%s/%s is %s without a quarantine, or has one and is %s', collection, id, state, state)
             FROM fedstac.record WHERE (state = 'quarantined' AND quarantine IS NULL)

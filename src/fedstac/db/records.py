@@ -15,11 +15,12 @@ from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
 from fedstac.domain.deletion import has_identifier
 from fedstac.domain.facets import NODES, PLACES
-from fedstac.domain.model import SEARCHED, WITHOUT_DOCUMENT, Change, Draft, LatestClaim, Lineage, Record, State
+from fedstac.domain.model import WITHOUT_DOCUMENT, Change, Draft, LatestClaim, Lineage, Record, State
+from fedstac.domain.policy import Level
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
              document_digest, files_digest, publisher, cv_version, cv_excused, retraction, replicas,
-             superseded, quarantine"""
+             superseded, quarantine, access"""
 A_DAY = 86_400.0  # seconds: no limit, for what is as long as the catalogue
 
 
@@ -80,19 +81,19 @@ async def peek(conn: Connection, key: str, origin: str) -> Lineage:
 
 async def load(
     conn: Connection, lineages: Mapping[str, Lineage], ids: Sequence[str], whole: Sequence[str] = (), *,
-    hidden: str | None = None,
+    hidden: Sequence[str] = (),
 ) -> dict[str, Lineage]:  # fmt: skip
     """Return the lineages with the heads of all their versions, and documents of the latest ones and of `ids`.
 
-    `whole`: keys of lineages of which every published version comes with its document. `hidden`: the id of a dataset
-    that is left out where it is marked for deletion.
+    `whole`: keys of lineages of which every published version comes with its document. `hidden`: `marked`, `private`
+    or both, which are left out of `ids`.
     """
     rows = await conn.fetch(
         f"""SELECT {COLUMNS}, CASE WHEN latest OR id = ANY($2::text[])
                                      OR state = 'published' AND lineage = ANY($3::text[]) THEN document END AS document
             FROM fedstac.record WHERE lineage = ANY($1::text[])
-            AND NOT coalesce(id = $4::text AND state = 'marked', false)""",
-        list(lineages), list(ids), list(whole), hidden,
+            AND NOT (id = ANY($2::text[]) AND (state = ANY ($4::text[]) OR access = ANY ($4::text[])))""",
+        list(lineages), list(ids), list(whole), list(hidden),
     )  # fmt: skip
     records: dict[str, dict[str, Record]] = defaultdict(dict)
     for row in rows:
@@ -118,11 +119,11 @@ async def lineages_of(conn: Connection, collection: str, ids: Sequence[str]) -> 
 
 
 async def states(conn: Connection, datasets: Sequence[tuple[str, str]]) -> dict[tuple[str, str], State]:
-    """Return the states of datasets, given as collection and id; without those that are not here, or gone."""
+    """Return the states of datasets, given as collection and id; without those that are not here, gone, or private."""
     rows = await conn.fetch(
         """SELECT r.collection, r.id, r.state FROM fedstac.record r
            JOIN unnest($1::text[], $2::text[]) d (collection, id) ON r.collection = d.collection AND r.id = d.id
-           WHERE r.document IS NOT NULL""",
+           WHERE r.document IS NOT NULL AND r.access <> 'private'""",
         [collection for collection, _ in datasets], [id for _, id in datasets],
     )  # fmt: skip
     return {(row["collection"], row["id"]): State(row["state"]) for row in rows}
@@ -131,7 +132,7 @@ async def states(conn: Connection, datasets: Sequence[tuple[str, str]]) -> dict[
 def from_row(row: Row) -> Record:
     """Return a record from a row of COLUMNS and `document`."""
     values = dict(row)
-    return Record(**{**values, "state": State(values["state"])})
+    return Record(**{**values, "state": State(values["state"]), "access": Level(values["access"])})
 
 
 async def write(
@@ -187,21 +188,22 @@ async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[t
                       document_digest = c.document_digest, files_digest = c.files_digest, digest = c.digest,
                       publisher = c.publisher, cv_version = c.cv_version, cv_excused = c.cv_excused,
                       retraction = c.retraction, replicas = c.replicas, superseded = c.superseded,
-                      quarantine = c.quarantine, has_identifier = c.has_identifier
+                      quarantine = c.quarantine, has_identifier = c.has_identifier, access = c.access
                FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
                            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[],
                            $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::bool[], $20::text[],
-                           $21::bool[])
+                           $21::bool[], $22::text[])
                     c (collection, id, state, latest, claims_latest, epoch, seq, created, updated, document,
                        document_digest, files_digest, digest, publisher, cv_version, cv_excused, retraction,
-                       replicas, superseded, quarantine, has_identifier)
+                       replicas, superseded, quarantine, has_identifier, access)
                WHERE r.collection = c.collection AND r.id = c.id
-               RETURNING r.n, r.updated, r.document IS NULL AS is_gone, r.state)
+               RETURNING r.n, r.updated, r.document IS NULL AS is_gone, r.state, r.access)
                UPDATE fedstac.facet f SET shown = 0, updated = stored.updated, changed = pg_current_xact_id(),
                       size = CASE WHEN stored.is_gone THEN 0 ELSE f.size END,
                       files = CASE WHEN stored.is_gone THEN 0 ELSE f.files END,
                       codes = CASE WHEN stored.is_gone THEN array_fill(0, '{{{PLACES}}}') ELSE f.codes END
-               FROM stored WHERE f.n = stored.n AND stored.state NOT IN ('published', 'retracted')""",
+               FROM stored WHERE f.n = stored.n
+                 AND (stored.state NOT IN ('published', 'retracted') OR stored.access = 'private')""",
             [r.collection for r in old], [r.id for r in old], [r.state for r in old],
             [r.latest for r in old], [r.claims_latest for r in old], [r.epoch for r in old],
             [r.seq for r in old], [r.created for r in old], [r.updated for r in old],
@@ -209,6 +211,7 @@ async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[t
             [r.digest for r in old], [r.publisher for r in old], [r.cv_version for r in old],
             [r.cv_excused for r in old], [r.retraction for r in old], [r.replicas for r in old],
             [r.superseded for r in old], [r.quarantine for r in old], [has_identifier(r.document) for r in old],
+            [r.access for r in old],
         )  # fmt: skip
 
 
@@ -240,7 +243,7 @@ async def _restate(conn: Connection, changes: Sequence[Change]) -> None:
 STORED = (
     "collection", "id", "lineage", "origin", "version", "state", "latest", "claims_latest", "epoch", "seq", "created",
     "updated", "document", "document_digest", "files_digest", "digest", "publisher", "cv_version", "cv_excused",
-    "retraction", "replicas", "superseded", "quarantine",
+    "retraction", "replicas", "superseded", "quarantine", "access",
 )  # fmt: skip
 _row = attrgetter(*STORED)
 
@@ -267,7 +270,7 @@ async def _advance(
 
 
 def _is_found(record: Record | None) -> bool:
-    return record is not None and record.state in SEARCHED
+    return record is not None and record.is_found
 
 
 def _exists(record: Record | None) -> bool:
@@ -286,10 +289,10 @@ async def _index(conn: Connection, changes: Sequence[Change], leaves: Mapping[st
         leaf = leaves.get(collection)
         if leaf is None:  # the collection is deleted: tombstones only
             continue
-        searchable = [change for change in group if change.after.state in SEARCHED]
+        searchable = [change for change in group if change.after.is_found]
         await _insert_copies(conn, leaf, [change for change in searchable if change.draft])
         await _update_copies(conn, leaf, [change for change in searchable if not change.draft])
-        hidden_ids = [change.after.id for change in group if change.after.state not in SEARCHED]
+        hidden_ids = [change.after.id for change in group if not change.after.is_found]
         if hidden_ids:
             await conn.execute(f"DELETE FROM {leaf} WHERE id = ANY($1::text[])", hidden_ids)
 
@@ -343,7 +346,8 @@ async def _update_copies(conn: Connection, leaf: str, changes: Sequence[Change])
 
 
 def _state(record: Record, more: Mapping[str, object] = MappingProxyType({})) -> str:
-    return orjson.dumps({**documents.state_of(record), **more}).decode()
+    level = {documents.ACCESS: record.access} if record.access is not Level.OPEN else {}
+    return orjson.dumps({**documents.state_of(record), **more, **level}).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +371,8 @@ async def remove_some(
                               p (id, epoch, seq)
                          WHERE r.origin = $1 AND r.collection = $2 AND r.id = p.id
                            AND (r.epoch, r.seq) <= (p.epoch, p.seq)
-                         RETURNING r.id, r.n, r.state IN ('published', 'retracted') AS counted),
+                         RETURNING r.id, r.n, r.state IN ('published', 'retracted') AND r.access <> 'private'
+                                   AS counted),
                 unseen AS (UPDATE fedstac.facet f SET shown = 0, changed = pg_current_xact_id()
                            FROM gone WHERE f.n = gone.n),
                 less AS (INSERT INTO fedstac.tally (collection, records)
@@ -410,7 +415,8 @@ async def remove(conn: Connection, origin: str, before_epoch: int, *, most: int 
     removed = await conn.fetchval(
         """WITH gone AS (DELETE FROM fedstac.record WHERE origin = $1 AND epoch < $2
                            AND ($3::text[] IS NULL OR lineage = ANY ($3))
-                         RETURNING collection, n, state IN ('published', 'retracted') AS counted),
+                         RETURNING collection, n, state IN ('published', 'retracted') AND access <> 'private'
+                                   AS counted),
                 unseen AS (UPDATE fedstac.facet f SET shown = 0, changed = pg_current_xact_id()
                            FROM gone WHERE f.n = gone.n),
                 less AS (INSERT INTO fedstac.tally (collection, records)

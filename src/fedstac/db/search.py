@@ -14,11 +14,13 @@ import orjson
 from fedstac.db import conditions
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import BadRequest
+from fedstac.domain.policy import Level
 from fedstac.domain.visibility import Visibility
 from fedstac.runtime.causes import Cause, cause_of
 
 STATE_COLUMNS = (
-    "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.replicas, r.document"
+    "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.replicas, r.document, "
+    "r.access"
 )
 PAGE_BYTES = 4 << 20  # of the documents of a page
 # SQLSTATE: data exception, program limit, not supported. What is missing (a table, a right) is no searcher's doing.
@@ -58,10 +60,16 @@ class ServedItem:
     retraction: str | None
     replicas: str | None
     document: str
+    access: Level = Level.OPEN
     versions: tuple[str | None, str | None, str | None] = (None, None, None)  # predecessor, successor, latest
     replaced_by: str | None = None  # of a retracted dataset: the one to use instead, if that can be seen
     replaces: tuple[str, ...] = ()  # retracted datasets that name this one as their replacement
     quarantine: str | None = None  # JSON; searches find none that is under quarantine
+
+    @property
+    def has_hidden_files(self) -> bool:
+        """Whether its files are shown to some readers only."""
+        return self.state != "published" or self.access is not Level.OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,25 +106,32 @@ class ItemPage:
 def from_row(row: Row) -> ServedItem:
     return ServedItem(
         row["collection"], row["id"], row["state"], row["latest"], row["created"], row["updated"], row["cv_version"],
-        row["retraction"], row["replicas"], row["document"],
+        row["retraction"], row["replicas"], row["document"], Level(row["access"]),
     )  # fmt: skip
 
 
 async def item(conn: Connection, collection: str, item_id: str) -> tuple[ServedItem, bytes] | None:
-    """Return a dataset as it is served, with links to other versions, and its digest; None where it is not here."""
+    """Return a dataset as it is served, with links to other versions, and its digest; None where it is not here.
+
+    It may be private: then the caller of this function decides who gets it. No link leads to a private one.
+    """
     row = await conn.fetchrow(
         f"""SELECT {STATE_COLUMNS}, r.digest, r.quarantine,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version < r.version
-                    AND o.state IN ('published', 'retracted') ORDER BY o.version DESC LIMIT 1) AS predecessor,
+                    AND o.state IN ('published', 'retracted') AND o.access <> 'private'
+                    ORDER BY o.version DESC LIMIT 1) AS predecessor,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version > r.version
-                    AND o.state IN ('published', 'retracted') ORDER BY o.version LIMIT 1) AS successor,
+                    AND o.state IN ('published', 'retracted') AND o.access <> 'private'
+                    ORDER BY o.version LIMIT 1) AS successor,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.latest) AS latest_id,
                    (SELECT o.id FROM fedstac.record o WHERE r.retraction IS NOT NULL AND o.collection = r.collection
                     AND o.id = r.retraction::jsonb->>'replaced_by' AND o.state IN ('published', 'retracted')
+                    AND o.access <> 'private'
                    ) AS replaced_by,
                    ARRAY(SELECT o.id FROM fedstac.record o WHERE o.retraction IS NOT NULL
                          AND o.collection = r.collection AND o.retraction::jsonb->>'replaced_by' = r.id
                          AND o.state || '' = 'retracted'  -- not by the index of all retracted ones
+                         AND o.access <> 'private'
                          ORDER BY o.id LIMIT {MOST_REPLACED}) AS replaces
             FROM fedstac.record r WHERE r.collection = $1 AND r.id = $2
               AND r.state IN ('published', 'retracted', 'quarantined')""",
@@ -214,7 +229,8 @@ async def read(
                 SELECT p.n, {STATE_COLUMNS}, count(*) OVER () AS there,
                        sum(octet_length(r.document)) OVER (ORDER BY p.n) - octet_length(r.document) AS before
                 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY p (collection, id, n)
-                JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id AND r.state = ANY ($3::text[]))
+                JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id AND r.state = ANY ($3::text[])
+                     AND r.access <> 'private')
             SELECT {STATE_COLUMNS.replace("r.", "")}, n, there FROM sized WHERE before < $4 ORDER BY n""",
         [collection for collection, _ in keys], [id for _, id in keys], STATES_FOUND[visibility], most_bytes,
     )  # fmt: skip
@@ -382,7 +398,8 @@ async def are_shown(conn: Connection, collection: str, ids: Sequence[str]) -> bo
     """Tell whether searches find all of these datasets."""
     shown: bool = await conn.fetchval(
         """SELECT count(*) = cardinality($2::text[]) FROM fedstac.record
-           WHERE collection = $1 AND id = ANY ($2::text[]) AND state IN ('published', 'retracted')""",
+           WHERE collection = $1 AND id = ANY ($2::text[]) AND state IN ('published', 'retracted')
+             AND access <> 'private'""",
         collection, ids,
     )  # fmt: skip
     return shown

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fedstac.db.connections import Connection, Row
 
-COLUMNS = """r.collection, r.id, r.state, r.origin, r.updated, coalesce(d.ended_at, r.updated) AS deleted_at,
+COLUMNS = """r.collection, r.id, r.state, r.access, r.origin, r.updated, coalesce(d.ended_at, r.updated) AS deleted_at,
              d.ended_by AS deleted_by, d.id AS deletion, d.institution"""
 OF_DELETION = """LEFT JOIN LATERAL (
                      SELECT d.* FROM fedstac.deletion d WHERE d.collection = r.collection AND d.dataset = r.id
@@ -25,6 +25,7 @@ class Tombstone:
     collection: str
     id: str
     state: str
+    access: str
     origin: str
     updated: datetime
     deleted_at: datetime

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
+import orjson
+
 from fedstac.domain import events
-from fedstac.domain.model import State
-from fedstac.domain.policy import Action, Level, Policy, Principal, Resource
+from fedstac.domain.documents import ACCESS
+from fedstac.domain.model import Draft, State
+from fedstac.domain.policy import READING, Level, Policy, Principal, Resource, read_level
 from fedstac.domain.visibility import may_see_files, may_see_hidden
 
-PROPERTY: Final = "fedstac:access"
-READING: Final = (Action.PUBLISH, Action.UPDATE, Action.REPLICATE)  # who may do one of them reads what is not open
 INTERNAL: Final = ("actor", "reason", "previous_state", "actions")  # of an event: who did it, and what it uncovers
 OF_FILES: Final = ("unreferenced", "still_referenced")  # of a deletion: the addresses of its files
 COVERED: Final = frozenset((events.MARKED, events.UNMARKED))  # which outsiders are not to know of
@@ -112,14 +113,14 @@ class DatasetReader:
 
 def level_of(properties: Mapping[str, Any]) -> Level:
     """Return the level that a document states in its properties. One that nobody knows is private."""
-    return read_level(properties.get(PROPERTY))
+    return read_level(properties.get(ACCESS))
 
 
-def read_level(value: object) -> Level:
-    """Return the level of that name: open without one, private where there is no such level."""
-    if value is None:
-        return Level.OPEN
-    return next((level for level in Level if level == value), Level.PRIVATE)
+def level_of_draft(draft: Draft, policy: Policy) -> Level:
+    """Return the level of a dataset that is written: its document's or its project's, the stricter one."""
+    text = draft.search.properties
+    of_document = level_of(orjson.loads(text)) if ACCESS in text else Level.OPEN
+    return of_document.stricter(policy.level_of(draft.collection))
 
 
 def needing_grants(datasets: Iterable[DatasetAccess]) -> set[tuple[str, str]]:

@@ -21,7 +21,7 @@ from fedstac.domain import retraction
 from fedstac.domain.actions import quarantine
 from fedstac.domain.errors import BadRequest, BulkChanged, Finding, StacInvalid, UnderQuarantine
 from fedstac.domain.model import State
-from fedstac.domain.policy import Action, Policy, Principal, Resource
+from fedstac.domain.policy import READING, Action, Policy, Principal, Resource
 from fedstac.domain.visibility import may_see_hidden
 
 MOST: Final = 100_000  # datasets of one change
@@ -105,6 +105,7 @@ class GroupKey(NamedTuple):
     institution: str | None
     state: State
     is_quarantined: bool  # also where the state is marked
+    is_private: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +142,11 @@ def permit(
     for group in groups:
         may_quarantine = policy.may_one_of(caller, (Action.QUARANTINE,), group.resource)
         is_marked = group.key.state is State.MARKED
-        if (is_marked and not may_see_hidden(policy, caller, group.resource)) or (
-            group.key.state is State.QUARANTINED and not named and not may_quarantine
+        is_readable = not group.key.is_private or policy.without_homes.may_one_of(caller, READING, group.resource)
+        if (
+            not is_readable
+            or (is_marked and not may_see_hidden(policy, caller, group.resource))
+            or (group.key.state is State.QUARANTINED and not named and not may_quarantine)
         ):
             hidden.append(group.key)
             continue

@@ -17,6 +17,7 @@ import orjson
 from fedstac.domain import facets, geometry
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.model import Draft, Record, SearchCopy, rfc3339
+from fedstac.domain.policy import Level
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
 Document = Mapping[str, Any]  # a STAC Item as parsed; never mutated
@@ -25,6 +26,7 @@ SERVER_LINKS = frozenset(
     ("self", "root", "parent", "collection", "predecessor-version", "successor-version", "latest-version")
 )
 SERVER_PROPERTIES = frozenset(("latest", "retracted", "created", "updated"))
+ACCESS = "fedstac:access"  # a property of fedstac's that publishers set (domain/access.py)
 OUR_EXTENSION = "/extensions/fedstac/"  # in the URI of ours, at whatever node served the item
 EXTENSION_PATH = "/extensions/fedstac/v1.0.0/schema.json"
 EXTENSIONS, LINKS, TAIL = '{"stac_extensions":[', '"links":[', "}}"
@@ -34,13 +36,17 @@ FAR_OFFSET = re.compile(r"[+-](?:1[6-9]|2[0-3]):[0-5][0-9]$")
 
 
 def without_server_members(document: Document) -> Document:
-    """Return the document less the members that the server owns, in the order in which it is stored."""
+    """Return the document less the members that the server owns, in the order in which it is stored.
+
+    An access level stays where it says something: without one a dataset is open.
+    """
     properties = document["properties"]
     if not SERVER_PROPERTIES.isdisjoint(properties) or "fedstac:" in "\n".join(properties):
         properties = {
             name: value
             for name, value in properties.items()
-            if name not in SERVER_PROPERTIES and not name.startswith("fedstac:")
+            if (name not in SERVER_PROPERTIES and not name.startswith("fedstac:"))
+            or (name == ACCESS and value != Level.OPEN)
         }
     links = [link for link in document["links"] if not is_of_the_server(link)]
     rest = {name: value for name, value in document.items() if name not in ("stac_extensions", "links", "properties")}
@@ -58,7 +64,7 @@ def is_of_the_server(link: Mapping[str, Any]) -> bool:
 
 def warn_of_server_members(document: Document) -> tuple[Finding, ...]:
     """Return warnings for members that the server owns and a publisher sent."""
-    ours = [name for name in document["properties"] if name.startswith("fedstac:")]
+    ours = [name for name in document["properties"] if name.startswith("fedstac:") and name != ACCESS]
     ours += [
         name for name, value in (("latest", True), ("retracted", False))
         if document["properties"].get(name, value) is not value
@@ -68,6 +74,15 @@ def warn_of_server_members(document: Document) -> tuple[Finding, ...]:
                 Severity.WARNING)
         for name in ours
     )  # fmt: skip
+
+
+def refuse_level(document: Document) -> tuple[Finding, ...]:
+    """Return an error for an access level that nobody knows."""
+    value = document["properties"].get(ACCESS, Level.OPEN)
+    if value in list(Level):
+        return ()
+    message = f"`{ACCESS}` is one of {', '.join(Level)}, and not {str(value)[:80]!r}"
+    return (Finding("access", f"/properties/{ACCESS}", message),)
 
 
 def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None) -> Draft:

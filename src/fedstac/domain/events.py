@@ -20,6 +20,7 @@ import orjson
 from fedstac.domain import documents, grants
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.model import GONE, Change, Draft, Record, State, moment, rfc3339
+from fedstac.domain.policy import Level, read_level
 from fedstac.domain.shared_files import ReleasedFiles
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
@@ -211,6 +212,7 @@ def _data(record: Record, digest_of: DigestOf) -> dict[str, object]:
         **({"retraction": orjson.loads(record.retraction)} if record.retraction is not None else {}),
         **({"superseded": True} if record.superseded else {}),
         **({"quarantine": orjson.loads(record.quarantine)} if record.quarantine is not None else {}),
+        **({"access": record.access} if record.access is not Level.OPEN else {}),
         "digest": record.digest.hex(),
     }
 
@@ -368,6 +370,7 @@ def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Da
         replicas=draft.replicas if draft else None,
         retraction=_object(data.get("retraction")),
         quarantine=_object(data.get("quarantine")),
+        access=read_level(data.get("access")),
         superseded=data.get("superseded") is True,
         cv_excused=_excused(cv.get("excused")),
     )

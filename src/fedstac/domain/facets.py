@@ -59,7 +59,7 @@ def _preferred(vocabulary: Vocabulary) -> tuple[str, ...]:
 @lru_cache(maxsize=4096)
 def may_have_place(name: str) -> bool:
     """Return whether rows may have codes of a property."""
-    return name.rpartition(":")[2] not in UNIQUE_NAMES
+    return name.rpartition(":")[2] not in UNIQUE_NAMES and name != "fedstac:access"  # the server's, where a policy asks
 
 
 def nodes_of(own: Iterable[str], replicas: Iterable[str]) -> list[str]:

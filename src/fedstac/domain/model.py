@@ -14,7 +14,7 @@ from uuid import UUID
 
 from fedstac.domain.deletion import Deletion
 from fedstac.domain.errors import Finding, Problem
-from fedstac.domain.policy import ROLES, Policy
+from fedstac.domain.policy import ROLES, Level, Policy
 from fedstac.domain.vocabulary import ParsedVocabularies, Vocabulary
 
 
@@ -118,6 +118,7 @@ class Record:
     retraction: str | None = None  # JSON text: reason, errata, replaced_by, data; also while it is marked
     superseded: bool = False  # given up by its publisher, not by a newer version: never latest again by itself
     quarantine: str | None = None  # JSON text: reason, case, contact, links; also while it is marked
+    access: Level = Level.OPEN  # who may have it; of a tombstone: who might have had it
 
     @cached_property
     def digest(self) -> bytes:
@@ -136,6 +137,7 @@ class Record:
                 *([self.retraction] if self.retraction is not None else []),
                 *(["superseded"] if self.superseded else []),
                 *([f"quarantine {self.quarantine}"] if self.quarantine is not None else []),
+                *([f"access {self.access}"] if self.access is not Level.OPEN else []),
             )
         )
         return hashlib.sha256(self.document_digest + state.encode()).digest()
@@ -144,6 +146,11 @@ class Record:
     def is_retracted(self) -> bool:
         """Whether it must not be used; a quarantine stands beside that."""
         return self.state is State.RETRACTED or (self.state is State.QUARANTINED and self.retraction is not None)
+
+    @property
+    def is_found(self) -> bool:
+        """Whether searches find it."""
+        return self.state in SEARCHED and self.access is not Level.PRIVATE
 
     @property
     def claim(self) -> LatestClaim | None:

@@ -98,6 +98,7 @@ AMENDING = (  # what a PATCH or a PUT of a dataset may come to
     Action.UPDATE, Action.ANNOTATE, Action.SUPERSEDE, Action.RETRACT, Action.REPLICATE, Action.REINSTATE,
     Action.REPLACE,
 )  # fmt: skip
+READING = (Action.PUBLISH, Action.UPDATE, Action.REPLICATE)  # who may do one of them reads what is not open
 ADMINISTRATIVE = frozenset(
     (Action.COLLECTIONS, Action.GROUPS, Action.MESSAGING, Action.DELETIONS, Action.READ_GRANTS)
 )  # done at any node, not at the home of a dataset
@@ -132,6 +133,13 @@ class Level(StrEnum):
         """Return the stricter of two levels."""
         levels = list(Level)
         return max(self, other, key=levels.index)
+
+
+def read_level(value: object) -> Level:
+    """Return the level of that name: open without one, private where there is no such level."""
+    if value is None:
+        return Level.OPEN
+    return next((level for level in Level if level == value), Level.PRIVATE)
 
 
 class By(StrEnum):

@@ -81,7 +81,7 @@ class Checker:
         if vocabulary is not None:
             for check in CHECKS:
                 findings += tuple(islice(check(document, vocabulary), MOST_FINDINGS))
-        findings += documents.warn_of_server_members(document)
+        findings += documents.warn_of_server_members(document) + documents.refuse_level(document)
         if not findings:
             return findings
         return tuple(dict.fromkeys(_with_severities(findings, vocabulary)))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from fedstac.domain import events
 from fedstac.domain.model import Change, Lineage, Record, State, World
-from fedstac.domain.policy import Action
+from fedstac.domain.policy import Action, Level
 
 PROMOTE = "promote"  # what an event says of a version that is latest again
 
@@ -38,33 +38,55 @@ def restore(record: Record, lineage: Lineage) -> Record:
     return replace(record, state=State.PUBLISHED, latest=latest, claims_latest=latest)
 
 
+def at_level(record: Record, lineage: Lineage, level: Level) -> Record:
+    """Return the record with an access level. What becomes private is not latest; what was private may be latest."""
+    if level is record.access:
+        return record
+    after = replace(record, access=level)
+    if level is not Level.PRIVATE and record.access is not Level.PRIVATE:
+        return after
+    latest = after.state is State.PUBLISHED and may_be_latest(after, lineage)
+    return replace(after, latest=latest, claims_latest=latest)
+
+
 def supersede(record: Record) -> Record:
     """Return the record as given up by its publisher: never latest again by itself."""
     return replace(record, latest=False, claims_latest=False, superseded=True)
 
 
 def is_newest(version: int | None, lineage: Lineage) -> bool:
-    """Tell whether no version is higher, in whatever state. One that was cleared counts as never there."""
+    """Tell whether no version is higher, in whatever state.
+
+    One that was cleared counts as never there, and so does a private one: nobody is to learn of it.
+    """
     return all(
-        (version or 0) >= (record.version or 0) or record.state is State.CLEARED for record in lineage.records.values()
+        (version or 0) >= (record.version or 0)
+        for record in lineage.records.values()
+        if record.state is not State.CLEARED and record.access is not Level.PRIVATE
     )
 
 
 def may_be_latest(record: Record, lineage: Lineage) -> bool:
-    """Tell whether a version that comes back is the latest: the newest of all, and not given up by its publisher."""
-    return not record.superseded and is_newest(record.version, lineage)
+    """Tell whether a version that comes back is the latest: the newest of all, and not given up by its publisher.
+
+    A private one never is: nothing that others see follows from it.
+    """
+    return not record.superseded and record.access is not Level.PRIVATE and is_newest(record.version, lineage)
 
 
 def changes(change: Change, lineage: Lineage, world: World) -> tuple[Change, ...]:
     """Return a change with those that it brings along, in the order in which they are written and announced.
 
-    Another version that was the latest is demoted before. Where a retraction or a mark takes the latest away and the
-    project wants it (promote_previous), the version before is promoted after.
+    Another version that was the latest is demoted before. Where a retraction, a mark or a level takes the latest away
+    and the project wants it (promote_previous), the version before is promoted after.
     """
     demoted = _demotion(lineage, world, by=change.after.id) if change.after.latest else ()
     lineage = lineage.after(demoted)
     own = alone(change, lineage, world)
-    gives_up_latest = change.before is not None and change.before.latest and change.after.state is not State.PUBLISHED
+    gives_up_latest = (
+        change.before is not None and change.before.latest
+        and (change.after.state is not State.PUBLISHED or change.after.access is Level.PRIVATE)
+    )  # fmt: skip
     if not gives_up_latest or not world.policy.promotes(change.after.collection):
         return (*demoted, own)
     return (*demoted, own, *_promotion(lineage.after((own,)), world, instead_of=own.after))
@@ -90,13 +112,16 @@ def _demotion(lineage: Lineage, world: World, *, by: str) -> tuple[Change, ...]:
 
 def _promotion(lineage: Lineage, world: World, *, instead_of: Record) -> tuple[Change, ...]:
     candidates = [
-        record for record in lineage.records.values() if record.state is State.PUBLISHED and not record.superseded
+        record
+        for record in lineage.records.values()
+        if record.is_found and record.state is State.PUBLISHED and not record.superseded
     ]
     previous = max(candidates, key=lambda record: record.version or 0, default=None)
     if previous is None:
         return ()
     after = _next(replace(previous, latest=True, claims_latest=True), lineage, world)
-    reason = f"latest again: {instead_of.id} is {instead_of.state}"
+    what = instead_of.state if instead_of.state is not State.PUBLISHED else instead_of.access
+    reason = f"latest again: {instead_of.id} is {what}"
     return (Change(events.UPDATED, previous, after, reason=reason, actions=(PROMOTE,)),)
 
 

@@ -18,6 +18,7 @@ import shapely
 
 from fedstac.domain import documents, facets, geometry
 from fedstac.domain.model import Draft, Record, SearchCopy, State
+from fedstac.domain.policy import read_level
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.geoparquet.manifest import SnapshotBroken, SnapshotPart
 
@@ -47,6 +48,7 @@ SCHEMA: Final = pa.schema(
         pa.field("retraction", pa.string()),  # JSON
         pa.field("superseded", pa.bool_(), nullable=False),
         pa.field("quarantine", pa.string()),  # JSON
+        pa.field("access", pa.string(), nullable=False),  # open, controlled or private
         pa.field("digest", pa.binary(), nullable=False),  # sha-256 of the state
         pa.field("document_digest", pa.binary(), nullable=False),
         pa.field("files_digest", pa.binary(), nullable=False),
@@ -96,7 +98,8 @@ def _row(record: Record, vocabulary: Vocabulary | None) -> dict[str, Any]:
         "state": record.state.value, "latest": record.claims_latest, "seq": record.seq, "created": record.created,
         "updated": record.updated, "publisher": record.publisher, "cv_version": record.cv_version,
         "cv_excused": record.cv_excused, "replicas": record.replicas, "retraction": record.retraction,
-        "superseded": record.superseded, "quarantine": record.quarantine, "digest": record.digest,
+        "superseded": record.superseded, "quarantine": record.quarantine,
+        "access": record.access.value, "digest": record.digest,
         "document_digest": record.document_digest, "files_digest": record.files_digest,
     }  # fmt: skip
     if record.document is None:
@@ -161,13 +164,13 @@ LoadedDataset = tuple[Record, Draft | None]
 def _dataset(row: Sequence[Any], origin: str, epoch: int) -> LoadedDataset:
     (
         collection, id, lineage, version, state, latest, seq, created, updated, publisher, cv_version, cv_excused,
-        replicas, retraction, superseded, quarantine, digest, document_digest, files_digest, starts, ends, footprint,
-        coded, at, document,
+        replicas, retraction, superseded, quarantine, access, digest, document_digest, files_digest, starts, ends,
+        footprint, coded, at, document,
     ) = row  # fmt: skip
     record = Record(
         collection, id, lineage, origin, version, _STATES[state], latest, latest, epoch, seq, created, updated,
         document, document_digest, files_digest, publisher, cv_version, cv_excused, replicas, retraction, superseded,
-        quarantine,
+        quarantine, read_level(access),
     )  # fmt: skip
     record.__dict__["digest"] = digest  # what the record would compute: the sha-256 of the part vouches for it
     if document is None:

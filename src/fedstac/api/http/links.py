@@ -11,6 +11,7 @@ import orjson
 from fedstac.db.search import ServedItem
 from fedstac.domain import collections, documents
 from fedstac.domain.model import rfc3339
+from fedstac.domain.policy import Level
 
 GEOJSON, JSON = "application/geo+json", "application/json"
 OPENAPI = "application/vnd.oai.openapi+json;version=3.1"
@@ -38,7 +39,8 @@ def entity_tag(item: ServedItem, digest: bytes, *, shows_files: bool = False) ->
 def item_text(base: str, item: ServedItem, *, shows_files: bool = False) -> str:
     """Return a dataset as it is served: the stored text with state and links spliced in.
 
-    shows_files: of a dataset that is retracted or under quarantine too, whose files are left out for everybody else.
+    shows_files: of a dataset that is retracted, under quarantine or not open, whose files are left out for everybody
+    else.
     """
     own = item_url(base, item.collection, item.id)
     parent = f"{base}/collections/{quote(item.collection)}"
@@ -59,13 +61,14 @@ def item_text(base: str, item: ServedItem, *, shows_files: bool = False) -> str:
         f'"created":"{rfc3339(item.created)}","updated":"{rfc3339(item.updated)}","fedstac:state":"{item.state}"'
     )
     members = (("cv_version", item.cv_version and _json(item.cv_version)), ("retraction", item.retraction),
+            ("access", _json(item.access) if item.access is not Level.OPEN else None),
             ("replicas", item.replicas), ("quarantine", _notice(item, whole=shows_files)))  # fmt: skip
     state += "".join(f',"fedstac:{name}":{text}' for name, text in members if text is not None)
     extension = _json(base + documents.EXTENSION_PATH)
     text = documents.splice(item.document, extension=extension, links=links, state=state)
-    if item.state != "published" and not shows_files:  # known and explained, and not to be had
+    if item.has_hidden_files and not shows_files:  # known and explained, and not to be had
         return orjson.dumps({**orjson.loads(text), "assets": {}}).decode()
-    return text
+    return text if item.access is Level.OPEN else orjson.dumps(orjson.loads(text)).decode()  # its own level goes
 
 
 def _is_retracted(item: ServedItem) -> bool:

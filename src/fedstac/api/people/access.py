@@ -17,7 +17,7 @@ from fedstac.domain import explaining
 from fedstac.domain.errors import BadRequest, MissingPermission
 from fedstac.domain.explaining import NotDescribed
 from fedstac.domain.groups import Identity, Membership
-from fedstac.domain.policy import Action, Principal, Resource
+from fedstac.domain.policy import Action, Level, Principal, Resource
 
 
 async def get_explain(call: Call) -> Response:
@@ -67,7 +67,8 @@ async def _principal_of(conn: Connection, description: list[str]) -> Principal:
 async def _touched(conn: Connection, node: Node, parameters: QueryParams) -> Resource:
     """Return what the action would touch.
 
-    The institution of a stored dataset is that of its document. That of any other one is taken from its id.
+    The institution of a stored dataset is that of its document. That of any other one, and of a private one, is taken
+    from its id.
     """
     item = parameters.get("item", "")
     if not item:
@@ -78,6 +79,7 @@ async def _touched(conn: Connection, node: Node, parameters: QueryParams) -> Res
     vocabulary = vocabularies.current(collection)
     if institution is None and vocabulary is not None:
         dataset = await search.item(conn, collection, item)
-        value = orjson.loads(dataset[0].document)["properties"].get(vocabulary.institution) if dataset else None
+        item_there = dataset[0] if dataset is not None and dataset[0].access is not Level.PRIVATE else None
+        value = orjson.loads(item_there.document)["properties"].get(vocabulary.institution) if item_there else None
         institution = value if isinstance(value, str) else explaining.institution_of(item, vocabulary)
     return Resource(item, collection, institution, frozenset(parameters.getlist("node")))

@@ -9,9 +9,10 @@ import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
+from fedstac.api.search import views
 from fedstac.db import collections, search
 from fedstac.domain.errors import CollectionDoesNotExist, ItemDoesNotExist
-from fedstac.domain.policy import Action, Resource
+from fedstac.domain.policy import Action, Level, Resource
 
 READ = ("GET", "HEAD", "OPTIONS")
 OF_ITEM = (
@@ -28,7 +29,7 @@ async def options_item(call: Call) -> Response:
     collection, item_id = call.path_params["collection_id"], call.path_params["item_id"]
     async with node.pool.acquire() as conn:
         dataset = await search.item(conn, collection, item_id)
-    if dataset is None:
+    if dataset is None or (dataset[0].access is Level.PRIVATE and not await views.may_read_private(call, dataset[0])):
         raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are")
     vocabulary = await node.vocabulary(collection, dataset[0].cv_version)
     institution = orjson.loads(dataset[0].document)["properties"].get(vocabulary.institution) if vocabulary else None

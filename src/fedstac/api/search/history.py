@@ -13,16 +13,17 @@ from starlette.responses import Response
 from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
 from fedstac.api.http.streaming import StreamedAnswer
-from fedstac.api.search import files_of_retracted
+from fedstac.api.search import views
 from fedstac.api.writing import intake
 from fedstac.api.writing.collections import existing
 from fedstac.db import history
 from fedstac.db.history import EventRow, StatusRow, VersionRow
 from fedstac.domain import events, strict_json, visibility
+from fedstac.domain.access import DatasetAccess, View
 from fedstac.domain.errors import BadRequest, ItemDoesNotExist, TakesTooLong
 from fedstac.domain.events import PREFIX
 from fedstac.domain.model import State, rfc3339
-from fedstac.domain.policy import Principal, Resource
+from fedstac.domain.policy import Level, Principal, Resource
 from fedstac.runtime import budget
 from fedstac.runtime.budget import Budget
 
@@ -49,6 +50,7 @@ async def get_history(call: Call) -> Response:
     async with node.search_pool.acquire() as conn:
         states = history.SHOWN_TO_MANAGERS if caller else history.BY_ID
         versions = await history.versions(conn, collection, item_id, states)
+    versions = await _readable(call, caller, versions)
     sees_hidden = bool(caller and versions) and await _sees_hidden(call, caller, collection, item_id, versions)
     if not sees_hidden:
         versions = [
@@ -77,7 +79,24 @@ async def get_history(call: Call) -> Response:
         "collection": collection, "id": item_id, "versions": [_version(call, collection, each) for each in versions],
         "events": [_event(each, sees_hidden=sees_hidden) for each in page.events], "links": page_links,
     }  # fmt: skip
-    return Response(orjson.dumps(body), headers=files_of_retracted.PRIVATE, media_type=links.JSON)
+    return Response(orjson.dumps(body), headers=views.PRIVATE, media_type=links.JSON)
+
+
+async def _readable(call: Call, caller: Principal | None, versions: Sequence[VersionRow]) -> list[VersionRow]:
+    """Return the versions less the private ones that the caller may not read."""
+    own = next((version for version in versions if version.document is not None), None)
+    private = [version for version in versions if version.access == Level.PRIVATE]
+    if not private or own is None:
+        return list(versions)
+    collection = call.path_params["collection_id"]
+    institution = await views.institution_of(call, collection, own.cv_version, own.document)
+    readable = await views.views_on(call, caller, [
+        DatasetAccess(Resource(each.id, collection, institution), State(each.state), Level.PRIVATE) for each in private
+    ])  # fmt: skip
+    return [
+        version for version in versions
+        if version.access != Level.PRIVATE or readable[collection, version.id] > View.NOTHING
+    ]  # fmt: skip
 
 
 def _event_id(text: str | None) -> UUID | None:
@@ -91,7 +110,7 @@ async def _sees_hidden(
     call: Call, caller: Principal | None, collection: str, item_id: str, versions: Sequence[VersionRow]
 ) -> bool:
     own = next((version for version in versions if version.id == item_id), versions[0])
-    institution = await files_of_retracted.institution_of(call, collection, own.cv_version, own.document)
+    institution = await views.institution_of(call, collection, own.cv_version, own.document)
     return visibility.may_see_hidden(call.node.policy, caller, Resource(item_id, collection, institution))
 
 

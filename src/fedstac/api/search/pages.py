@@ -15,7 +15,7 @@ from starlette.responses import Response
 from fedstac.api.call import Call
 from fedstac.api.http import links
 from fedstac.api.http.streaming import StreamedAnswer
-from fedstac.api.search import files_of_retracted
+from fedstac.api.search import views
 from fedstac.db import search
 from fedstac.db.search import Anchor, ServedItem
 from fedstac.domain.errors import Finding, TakesTooLong, Unavailable
@@ -99,7 +99,7 @@ class PageWriter:
     async def answer(self) -> Response:
         """Return the answer: in one piece if a read is enough, else as a stream."""
         services = self._call.services
-        headers = files_of_retracted.PRIVATE_PAGES if self._caller else files_of_retracted.OF_PAGES
+        headers = views.PRIVATE_PAGES if self._caller else views.OF_PAGES
         start = self._beginning() + await self._features(self._page.items.items)
         if not self._rest:
             return Response(start + self._end(), headers=headers, media_type=links.GEOJSON)
@@ -147,9 +147,9 @@ class PageWriter:
         if not items:
             return b""
         call = self._call
-        with_files = files_of_retracted.NOBODYS
+        with_files = views.NOBODYS
         if self._caller is not None:
-            with_files = await files_of_retracted.shown_to(call, self._caller, items)
+            with_files = await views.shown_to(call, self._caller, items)
         size = sum(len(item.document) for item in items)
         work = partial(_as_list, partial(item_texts, self._page, call.base_url, items, with_files))
         text = await call.services.threads.run(work) if len(items) > FEW_ITEMS or size > FEW_BYTES else work()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from email.utils import format_datetime
 from functools import partial
@@ -19,7 +19,7 @@ from fedstac.api.call import Call, Services
 from fedstac.api.deletions import tombstones as gone
 from fedstac.api.http import links, preconditions
 from fedstac.api.http.files import FileAnswer
-from fedstac.api.search import files_of_retracted, parquet
+from fedstac.api.search import parquet, views
 from fedstac.api.search import query as queries
 from fedstac.api.search.pages import (
     FACTOR,
@@ -43,7 +43,7 @@ from fedstac.db.tombstones import Tombstone
 from fedstac.domain import strict_json
 from fedstac.domain.errors import BadRequest, ItemDeleted, ItemDoesNotExist, Unauthenticated, Unavailable
 from fedstac.domain.model import rfc3339
-from fedstac.domain.policy import Principal
+from fedstac.domain.policy import Level, Principal
 from fedstac.domain.visibility import Visibility
 
 T = TypeVar("T")
@@ -120,23 +120,33 @@ async def get_item(call: Call) -> Response:
     asks_for_tombstone = queries.deleted_of(call.query_params.get("deleted") or None)
     async with node.search_pool.acquire() as conn:
         row = await search.item(conn, collection, item_id)
-        if row is None:
+        is_private = row is not None and row[0].access is Level.PRIVATE
+        if row is None or is_private:
             await existing(conn, collection)
             tombstone = await tombstones.read(conn, collection, item_id)  # for all alike: the time tells nothing
     if row is None:
         return await _answer_of_missing(call, tombstone, is_asked_for=asks_for_tombstone)
     item, digest = row
+    if is_private and not (_asks_for_files(call) and await views.may_read_private(call, item)):
+        return await _answer_of_missing(call, tombstone, is_asked_for=asks_for_tombstone)
     asks_for_files = queries.access_of(call.query_params.get("access") or None)
     shows_files = asks_for_files and (collection, item_id) in await _with_files(call, (item,))
     etag = links.entity_tag(item, digest, shows_files=shows_files)
     headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
     if asks_for_files:
-        headers |= files_of_retracted.PRIVATE
+        headers |= views.PRIVATE
     if preconditions.is_unchanged(call.headers, etag):  # not by date: other versions change what is shown beside it
         return Response(status_code=304, headers=headers)
     return Response(
         links.item_text(call.base_url, item, shows_files=shows_files), headers=headers, media_type=links.GEOJSON
     )
+
+
+def _asks_for_files(call: Call) -> bool:
+    """Tell whether `access=full` is asked for. An access that there is not counts as none: nothing is refused here."""
+    with suppress(BadRequest):
+        return queries.access_of(call.query_params.get("access") or None)
+    return False
 
 
 async def _answer_of_missing(call: Call, tombstone: Tombstone | None, *, is_asked_for: bool) -> Response:
@@ -151,15 +161,15 @@ async def _answer_of_missing(call: Call, tombstone: Tombstone | None, *, is_aske
             raise Unauthenticated("deleted=include shows what is deleted; send a token, or leave it out")
         if tombstone is not None and gone.may_see(call, caller, tombstone):
             return gone.answer(tombstone)
-    if tombstone is not None:
+    if tombstone is not None and tombstone.access != Level.PRIVATE:
         at = rfc3339(tombstone.deleted_at)
         raise ItemDeleted(f"{item_id} was deleted at {at}; its id is never used again")
     raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are")
 
 
 async def _with_files(call: Call, items: Sequence[search.ServedItem]) -> frozenset[tuple[str, str]]:
-    """Return the retracted datasets whose files the caller may see. Unauthenticated without a token."""
-    return await files_of_retracted.shown_to(call, await files_of_retracted.caller_of(call), items)
+    """Return the datasets with hidden files whose files the caller may see. Unauthenticated without a token."""
+    return await views.shown_to(call, await views.caller_of(call), items)
 
 
 async def get_items(call: Call) -> Response:
@@ -203,7 +213,7 @@ async def _beside(services: Services, work: Callable[[], T], *, is_large: bool) 
 
 async def _answer(call: Call, query: Query, address: PageAddress, *, collection: str | None = None) -> Response:
     """Run a search and answer with its page. Items of a large one are found first, and read while it is sent."""
-    caller = await files_of_retracted.caller_of(call) if query.shows_files else None
+    caller = await views.caller_of(call) if query.shows_files else None
     if parquet.is_asked_for(call):
         return await _answer_as_file(call, query, address, caller, collection=collection)
     services, is_large = call.services, query.limit > FEW_ITEMS
@@ -223,9 +233,9 @@ async def _answer_as_file(
             while True:
                 limit = min(query.limit - count, parquet.AT_ONCE)
                 page = await find(services, replace(query, token=token, limit=limit), collection=collection, whole=True)
-                items, with_files = page.items.items, files_of_retracted.NOBODYS
+                items, with_files = page.items.items, views.NOBODYS
                 if caller is not None:
-                    with_files = await files_of_retracted.shown_to(call, caller, items)
+                    with_files = await views.shown_to(call, caller, items)
                 texts = partial(item_texts, page, address.base, items, with_files)
                 await services.threads.run(partial(_add, file, texts))
                 count, token = count + len(items), page.token_for(page.items.after) if page.items.after else None
@@ -238,7 +248,7 @@ async def _answer_as_file(
     elif token is not None:
         headers["X-Next-Token"] = token
     headers |= parquet.warnings_header(page.warnings)
-    headers |= files_of_retracted.PRIVATE_PAGES if caller else files_of_retracted.OF_PAGES
+    headers |= views.PRIVATE_PAGES if caller else views.OF_PAGES
     return FileAnswer(content, services.open_files, media_type=parquet.MEDIA_TYPE, headers=headers)
 
 

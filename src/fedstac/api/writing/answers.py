@@ -15,12 +15,14 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import links
+from fedstac.api.search import views
 from fedstac.api.writing.admission import AcceptedRequest, EarlierRequest
 from fedstac.api.writing.requests import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import requests, search
 from fedstac.domain.errors import InternalError, Problem, RequestDoesNotExist, Unavailable, problems
 from fedstac.domain.model import Outcome
+from fedstac.domain.policy import Level
 from fedstac.runtime import budget
 from fedstac.runtime.wakeup import Backoff
 
@@ -96,7 +98,8 @@ async def _unchanged(call: Call, dataset: NoChange) -> Response:
         body = orjson.dumps({"id": dataset.id, "outcome": Outcome.IDENTICAL})
         return Response(body, status, media_type=links.JSON)
     location = {"Location": links.item_url(call.base_url, dataset.collection, dataset.id)}
-    return Response(links.item_text(call.base_url, row[0]), status, location, media_type=links.GEOJSON)
+    text = links.item_text(call.base_url, row[0], shows_files=await _shows_files(call, row[0]))
+    return Response(text, status, location, media_type=links.GEOJSON)
 
 
 def _wait_seconds(call: Call) -> float:
@@ -150,13 +153,24 @@ async def _result(call: Call, summary: requests.Summary, *, is_single: bool) -> 
         if result.problem:
             raise _stored_problem(result)
         row = await search.item(conn, summary.collection, result.dataset)
-        if row is None:  # marked for deletion: hidden
+        shows_files = row is not None and await _shows_files(call, row[0])
+        if row is None or (row[0].access is Level.PRIVATE and not shows_files):  # marked for deletion, or private
             body = await request_document(conn, base, summary)
             return Response(orjson.dumps(body), 200, headers | {"Content-Location": url}, media_type=links.JSON)
     created = result.outcome in (Outcome.NEW, Outcome.NEWER, Outcome.OLDER)
     location = links.item_url(base, summary.collection, result.dataset)
-    text = links.item_text(base, row[0])
+    text = links.item_text(base, row[0], shows_files=shows_files)
     return Response(text, 201 if created else 200, headers | {"Location": location}, media_type=links.GEOJSON)
+
+
+async def _shows_files(call: Call, item: search.ServedItem) -> bool:
+    """Tell whether the caller sees the files of a dataset that was changed, though not everybody does.
+
+    Those of what is retracted or under quarantine are for those who ask for them.
+    """
+    if item.access is Level.OPEN or item.state != "published":
+        return False
+    return (item.collection, item.id) in await views.shown_to(call, call.caller, (item,))
 
 
 def _stored_problem(result: requests.StoredResult) -> Problem:

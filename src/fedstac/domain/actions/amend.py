@@ -23,6 +23,7 @@ from fedstac.domain import (
     validation,
     versions,
 )
+from fedstac.domain.access import level_of_draft
 from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of_document
 from fedstac.domain.difference import Effect, effect_of
 from fedstac.domain.errors import BodyTooLarge, Conflict, Finding, StacInvalid, errors_in, pointer
@@ -149,6 +150,7 @@ class Amend:
                 after, document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
                 replicas=draft.replicas, cv_excused=validation.excusal(edition.excused),
             )  # fmt: skip
+            after = versions.at_level(after, lineage, level_of_draft(draft, world.policy))
         reason = self.override if Action.REPLACE in actions else None
         change = Change(event, record, after, edition.draft, reason=reason, actions=tuple(sorted(actions)))
         return Decision(outcome, versions.changes(change, lineage, world), edition.excused)

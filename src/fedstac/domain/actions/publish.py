@@ -9,10 +9,12 @@ from typing import Any
 import orjson
 
 from fedstac.domain import alternates, cascade, crosschecks, documents, events, policy, validation, versions
+from fedstac.domain.access import level_of_draft
 from fedstac.domain.actions.target import QueuedAction, Target, is_hidden, may_see_marked
 from fedstac.domain.difference import Effect, effect_of
 from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, PreconditionFailed
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
+from fedstac.domain.policy import Level
 
 ALTERNATE = '"alternate":'
 
@@ -76,7 +78,10 @@ class Publish:
             record.version is not None and record.state is not State.CLEARED for record in lineage.records.values()
         )
         is_newest = versions.is_newest(self.draft.version, lineage)
-        published = Change(events.PUBLISHED, cleared, self._record(lineage, world, latest=is_newest), self.draft)
+        record = self._record(lineage, world, latest=is_newest)
+        if record.access is Level.PRIVATE:
+            record = replace(record, latest=False, claims_latest=False)
+        published = Change(events.PUBLISHED, cleared, record, self.draft)
         outcome = (Outcome.NEWER if is_newest else Outcome.OLDER) if others else Outcome.NEW
         return Decision(outcome, versions.changes(published, lineage, world), self._beside(lineage.latest, world))
 
@@ -98,14 +103,15 @@ class Publish:
             )
             what = f"{record.id} is {record.state}" if tells else f"the id {record.id} was used before"
             raise Conflict(f"{what}; publish a new version instead")
-        if record.document_digest == self.draft.document_digest:
+        has_other_level = level_of_draft(self.draft, world.policy) is not record.access
+        if record.document_digest == self.draft.document_digest and not has_other_level:
             return Decision(Outcome.IDENTICAL)
         before, document = orjson.loads(record.document or "{}"), orjson.loads(self.draft.text)
         with_replicas = alternates.completed(before, alternates.with_alternates(before, document))
         effect = effect_of(before, with_replicas)
-        if not effect.actions:
+        if not effect.actions and not has_other_level:
             return Decision(Outcome.IDENTICAL)
-        if record.version is None:
+        if record.version is None and effect.actions:
             raise ItemAlreadyExists(f"{record.id} exists with other content; change it with PUT or PATCH")
         if policy.Action.REPLACE in effect.actions:
             raise ItemAlreadyExists(
@@ -134,11 +140,13 @@ class Publish:
         excused = validation.excuse(self.errors, record, vocabulary, world.judge)
         updated = replace(
             self._record(lineage, world, latest=record.latest),
+            access=record.access,
             created=record.created,
             publisher=record.publisher,
             cv_excused=validation.excusal(excused),
             superseded=record.superseded,
         )
+        updated = versions.at_level(updated, lineage, level_of_draft(self.draft, world.policy))
         change = Change(events.UPDATED, record, updated, self.draft)
         return Decision(Outcome.UPDATED, versions.changes(change, lineage, world), excused)
 
@@ -163,4 +171,5 @@ class Publish:
             publisher=self.principal.name,
             cv_version=self.cv_version,
             replicas=self.draft.replicas,
+            access=level_of_draft(self.draft, world.policy),
         )

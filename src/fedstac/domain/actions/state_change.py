@@ -8,7 +8,7 @@ import orjson
 
 from fedstac.domain import documents, versions
 from fedstac.domain.errors import Conflict
-from fedstac.domain.model import SEARCHED, Change, Decision, Draft, Lineage, Outcome, Record, World
+from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, World
 from fedstac.domain.policy import Action
 from fedstac.domain.vocabulary import DatasetName
 
@@ -30,7 +30,7 @@ class StateChange:
         """
         if record.document is None:
             raise Conflict(f"the document of {record.id} is gone; publish a new version instead")
-        comes_back = record.state not in SEARCHED and after.state in SEARCHED
+        comes_back = not record.is_found and after.is_found
         draft = _search_copy(record, world) if comes_back else None
         change = Change(self.event, record, after, draft, reason=reason, actions=(self.action,))
         return Decision(self.outcome, versions.changes(change, lineage, world))

@@ -19,7 +19,7 @@ from fedstac.domain.errors import (
 )
 from fedstac.domain.explaining import institution_of
 from fedstac.domain.model import GONE, Lineage, Record, State, World
-from fedstac.domain.policy import Action, Principal, Resource
+from fedstac.domain.policy import READING, Action, Level, Principal, Resource
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
 EMPTY: Final = b""  # digest of a document that is gone, as consumers have it
@@ -86,9 +86,9 @@ def find(
     """Return the stored record of the target.
 
     ItemDoesNotExist where it is not here. A marked dataset is not here for a caller who may neither mark, unmark nor
-    delete it: nobody else may learn that it exists. ForeignOrigin where it is another node's, PreconditionFailed where
-    it is another state than `expected`. MarkedForDeletion where it is marked; `marked` allows that. UnderQuarantine
-    where it is in quarantine, for everybody who could not put it there.
+    delete it, and a private one for whoever may not read it: nobody else may learn that it exists. ForeignOrigin where
+    it is another node's, PreconditionFailed where it is another state than `expected`. MarkedForDeletion where it is
+    marked; `marked` allows that. UnderQuarantine where it is in quarantine, for everybody who could not put it there.
     """
     record = lineage.records.get(target.id)
     if record is None or record.state in GONE or record.document is None or is_hidden(record, principal, world):
@@ -140,7 +140,11 @@ def may_one_of(target: Target, principal: Principal, actions: Sequence[Action], 
 
 
 def is_hidden(record: Record, principal: Principal, world: World) -> bool:
-    """Tell whether a stored dataset is marked, and hidden from a caller. Its document says whose it is."""
+    """Tell whether a stored dataset is marked or private, and hidden from a caller. Its document says whose it is."""
+    if record.access is Level.PRIVATE and not world.policy.without_homes.may_one_of(
+        principal, READING, resource_of(record, world)
+    ):
+        return True
     if record.state is not State.MARKED:
         return False
     return not world.policy.may_one_of(principal, SEEING_MARKED, resource_of(record, world))

@@ -50,6 +50,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "longitude": Rule("Longitudes over 180 are searched as their equals within −180..180", Severity.WARNING),
     "datetime": Rule("Dates are RFC 3339, the start is not after the end", fixed=True),
     "server-owned": Rule("What the server sets itself is replaced where it is sent", Severity.WARNING),
+    "access": Rule("`fedstac:access` is open, controlled or private", fixed=True),
     "extension": Rule("The extensions that the project needs are declared, and no others", fixed=True),
     "required": Rule("A property that the project needs is there"),
     "unknown": Rule("No property has the project's prefix and a name that the project does not know"),
