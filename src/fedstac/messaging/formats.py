@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -10,7 +11,6 @@ from typing import Any, Final
 
 import orjson
 
-from fedstac.domain import events
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import EventFormat, LoggedEvent
 from fedstac.messaging import dialects
@@ -19,6 +19,7 @@ from fedstac.messaging.dialects import (
     PREFIX,
     Delivery,
     Dialect,
+    Operation,
     ascii_text,
     cloudevents,
     crud,
@@ -40,12 +41,8 @@ LONGEST_KEY: Final = 1000
 LINEAGE: Final = "{lineage}"
 ID: Final = "{id}"
 DATASETS: Final = "datasets"
-ALL_OF_COLLECTIONS: Final = frozenset(
-    (*dialects.ABOUT_COLLECTIONS, events.COLLECTION_CLOSING, events.COLLECTION_REOPENED)
-)
-NATIVE: Final = Dialect(
-    cloudevents.write_structured, LINEAGE, "cloudevents", needs_content=False, collections=ALL_OF_COLLECTIONS
-)
+MOST_IN_BATCH: Final = 500
+NATIVE: Final = Dialect(cloudevents.write_structured, LINEAGE, "cloudevents", is_native=True)
 DIALECTS: Final = {
     EventFormat.CLOUDEVENTS: NATIVE,
     EventFormat.CLOUDEVENTS_BINARY: replace(NATIVE, write=cloudevents.write_binary, schema="cloudevents-binary"),
@@ -84,16 +81,17 @@ class Encoder:
 
     def tells(self, event: LoggedEvent) -> bool:
         """Return whether the format can tell this event: most know none without what it says of its dataset."""
-        return self.takes(event.type) and not (self.dialect.needs_content and events.is_left_blank(event))
+        return self.dialect.tells(event)
 
-    def encode(self, event: LoggedEvent, previous_pos: int) -> OutgoingEvent:
+    def encode(self, event: LoggedEvent, previous_pos: int, operation: Operation | None = None) -> OutgoingEvent:
         """Return an event that the format tells, as it goes out after the event at `previous_pos`.
 
-        An event of the type `events.LEFT` needs no more in its data than `collection` and `id`.
+        operation: what it is to this reader, if they do not see what an outsider does: CREATE where a dataset enters
+        what they follow. An event of the type `events.LEFT` needs no more in its data than `collection` and `id`.
         """
         traceparent = _traceparent(event.text)
         headers = {"traceparent": traceparent} if traceparent else {}
-        message = self.dialect.write(event, self._delivery())
+        message = self.dialect.write(event, self._delivery(operation))
         return OutgoingEvent(
             cursor=event.cursor, previous_pos=previous_pos, event_id=event.event_id, key=self.key_of(event),
             project=event.collection, event_type=event.type, headers={**headers, **message.headers},
@@ -107,9 +105,47 @@ class Encoder:
         key = PLACEHOLDER.sub(lambda match: values[match[1]], self.key_template or self.dialect.key)
         return ascii_text(key) if self.dialect.has_ascii_keys else key
 
-    def _delivery(self) -> Delivery:
+    def in_batches(
+        self, outgoing_events: Sequence[OutgoingEvent], logged: Mapping[str, LoggedEvent]
+    ) -> list[OutgoingEvent]:
+        """Return events with those in one message that follow from one cause and come one after the other.
+
+        Only in `crud`, and only under one key: so no reader gets a deletion before the creation. logged: by event id.
+        """
+        if self.format is not EventFormat.CRUD:
+            return list(outgoing_events)
+        delivery = self._delivery()
+        batches: list[list[OutgoingEvent]] = []
+        last_name = None
+        for event in outgoing_events:
+            name = crud.batch_name(logged[event.event_id], delivery)
+            if name is not None and name == last_name and _follows(event, batches[-1]):
+                batches[-1].append(event)
+            else:
+                batches.append([event])
+            last_name = name
+        return [self._as_one(batch, logged) for batch in batches]
+
+    def _as_one(self, batch: Sequence[OutgoingEvent], logged: Mapping[str, LoggedEvent]) -> OutgoingEvent:
+        first, last = batch[0], batch[-1]
+        if first is last:
+            return first
+        message = crud.batch([logged[event.event_id] for event in batch], self._delivery())
+        return replace(
+            last, previous_pos=first.previous_pos, value=message.value,
+            batch=tuple(event.cursor.pos for event in batch[:-1]),
+        )  # fmt: skip
+
+    def _delivery(self, operation: Operation | None = None) -> Delivery:
         api_url = self.feed_url.removesuffix("/events")
-        return Delivery(api_url, self.topic, self.header_prefix, self.largest_value)
+        return Delivery(api_url, self.topic, self.header_prefix, self.largest_value, operation)
+
+
+def _follows(event: OutgoingEvent, batch: Sequence[OutgoingEvent]) -> bool:
+    """Return whether an event may go with a batch: nothing is between them, and they have one key."""
+    last = batch[-1]
+    is_next = event.previous_pos == last.cursor.pos and event.cursor.epoch == last.cursor.epoch
+    return is_next and event.key == last.key and len(batch) < MOST_IN_BATCH
 
 
 @cache

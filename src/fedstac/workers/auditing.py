@@ -89,7 +89,7 @@ async def _expected(conn: Connection, sink: Sink, missing: Sequence[Stretch]) ->
     types = await sinks.types_of(conn, missing)
     for event_type in (each for each in types if not takes(encoder, each)):
         absent |= await sinks.positions_of_type(conn, event_type, missing)
-    if encoder.dialect.needs_content:
+    if not encoder.dialect.is_native:
         absent |= await sinks.positions_left_blank(conn, missing)
     stretches = []
     positions = sorted(absent)

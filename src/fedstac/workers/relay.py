@@ -202,6 +202,7 @@ def encoder_of(sink: Sink, public_url: str) -> Encoder:
         header_prefix=formats.KAFKA_PREFIX if scheme == "kafka" else formats.PREFIX,
         feed_url=f"{public_url.rstrip('/')}/events",
         largest_value=LARGEST_IN_SIDECAR if scheme in DAPR_SCHEMES else formats.LARGEST_VALUE,
+        topic=BrokerAddress.parse(sink.address, options=None).name if scheme in BROKERS else formats.DATASETS,
     )  # fmt: skip
 
 
@@ -347,6 +348,7 @@ class _Course:
             if pos > highest_end or not is_in_log(event.cursor, self.ends.get(self.broker.partition_of(outgoing))):
                 outgoing_events.append(outgoing)
         logged = {event.event_id: event for event in events}
+        outgoing_events = self.encoder.in_batches(outgoing_events, logged)
         return EncodedPage(events[-1].cursor, previous_pos, outgoing_events, logged, unwritable)
 
     async def _send_page(self, page: EncodedPage) -> int | None:
@@ -379,6 +381,9 @@ class _Course:
                 if len(part) > 1:
                     waiting.extend(reversed(split(part, refusal.event_id)))
                     continue
+                if part[0].batch:
+                    waiting.extend([event] for event in reversed(self._singles(part[0], logged)))
+                    continue
                 tries += 1
                 if tries < TRIES:
                     waiting.append(part)
@@ -390,6 +395,17 @@ class _Course:
             else:
                 tries = self.refusals = 0
         return buried_ids
+
+    def _singles(self, batch: OutgoingEvent, logged: dict[str, LoggedEvent]) -> list[OutgoingEvent]:
+        """Return the events of a batch that is refused, each in a message of its own: one of them may be at fault."""
+        positions = {*batch.batch, batch.cursor.pos}
+        singles: list[OutgoingEvent] = []
+        previous_pos = batch.previous_pos
+        for event in logged.values():
+            if event.cursor.pos in positions:
+                singles.append(self.encoder.encode(event, previous_pos))
+                previous_pos = event.cursor.pos
+        return singles
 
     async def _publish(self, events: Sequence[OutgoingEvent]) -> None:
         if self.conn.is_closed():

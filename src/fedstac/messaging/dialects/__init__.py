@@ -25,7 +25,16 @@ KAFKA_PREFIX, PREFIX = "ce_", "ce-"  # of the attributes in binary mode: CloudEv
 SERVED_FILES: Final = (State.PUBLISHED,)  # in another state a dataset has no files for programs that hand them out
 HIDDEN: Final = (*WITHOUT_DOCUMENT, State.MARKED, State.QUARANTINED)
 HEADER_CHARACTERS: Final = "!#$&'()*+,/:;<=>?@[\\]^_`{|}~"  # that a header takes as they are, beside letters and digits
+DATASET_PREFIX: Final = "org.fedstac.dataset."
 ABOUT_COLLECTIONS: Final = (events.COLLECTION_CREATED, events.COLLECTION_UPDATED, events.COLLECTION_DELETED)
+
+
+class Operation(StrEnum):
+    """What an event is to somebody who sees a catalogue as an outsider does."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +42,15 @@ class Delivery:
     """What a dialect has to know of where its messages go.
 
     api_url: the public address of this node, without a slash at the end. topic: as the receiver knows it.
-    header_prefix: of the attributes of CloudEvents in headers. largest_value: in bytes.
+    header_prefix: of the attributes of CloudEvents in headers. largest_value: in bytes. operation: what the event is to
+    this reader, where it is something else to an outsider.
     """
 
     api_url: str
     topic: str
     header_prefix: str
     largest_value: int
+    operation: Operation | None = None
 
     @property
     def is_kafka(self) -> bool:
@@ -58,29 +69,26 @@ class WireMessage:
 class Dialect:
     """How events are written for one kind of program.
 
-    needs_content: it cannot tell an event without what it says of its dataset (`events.is_left_blank`). key: the
-    template of its keys. collections: the types of collections' events that it can tell. has_ascii_keys: its readers
-    take no other characters in a key. schema: name of the JSON Schema of its values.
+    key: the template of its keys. schema: name of the JSON Schema of its values. is_native: it tells every event as it
+    was written. Another one tells those of datasets, without such as say nothing any more (`events.is_left_blank`).
+    collections: types of collections' events that it tells too. has_ascii_keys: its readers take no other characters in
+    a key.
     """
 
     write: Callable[[LoggedEvent, Delivery], WireMessage]
     key: str
     schema: str
-    needs_content: bool = True
+    is_native: bool = False
     collections: frozenset[str] = field(default_factory=frozenset)
     has_ascii_keys: bool = False
 
     def takes(self, event_type: str) -> bool:
         """Return whether events of a type can be told."""
-        return not event_type.startswith(events.COLLECTION_PREFIX) or event_type in self.collections
+        return self.is_native or event_type.startswith(DATASET_PREFIX) or event_type in self.collections
 
-
-class Operation(StrEnum):
-    """What an event is to somebody who sees a catalogue as an outsider does."""
-
-    CREATE = "create"
-    UPDATE = "update"
-    DELETE = "delete"
+    def tells(self, event: LoggedEvent) -> bool:
+        """Return whether an event can be told."""
+        return self.takes(event.type) and (self.is_native or not events.is_left_blank(event))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +120,14 @@ class ParsedEvent:
         return {**document, "properties": properties, "assets": served_assets(data)}
 
 
-def parse_event(event: LoggedEvent) -> ParsedEvent:
+def parse_event(event: LoggedEvent, delivery: Delivery) -> ParsedEvent:
     """Return a dataset's event, parsed."""
     envelope = orjson.loads(event.text)
     data = envelope.pop("data")
-    return ParsedEvent(envelope, data, operation_of(event.type, data))
+    operation = operation_of(event.type, data)
+    if delivery.operation is not None and operation is not Operation.DELETE:
+        operation = delivery.operation
+    return ParsedEvent(envelope, data, operation)
 
 
 def operation_of(event_type: str, data: Json) -> Operation:

@@ -14,7 +14,7 @@ import orjson
 
 from fedstac.domain.events import LoggedEvent
 from fedstac.messaging.dialects import JSON_TYPE, Delivery, Json, Operation, WireMessage, parse_event
-from fedstac.messaging.dialects.cloudevents import STRUCTURED
+from fedstac.messaging.dialects.cloudevents import STRUCTURED, envelope
 
 TYPE: Final = "com.dapr.event.sent"  # of what is published through Dapr without an envelope of its own
 PUBSUB: Final = "fedstac"
@@ -37,40 +37,40 @@ OPERATIONS: Final = {
 
 def write(event: LoggedEvent, delivery: Delivery) -> WireMessage:
     """Return an event as an id and an operation."""
-    change = parse_event(event)
+    change = parse_event(event, delivery)
     data = {"id": change.id, "collection": change.collection, "operation": OPERATIONS[change.operation]}
     return _message(change.envelope, data, delivery)
 
 
 def batch(events: Sequence[LoggedEvent], delivery: Delivery) -> WireMessage:
-    """Return events that `is_batch` puts together as one message; it has the id of the last one."""
-    changes = [parse_event(event) for event in events]
-    last = changes[-1]
-    ids = [change.id for change in changes]
-    data = {"ids": ids, "collection": last.collection, "operation": OPERATIONS[last.operation]}
-    return _message(last.envelope, data, delivery)
+    """Return deletions of one `batch_name` as one message; it has the id of the last one."""
+    last = parse_event(events[-1], delivery)
+    ids = [event.dataset for event in events]
+    data = {"ids": ids, "collection": last.collection, "operation": CrudOperation.DELETE}
+    return _message({**last.envelope, "subject": last.collection}, data, delivery)
 
 
-def batch_name(event: LoggedEvent) -> tuple[str, str] | None:
+def batch_name(event: LoggedEvent, delivery: Delivery) -> tuple[str, str] | None:
     """Return what the events of one batch have in common: the event that they follow from, and their collection.
 
     None where an event is no deletion, or follows from none.
     """
-    change = parse_event(event)
-    cause = change.envelope.get("causationid")
-    return (str(cause), change.collection) if cause is not None and change.is_gone else None
+    cause = envelope(event.text).get("causationid")
+    if cause is None or not parse_event(event, delivery).is_gone:
+        return None
+    return str(cause), event.collection
 
 
-def _message(envelope: Json, data: Json, delivery: Delivery) -> WireMessage:
-    traceparent = envelope.get("traceparent")
+def _message(attributes: Json, data: Json, delivery: Delivery) -> WireMessage:
+    traceparent = attributes.get("traceparent")
     trace: dict[str, Any] = {"traceid": traceparent, "traceparent": traceparent} if traceparent else {}
     value = {
         "specversion": "1.0",
-        "id": envelope["id"],
-        "source": envelope["source"],
+        "id": attributes["id"],
+        "source": attributes["source"],
         "type": TYPE,
-        "subject": envelope["subject"],
-        "time": envelope["time"],
+        "subject": attributes["subject"],
+        "time": attributes["time"],
         "datacontenttype": JSON_TYPE,
         "topic": delivery.topic,
         "pubsubname": PUBSUB,

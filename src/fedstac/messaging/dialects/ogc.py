@@ -47,7 +47,7 @@ def write(event: LoggedEvent, delivery: Delivery) -> WireMessage:
 
 
 def _item(event: LoggedEvent, delivery: Delivery) -> tuple[Json, Any]:
-    change = parse_event(event)
+    change = parse_event(event, delivery)
     attributes = {
         **_attributes(change.envelope, f"{TYPE}.item", change.operation),
         "source": collection_address(delivery, change.collection),

@@ -22,7 +22,7 @@ PACKED: Final = frozenset((".gz", ".bz2", ".xz", ".zst", ".zip"))
 
 def write(event: LoggedEvent, delivery: Delivery) -> WireMessage:
     """Return an event as a service reads it that hands out files."""
-    change = parse_event(event)
+    change = parse_event(event, delivery)
     if change.is_gone:
         return message(change, DELETED, {"accession": change.id}, delivery)
     data, properties = change.data, change.data["document"]["properties"]

@@ -15,7 +15,7 @@ KEY: Final = "dataset_embedded_{id}"
 
 def write(event: LoggedEvent, delivery: Delivery) -> WireMessage:
     """Return an event as a service reads it that searches."""
-    change = parse_event(event)
+    change = parse_event(event, delivery)
     resource = {"accession": change.id, "class_name": CLASS_NAME}
     if change.is_gone:
         return message(change, DELETED, resource, delivery)

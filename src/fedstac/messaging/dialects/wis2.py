@@ -32,7 +32,7 @@ FETCHED: Final = ("http://", "https://", "ftp://", "sftp://")
 
 def write(event: LoggedEvent, delivery: Delivery) -> WireMessage:
     """Return an event as a WIS2 notification. What makes it too large is left out: the geometry, then the file."""
-    change = parse_event(event)
+    change = parse_event(event, delivery)
     geometry = None if change.is_gone else _geometry(change.data["document"])
     file = None if change.is_gone else _only_file(change)
     for shown_geometry, shown_file in ((geometry, file), (None, file), (None, None)):

@@ -6,7 +6,7 @@ asks the broker where its log ends, and goes on there.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -15,6 +15,7 @@ from fedstac.domain.events import Cursor
 from fedstac.messaging.sources.addresses import BROKERS
 
 LARGEST_PAGE_EVENTS, LARGEST_PAGE_BYTES = 1000, 8 << 20  # of one transaction of a broker
+LONGEST_BATCH = 100_000  # positions from the first to the last event of one message
 LARGEST_IN_SIDECAR = 900_000  # bytes of a value that a sidecar publishes: Kafka's limit of 1 MiB, less what Dapr adds
 
 
@@ -62,6 +63,7 @@ class OutgoingEvent:
     headers: Mapping[str, str]  # those of the format; the sink adds those of `place_headers`
     value: bytes
     is_redrive: bool = False  # it stands in the log behind events that come after it, and moves no tail
+    batch: tuple[int, ...] = ()  # positions, in its epoch, of events before it that its message tells too
 
 
 def place_headers(event: OutgoingEvent, tail: Cursor) -> dict[str, str]:
@@ -76,7 +78,20 @@ def place_headers(event: OutgoingEvent, tail: Cursor) -> dict[str, str]:
         "prev": str(event.previous_pos),
         "ce-id": event.event_id,
     }
+    if event.batch:
+        headers["batch"] = ",".join(f"{first}-{last}" for first, last in _runs(event.batch))
     return headers | ({"redrive": "1", "tail": str(tail)} if event.is_redrive else {})
+
+
+def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last of each run of positions without a gap."""
+    first = last = positions[0]
+    for pos in positions[1:]:
+        if pos != last + 1:
+            yield first, last
+            first = pos
+        last = pos
+    yield first, last
 
 
 def is_redrive(headers: Mapping[str, str]) -> bool:
@@ -87,6 +102,19 @@ def is_redrive(headers: Mapping[str, str]) -> bool:
 def cursor_of(headers: Mapping[str, str]) -> Cursor:
     """Return the place of a message's event in the feed. LookupError or ValueError where the message is not ours."""
     return _cursor(headers["epoch"], headers["pos"])
+
+
+def cursors_of(headers: Mapping[str, str]) -> list[Cursor]:
+    """Return the places of all events that a message tells: one, but of a batch. Errors as of `cursor_of`."""
+    own = cursor_of(headers)
+    places: list[Cursor] = []
+    for run in filter(None, headers.get("batch", "").split(",")):
+        first, _, last = run.partition("-")
+        begin, end = _cursor(headers["epoch"], first), _cursor(headers["epoch"], last)
+        if not 0 <= end.pos - begin.pos <= own.pos - begin.pos <= LONGEST_BATCH:
+            raise ValueError(f"{run[:80]} is no part of a batch before {own}")
+        places += [Cursor(own.epoch, pos) for pos in range(begin.pos, end.pos + 1)]
+    return [*places, own]
 
 
 def tail_after(headers: Mapping[str, str]) -> Cursor:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import structlog
 from confluent_kafka import KafkaError, Message, Producer
@@ -44,12 +44,14 @@ from fedstac.messaging.sinks import (
     Tail,
     TailMoved,
     cursor_of,
+    cursors_of,
     is_redrive,
     place_headers,
     tail_after,
 )
 from fedstac.messaging.sources.addresses import BrokerAddress
 
+T = TypeVar("T")
 OPTIONS = ("config", "partitions", "status")  # of an address
 MOST_PARTITIONS = 1000
 MARK_SECONDS = 2.0  # for the brokers to mark the end of a transaction in all partitions
@@ -405,14 +407,15 @@ class _Audit:
             StoredEvent(
                 str(message.partition()),
                 message.offset(),
-                _place(cursor_of, message),
+                place,
                 is_redrive=is_redrive(text_headers(message)),
             )
             for message in islice(self._messages, kafka.AT_ONCE)
+            for place in _place(cursors_of, message)
         ]
 
 
-def _place(read: Callable[[Mapping[str, str]], Cursor], message: Message) -> Cursor:
+def _place(read: Callable[[Mapping[str, str]], T], message: Message) -> T:
     try:
         return read(text_headers(message))
     except (LookupError, ValueError):

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import nats.errors
 
-from fedstac.domain.events import START, Cursor
+from fedstac.domain.events import START
 from fedstac.messaging import jetstream
 from fedstac.messaging.jetstream import ApiFault, Connection, ServerAway, ServerRefused, StreamReader
 from fedstac.messaging.sinks import (
@@ -30,12 +30,14 @@ from fedstac.messaging.sinks import (
     Tail,
     TailMoved,
     cursor_of,
+    cursors_of,
     is_redrive,
     place_headers,
     tail_after,
 )
 from fedstac.messaging.sources.addresses import BrokerAddress
 
+T = TypeVar("T")
 PARTITION = ""  # a stream has one
 OPTIONS = ("config", "status")  # of an address
 ORIGIN = "fedstac.origin"  # says in a stream's metadata whose feed it has
@@ -183,8 +185,8 @@ class NatsSink:
             try:
                 while messages := await reader.receive(limit=AUDIT_MESSAGES, wait=jetstream.ANSWER_SECONDS):
                     for message in messages:
-                        place = self._place(cursor_of, message.headers)
-                        yield StoredEvent(PARTITION, message.sequence, place, is_redrive(message.headers))
+                        for place in self._place(cursors_of, message.headers):
+                            yield StoredEvent(PARTITION, message.sequence, place, is_redrive(message.headers))
                     if messages[-1].sequence >= last or not messages[-1].pending:
                         return
                 raise ServerAway(f"the server stopped sending the stream {self._stream} before its end")
@@ -254,7 +256,7 @@ class NatsSink:
         limit = configuration.get("max_msg_size", -1)
         self._largest = min(self._connection.client.max_payload, limit if limit > 0 else jetstream.LARGEST_MESSAGE)
 
-    def _place(self, read: Callable[[Mapping[str, str]], Cursor], headers: Mapping[str, str]) -> Cursor:
+    def _place(self, read: Callable[[Mapping[str, str]], T], headers: Mapping[str, str]) -> T:
         try:
             return read(headers)
         except (LookupError, ValueError) as error:
