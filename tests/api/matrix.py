@@ -293,6 +293,22 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "resume a sink that is not there": fixed("POST", "/sinks/{sink}/resume", sink="none"),
     "seek a sink that is not there": fixed("POST", "/sinks/{sink}/seek", {"to": "now"}, sink="none"),
     "audit a sink that is not there": fixed("POST", "/sinks/{sink}/audit", {}, sink="none"),
+    "see one's subscriptions": fixed("GET", "/subscriptions"),
+    "subscribe to what is nothing": fixed(
+        "PUT", "/subscriptions/{subscription}", {"delivery": "none"}, subscription="own"),
+    "read what changed since no place": fixed("GET", "/changes"),
+    **{
+        f"{deed} somebody else's subscription": fixed(
+            method, "/subscriptions/{subscription}" + path, *body, subscription="none"
+        )
+        for deed, method, path, *body in (
+            ("see", "GET", ""), ("remove", "DELETE", ""), ("read", "GET", "/next"),
+            ("acknowledge for", "POST", "/ack", {"cursor": "1.0"}), ("refuse for", "POST", "/nack", {"event_id": "x"}),
+            ("seek", "POST", "/seek", {"cursor": "head"}), ("see the dead letters of", "GET", "/dead-letters"),
+        )
+    },
+    "redrive for somebody else's subscription": fixed(
+        "POST", "/subscriptions/{subscription}/dead-letters/{letter}/redrive", subscription="none", letter="1"),
     "see one's changes of many": fixed("GET", "/bulk"),
     "see somebody else's change of many": fixed("GET", "/bulk/{bulk_id}", bulk_id=SOMEBODY_ELSES),
     "see somebody else's datasets of many": fixed("GET", "/bulk/{bulk_id}/datasets", bulk_id=SOMEBODY_ELSES),
@@ -517,6 +533,12 @@ TABLE: Final[tuple[Line, ...]] = (
     Line((ADMIN,), ("add a sink",), (NO_DATASET,), DONE),
     Line((ADMIN,), tuple(deed for deed in ELSE if re.search("(sink|dead letter|parked event) that is not there", deed)),
          (NO_DATASET,), NOT_FOUND),
+    # subscriptions: one's own; those who may manage messaging see all
+    Line(ALL_KNOWN, ("see one's subscriptions",), (NO_DATASET,), ANSWERED),
+    Line(ALL_KNOWN, ("subscribe to what is nothing",), (NO_DATASET,), "bad-request"),
+    Line(EVERYBODY, ("read what changed since no place",), (NO_DATASET,), "bad-request"),
+    Line(ALL_KNOWN, tuple(deed for deed in ELSE if deed.endswith("somebody else's subscription")), (NO_DATASET,),
+         NOT_FOUND),
     # changes of many: one's own alone
     Line(ALL_KNOWN, ("see one's changes of many",), (NO_DATASET,), ANSWERED),
     Line(ALL_KNOWN, ("see somebody else's change of many", "see somebody else's datasets of many",

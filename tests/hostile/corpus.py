@@ -62,6 +62,18 @@ QUERIES: Mapping[Route, tuple[dict[str, str], ...]] = {
         {"after": "1.0", "shard": "3/7", "types": "dataset.published"},
     ),
     ("GET", "/snapshot"): ({"limit": "10"},),
+    ("GET", "/changes"): (
+        {"since": "1.0", "limit": "10", "collections": "CMIP6", "types": "dataset.published", "bbox": "0,0,10,10"},
+        {
+            "since": "2020-01-01T00:00:00Z",
+            "filter": '{"op": "=", "args": [{"property": "id"}, "x"]}',
+            "filter-lang": "cql2-json",
+            "format": "crud",
+        },
+    ),
+    ("GET", "/subscriptions"): ({"limit": "5", "after": "a", "all": "true"},),
+    ("GET", "/subscriptions/{subscription}/next"): ({"limit": "5", "lease": "1"},),
+    ("GET", "/subscriptions/{subscription}/dead-letters"): ({"limit": "5", "after": "1"},),
     ("GET", "/requests"): ({"limit": "5"},),
     ("GET", "/requests/{request_id}/items"): ({"status": "done", "limit": "5"},),
     ("GET", "/access/explain"): (
@@ -113,6 +125,15 @@ BODIES: Mapping[Route, tuple[Any, ...]] = {
     ("POST", "/sinks/{sink}/pause"): ({"reason": "it moves"},),
     ("POST", "/sinks/{sink}/seek"): ({"to": 0},),
     ("POST", "/sinks/{sink}/audit"): ({"full": True, "list": True},),
+    ("PUT", "/subscriptions/{subscription}"): (
+        {"filter": {"collections": ["CMIP6"], "types": ["dataset.updated"], "bbox": [0, 0, 10, 10],
+                    "cql2": "title = 'a'"}, "from": "start", "batch": 7, "key": "x_{id}", "format": "crud"},
+    ),
+    ("POST", "/subscriptions/{subscription}/ack"): (
+        {"cursor": "1.0", "lease": "00000000-0000-0000-0000-000000000001"},
+    ),
+    ("POST", "/subscriptions/{subscription}/nack"): ({"event_id": "x", "reason": "full", "retry_in": 1.5},),
+    ("POST", "/subscriptions/{subscription}/seek"): ({"cursor": "start"}, {"time": "2020-01-01T00:00:00Z"}),
     **{
         ("POST", f"/{kind}/{verb}"): ({"ids": [1, 2]},)
         for kind, verb in (
@@ -174,6 +195,7 @@ def asks(route: Route, names: Names = Names()) -> tuple[Ask, ...]:
         "request_id": names.request, "destination_id": "00000000-0000-0000-0000-000000000001", "project": "CMIP6",
         "version": names.vocabulary, "facet": "source_id", "name": "bad-request",
         "sink": "none" if method == "DELETE" else "portal", "letter": "1", "event": "1",
+        "subscription": "hostile",
         "part": "items-1.parquet", "deletion": names.deletion, "bulk_id": names.bulk, "load_id": names.load,
         "n": "2", **PLACES.get(route, {}),
     }  # fmt: skip

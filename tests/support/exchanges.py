@@ -35,6 +35,7 @@ TOKEN: Final = re.compile(r"(?<=token=)[\w-]+")
 ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
 WAIT: Final = {"Prefer": "wait=30"}
 GROUP: Final = {"name": "ncar-editors", "project": "CMIP6", "institution": "NCAR", "title": "Editors at NCAR"}
+MODEL: Final = {"subscription": "model"}
 PORTAL: Final = {"sink": "portal"}
 RULES: Final = {
     "dependencies": [
@@ -246,6 +247,23 @@ SCENARIO: Final = (
     Ask("POST /sinks/{sink}/audit", "A webhook tells nothing", "admin", PORTAL),
     Ask("POST /sinks/{sink}/resume", "Without the right", "anna", PORTAL),
     Ask("DELETE /sinks/{sink}", "It is gone", "admin", PORTAL),
+    Ask("PUT /subscriptions/{subscription}", "Datasets of a model", "guest", MODEL,
+        body={"filter": {"collections": ["CMIP6"], "cql2": FILTER}, "from": "start", "batch": 1}),
+    Ask("PUT /subscriptions/{subscription}", "A webhook on a private network", "guest", MODEL,
+        body={"delivery": "webhook", "url": "http://127.0.0.1/x"}),
+    Ask("GET /subscriptions", "The caller's subscriptions", "guest"),
+    Ask("GET /subscriptions/{subscription}", "How far it is", "guest", MODEL),
+    Ask("GET /subscriptions/{subscription}/next", "Somebody else's", "anna", MODEL),
+    Ask("POST /subscriptions/{subscription}/ack", "What was not given out", "guest", MODEL, body={"cursor": "1.9"}),
+    Ask("POST /subscriptions/{subscription}/nack", "What is not given out", "guest", MODEL,
+        body={"event_id": NO_DELETION["deletion"], "reason": "The disk is full."}),
+    Ask("POST /subscriptions/{subscription}/seek", "Back to the start", "guest", MODEL, body={"cursor": "start"}),
+    Ask("GET /subscriptions/{subscription}/dead-letters", "There are none", "guest", MODEL),
+    Ask("POST /subscriptions/{subscription}/dead-letters/{letter}/redrive", "One that is not there", "guest",
+        {**MODEL, "letter": "17"}),
+    Ask("DELETE /subscriptions/{subscription}", "It is gone", "guest", MODEL),
+    Ask("GET /changes", "Nothing of this type", query={"since": "1.0", "types": "dataset.purged"}),
+    Ask("GET /changes", "Without a place", query={}),
     Ask("GET /dead-letters", "There are none", "admin"),
     Ask("GET /dead-letters/{letter}", "One that is not there", "admin", {"letter": "17"}),
     Ask("POST /dead-letters/redrive", "One that is not there", "admin", body={"ids": [17]}),

@@ -38,6 +38,7 @@ from fedstac.api.people import routes as people_routes
 from fedstac.api.route import Route
 from fedstac.api.search import routes as search_routes
 from fedstac.api.search.queryables import QueryableNames
+from fedstac.api.subscriptions import routes as subscription_routes
 from fedstac.api.writing import refusals
 from fedstac.api.writing import routes as writing_routes
 from fedstac.api.writing.admission import Admission, KnownCollections
@@ -65,6 +66,7 @@ CAPABILITIES: tuple[Capability, ...] = (
     *deletion_routes.CAPABILITIES,
     *vocabulary_routes.CAPABILITIES,
     *people_routes.CAPABILITIES,
+    *subscription_routes.CAPABILITIES,
     *node_routes.CAPABILITIES,
     *http_routes.CAPABILITIES,
 )

@@ -37,6 +37,7 @@ IN_PATH: Final[Mapping[str, str]] = {
     "destination_id": "The id of a destination.",
     "sink": "The name of a sink.",
     "letter": "The id of a dead letter.",
+    "subscription": "The name of a subscription.",
     "event": "The id of a parked event, as the list has it.",
     "deletion": "The id of a deletion, as the list of deletions and the problems of marked datasets name it.",
     "part": "The name of a part, as the manifest has it.",
@@ -213,6 +214,34 @@ STREAM: Final = (
     Parameter("wait", "Seconds after which the stream ends; without it, it does not.", _COUNT),
     *_EVENT_FILTERS,
 )
+_WAIT: Final = Parameter("wait", "Seconds to wait for an event, at most 60.", {**_COUNT, "default": 0})
+SUBSCRIPTIONS: Final = (
+    Parameter("all", "With true, those of everybody, for callers who may manage messaging.",
+              {**YES_NO, "default": False}),
+    _limit(100, 1000),
+    Parameter("after", "The name of the last subscription of the page before.", TEXT),
+)  # fmt: skip
+NEXT_EVENTS: Final = (
+    Parameter("limit", "Events at most; without it, the batch of the subscription.", {**_COUNT}),
+    Parameter("lease", "Seconds for which nobody else gets them, at most 3600.", {**_COUNT, "default": 60}),
+    _WAIT,
+)
+MISSED_EVENTS: Final = (
+    _limit(100, 1000),
+    Parameter("after", "The id of the last dead letter of the page before.", {**_COUNT}),
+)
+CHANGES: Final = (
+    Parameter("since", "A cursor, `start`, `head`, or a moment to begin with.", TEXT, required=True, example="start"),
+    Parameter("collections", "Ids of collections.", _list()),
+    Parameter("types", "Types of events: `dataset.updated`, `dataset.left`.", _list()),
+    Parameter("filter", "A CQL2 expression that datasets fit before or after a change.", TEXT),
+    Parameter("filter-lang", "The language of the filter.",
+              {"type": "string", "enum": ["cql2-text", "cql2-json"], "default": "cql2-text"}),
+    Parameter("bbox", "A box: west, south, east, north.", _list({"type": "number"})),
+    Parameter("format", "The format of the events.", {"type": "string", "default": "cloudevents"}),
+    _limit(100, 1000),
+    _WAIT,
+)  # fmt: skip
 DEAD_LETTERS: Final = (
     Parameter("sink", "Those of this sink only.", TEXT),
     Parameter("limit", "At most so many; more than 1000 count as 1000.", {**_COUNT, "default": 100}),

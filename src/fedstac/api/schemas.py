@@ -405,6 +405,46 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         maybe=("event",),
     ),
     "DeadLetters": _object({"dead_letters": _list(_ref("DeadLetter"))}),
+    "EventFilter": _object(
+        {"collections": _list(TEXT), "types": _list(TEXT), "cql2": {"type": ["string", "object", "boolean"]},
+         "bbox": _list(NUMBER)},
+        maybe=("collections", "types", "cql2", "bbox"),
+        description="Which events somebody wants. Of a dataset, cql2 and bbox are asked before and after a change.",
+    ),
+    "NewSubscription": _object(
+        {"delivery": _enum("pull", "webhook"), "url": MAYBE_TEXT, "format": _enum(*EventFormat), "key": TEXT,
+         "filter": _ref("EventFilter"), "batch": WHOLE, "from": TEXT},
+        maybe=("delivery", "url", "format", "key", "filter", "batch", "from"),
+    ),
+    "Subscription": _object(
+        {"name": TEXT, "owner": TEXT, "delivery": _enum("pull", "webhook"), "url": MAYBE_TEXT,
+         "format": _enum(*EventFormat), "key": TEXT, "filter": _ref("EventFilter"), "batch": WHOLE, "cursor": TEXT,
+         "stand": _enum("active", "failing", "paused", "ended"), "leased_until": MAYBE_TIME, "waiting": WHOLE,
+         "dead_letters": WHOLE, "delivered": WHOLE, "delivered_at": MAYBE_TIME, "errors": WHOLE,
+         "failing_since": MAYBE_TIME, "last_error": MAYBE_TEXT, "reason": MAYBE_TEXT, "created": TIME,
+         "updated": TIME, "secret": TEXT},
+        maybe=("secret",),
+    ),
+    "Subscriptions": _object({"subscriptions": _list(_ref("Subscription")), "links": _LINKS}),
+    "SubscriberEvent": _object(
+        {"cursor": TEXT, "event_id": ID, "kind": _enum("entered", "changed", "left"), "type": TEXT, "key": TEXT,
+         "headers": {"type": "object", "additionalProperties": TEXT},
+         "value": {"description": "As the format has it: AsyncAPI says more."}}
+    ),
+    "NextEvents": _object(
+        {"cursor": TEXT, "lease": ID, "leased_until": TIME, "events": _list(_ref("SubscriberEvent"))},
+        maybe=("lease", "leased_until"),
+    ),
+    "Ack": _object({"cursor": TEXT, "lease": ID}, maybe=("lease",)),
+    "AckedPlace": _object({"cursor": TEXT, "leased_until": MAYBE_TIME}),
+    "Nack": _object({"event_id": TEXT, "reason": TEXT, "retry_in": NUMBER}, maybe=("reason", "retry_in")),
+    "MissedEvent": _object(
+        {"id": WHOLE, "place": TEXT, "event_id": TEXT, "type": TEXT, "collection": TEXT, "dataset": MAYBE_TEXT,
+         "reason": TEXT, "attempts": WHOLE, "retry_at": MAYBE_TIME, "dead_at": MAYBE_TIME}
+    ),
+    "MissedEvents": _object({"dead_letters": _list(_ref("MissedEvent")), "links": _LINKS}),
+    "SubscriptionSeek": _object({"cursor": TEXT, "time": TIME}, maybe=("cursor", "time")),
+    "Changes": _object({"cursor": TEXT, "links": _LINKS, "changes": _list(_ref("SubscriberEvent"))}),
     "ParkedEvent": _object(
         {"id": WHOLE, "consumer": TEXT, "origin": TEXT, "subject": TEXT, "event_id": TEXT, "epoch": WHOLE,
          "seq": WHOLE, "pos": WHOLE, "outcome": _enum("parked", "rejected"), "detail": TEXT, "attempts": WHOLE,

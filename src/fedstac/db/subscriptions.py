@@ -318,18 +318,29 @@ async def events_at(conn: Connection, positions: Sequence[int]) -> list[LoggedEv
 # --- leases ---
 
 
-async def lease(conn: Connection, name: str, through: Cursor, seconds: float) -> UUID:
-    """Give the events through a place to one reader for so many seconds, and return the lease's id."""
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """That one reader has events through a place, until a moment."""
+
+    id: UUID
+    through: Cursor
+    until: datetime
+
+
+async def lease(conn: Connection, name: str, through: Cursor, seconds: float, *, events: int = 0) -> Lease:
+    """Give so many events through a place to one reader for a time. The caller's transaction has the subscription."""
     id = uuid4()
-    await conn.execute(
+    until = await conn.fetchval(
         """UPDATE fedstac.subscription SET lease = $2, leased_epoch = $3, leased_through = $4,
-                  leased_until = clock_timestamp() + make_interval(secs => $5) WHERE name = $1""",
-        name, id, through.epoch, through.pos, seconds,
+                  leased_until = clock_timestamp() + make_interval(secs => $5), delivered = delivered + $6,
+                  delivered_at = CASE WHEN $6 > 0 THEN clock_timestamp() ELSE delivered_at END
+           WHERE name = $1 RETURNING leased_until""",
+        name, id, through.epoch, through.pos, seconds, events,
     )  # fmt: skip
-    return id
+    return Lease(id, through, until)
 
 
-async def lease_left(conn: Connection, name: str) -> float:
+async def seconds_leased(conn: Connection, name: str) -> float:
     """Return for how many seconds a subscription is leased; 0 for one that is free."""
     return float(await conn.fetchval(
         """SELECT coalesce(greatest(extract(epoch FROM leased_until - clock_timestamp()), 0), 0)
@@ -352,9 +363,37 @@ async def advance(
     )  # fmt: skip
 
 
-async def epoch_at(conn: Connection, pos: int) -> int:
-    """Return in which epoch an event at a position got its place."""
-    return int(await conn.fetchval("SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < $1 OR n = 1", pos) or 0)
+async def place_at(conn: Connection, pos: int) -> Cursor:
+    """Return the place of a position, with the epoch in which its event got it."""
+    epoch = await conn.fetchval("SELECT coalesce(max(n), 0) FROM fedstac.epoch WHERE forked_at_pos < $1", pos)
+    return Cursor(int(epoch), pos)
+
+
+async def start(conn: Connection) -> Cursor:
+    """Return the place before the first event that the log has."""
+    return await place_at(conn, int(await conn.fetchval("SELECT pos FROM fedstac.forgotten") or 0))
+
+
+async def place_before(conn: Connection, moment: datetime) -> Cursor:
+    """Return a place after which everything was written at this moment or later, but for writes that overtook others.
+
+    The log is in the order of commits, and a time is that of the write: what was not committed at that moment may lie
+    before the place. Only a cursor is exact.
+    """
+    pos = await conn.fetchval(
+        """WITH RECURSIVE search (low, high) AS (
+               SELECT coalesce((SELECT pos FROM fedstac.forgotten), 0), (SELECT pos FROM fedstac.feed_state)
+               UNION ALL
+               SELECT CASE WHEN middle.is_before THEN middle.pos ELSE low END,
+                      CASE WHEN middle.is_before THEN high ELSE middle.pos - 1 END
+               FROM search CROSS JOIN LATERAL (
+                   SELECT f.pos, o.at < $1 AS is_before FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+                   WHERE f.pos = (low + high + 1) / 2) middle
+               WHERE low < high)
+           SELECT min(high) FROM search""",
+        moment,
+    )
+    return await place_at(conn, int(pos or 0))
 
 
 # --- events that the cursor has passed and that were not taken ---
@@ -473,6 +512,16 @@ async def give_out(conn: Connection, name: str, positions: Sequence[int], lease_
     )  # fmt: skip
 
 
+async def event_ids(conn: Connection, after: int, through: int) -> dict[int, str]:
+    """Return the ids of the events of datasets in a stretch of the log, by position."""
+    rows = await conn.fetch(
+        """SELECT f.pos, o.event_id::text AS event_id FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+           WHERE f.pos > $1 AND f.pos <= $2""",
+        after, through,
+    )  # fmt: skip
+    return {row["pos"]: row["event_id"] for row in rows}
+
+
 async def given_out(conn: Connection, name: str, lease_id: UUID) -> list[MissedEvent]:
     """Return the stored events that a lease gave out."""
     rows = await conn.fetch(
@@ -491,6 +540,23 @@ async def settle(conn: Connection, name: str, positions: Sequence[int]) -> None:
     )  # fmt: skip
 
 
+async def settle_lease(conn: Connection, name: str, lease_id: UUID) -> None:
+    """Delete the stored events that a lease gave out: they were taken, but those that were refused meanwhile."""
+    await conn.execute(
+        "DELETE FROM fedstac.subscription_event WHERE subscription = $1 AND lease = $2 AND dead_at IS NULL",
+        name, lease_id,
+    )  # fmt: skip
+
+
+async def missed_event(conn: Connection, name: str, pos: int) -> MissedEvent:
+    """Return the stored event at a position."""
+    row = await conn.fetchrow(
+        f"SELECT {EVENT_COLUMNS} FROM fedstac.subscription_event WHERE subscription = $1 AND pos = $2", name, pos
+    )
+    assert row is not None  # stored in the caller's transaction
+    return _missed_event(row)
+
+
 async def bury(conn: Connection, name: str, positions: Sequence[int], reason: str) -> None:
     """Make dead letters of stored events."""
     await conn.execute(
@@ -498,6 +564,35 @@ async def bury(conn: Connection, name: str, positions: Sequence[int], reason: st
            WHERE subscription = $1 AND pos = ANY ($2::bigint[])""",
         name, list(positions), reason[:LONGEST_REASON],
     )  # fmt: skip
+
+
+async def bury_forgotten(conn: Connection, name: str) -> None:
+    """Make dead letters of waiting events that the log no longer has."""
+    await conn.execute(
+        """UPDATE fedstac.subscription_event SET dead_at = clock_timestamp(), lease = NULL,
+                  reason = 'the log no longer has the event'
+           WHERE subscription = $1 AND dead_at IS NULL AND pos <= (SELECT pos FROM fedstac.forgotten)""",
+        name,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MissedCounts:
+    """How many events of a subscription wait to be given again, and how many are dead."""
+
+    waiting: int = 0
+    dead: int = 0
+
+
+async def missed_counts(conn: Connection, names: Sequence[str]) -> dict[str, MissedCounts]:
+    """Return what subscriptions have not taken, by name; without those that have taken everything."""
+    rows = await conn.fetch(
+        """SELECT subscription, count(*) FILTER (WHERE dead_at IS NULL) AS waiting,
+                  count(*) FILTER (WHERE dead_at IS NOT NULL) AS dead
+           FROM fedstac.subscription_event WHERE subscription = ANY ($1::text[]) GROUP BY subscription""",
+        list(names),
+    )
+    return {row["subscription"]: MissedCounts(row["waiting"], row["dead"]) for row in rows}
 
 
 async def dead_letters(conn: Connection, name: str, *, after: int, limit: int) -> list[MissedEvent]:

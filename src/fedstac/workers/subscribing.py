@@ -5,29 +5,61 @@ The verbs know no request. `deliveries` is for all who give events out: `next_ev
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
+from uuid import UUID
 
 import orjson
 
 from fedstac.bootstrap import Node
-from fedstac.db import own_groups, subscriptions
+from fedstac.db import feed, own_groups, subscriptions
 from fedstac.db.connections import Connection
-from fedstac.db.subscriptions import Subscription
+from fedstac.db.sinks import PAGE_EVENTS
+from fedstac.db.subscriptions import (
+    Lease,
+    MissedCounts,
+    MissedEvent,
+    NewSubscription,
+    Postponement,
+    PutOutcome,
+    Subscription,
+)
+from fedstac.domain import destinations
 from fedstac.domain.access import DatasetReader, View
-from fedstac.domain.events import COLLECTION_PREFIX, LoggedEvent
+from fedstac.domain.destinations import Channel
+from fedstac.domain.errors import BadRequest, Conflict, NotFound
+from fedstac.domain.events import COLLECTION_PREFIX, Cursor, EventFormat, LoggedEvent
+from fedstac.domain.model import moment, rfc3339
 from fedstac.domain.policy import Policy, Principal
 from fedstac.domain.subscriptions import (
+    NAME,
     LoggedDataset,
     LogPage,
     Subscriber,
     SubscriberEvent,
     SubscriptionFilter,
     changes_for,
+    departure_id,
 )
 from fedstac.domain.vocabulary import UnknownVersion
+from fedstac.messaging import formats
+from fedstac.messaging.formats import Encoder
+from fedstac.runtime.wakeup import Backoff, pause
 from fedstac.vocabularies.registry import Vocabularies
+
+PULL, WEBHOOK = "pull", "webhook"
+DELIVERIES: Final = (PULL, WEBHOOK)
+MOST_EVENTS: Final = 1000  # of a batch, or a page of changes
+LEAST_PAGE: Final = 100  # events that one look reads
+LONGEST_FILTER: Final = 65_536
+MOST_ATTEMPTS: Final = 10
+FIRST_RETRY, LONGEST_RETRY = 5.0, 3600.0  # seconds
+WAITS: Final = "waits behind an earlier event of the dataset"
 
 
 async def deliveries(
@@ -39,8 +71,12 @@ async def deliveries(
     subscribers may read as of now.
     """
     previous = await subscriptions.previous_events(conn, page)
-    log_page = LogPage.read(page, previous, partial(_institution_of, node.checker.vocabularies))
-    return changes_for(log_page, subscribers, RightsNow(node.policy))
+    institution_of = partial(_institution_of, node.checker.vocabularies)
+
+    def compute() -> dict[str, list[SubscriberEvent]]:
+        return changes_for(LogPage.read(page, previous, institution_of), subscribers, RightsNow(node.policy))
+
+    return await asyncio.to_thread(compute) if page else {each.name: [] for each in subscribers}
 
 
 class RightsNow:
@@ -92,3 +128,387 @@ async def subscribers_of(conn: Connection, rows: Sequence[Subscription]) -> list
 def filter_of(subscription: Subscription) -> SubscriptionFilter:
     """Return the filter of a stored subscription."""
     return SubscriptionFilter.parse(orjson.loads(subscription.filter))
+
+
+# --- what owners do ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionWish:
+    """A subscription as somebody describes it. start: head, start or a cursor; it counts for a new one only."""
+
+    name: str
+    delivery: str = PULL
+    url: str | None = None
+    format: str = EventFormat.CLOUDEVENTS
+    key_template: str = ""
+    filter: Any = field(default_factory=dict)
+    batch: int = 100
+    start: str = "head"
+
+
+async def put(
+    node: Node, conn: Connection, wish: SubscriptionWish, *, caller: Principal, correlation: str | None = None
+) -> PutOutcome:
+    """Make a subscription, or change it. BadRequest says what is wrong with it; Conflict: the name is another's."""
+    if not NAME.fullmatch(wish.name):
+        raise BadRequest(f"{wish.name[:80]!r} is no name of a subscription: 1 to 63 letters, digits, dots, - and _")
+    if wish.delivery not in DELIVERIES:
+        raise BadRequest(f"delivery is one of {', '.join(DELIVERIES)}, not {wish.delivery[:40]!r}")
+    if wish.format not in set(EventFormat):
+        raise BadRequest(f"{wish.format[:80]!r} is no format; there are {', '.join(EventFormat)}")
+    formats.check_key_template(wish.key_template)
+    if not 0 < wish.batch <= MOST_EVENTS:
+        raise BadRequest(f"batch is a number from 1 to {MOST_EVENTS}")
+    filter_text = orjson.dumps(wish.filter).decode()
+    if len(filter_text) > LONGEST_FILTER:
+        raise BadRequest(f"a filter has {LONGEST_FILTER} characters at most; ask for less with it")
+    SubscriptionFilter.parse(wish.filter)
+    private = node.settings.notify_private
+    if (wish.delivery == WEBHOOK) is not (wish.url is not None):
+        raise BadRequest("url goes with the delivery webhook, and with no other")
+    if wish.url is not None and destinations.parse(wish.url, private=private).kind is not Channel.WEBHOOK:
+        raise BadRequest("url is the address of a webhook: https://…")
+    async with conn.transaction():
+        return await subscriptions.put(
+            conn,
+            NewSubscription(
+                name=wish.name, owner=caller, delivery=wish.delivery, url=wish.url, private=private,
+                format=wish.format, key_template=wish.key_template, filter=filter_text, batch=wish.batch,
+                after=await place_of(conn, wish.start),
+            ),
+            actor=caller.name, correlation=correlation,
+        )  # fmt: skip
+
+
+async def place_of(conn: Connection, text: str) -> Cursor:
+    """Return the place that `head`, `start`, a cursor or a moment names. CursorGone where the log has not got it."""
+    match text:
+        case "head":
+            return await feed.head(conn)
+        case "start":
+            return await subscriptions.start(conn)
+    if (time := moment(text)) is not None:
+        return await subscriptions.place_before(conn, time)
+    try:
+        cursor = Cursor.parse(text)
+    except BadRequest:
+        raise BadRequest(
+            f"{text[:40]!r} is no place in the log; write head, start, a cursor such as 1.4711, or a moment such as "
+            f"2026-11-29T10:00:00Z"
+        ) from None
+    return await feed.resume(conn, cursor)
+
+
+async def own(conn: Connection, name: str, caller: Principal) -> Subscription:
+    """Return a subscription of the caller's, locked for the caller's transaction. NotFound where it is none."""
+    subscription = await subscriptions.lock(conn, name)
+    if subscription is None or subscription.owner != caller.name:
+        raise subscriptions.missing(name)
+    return subscription
+
+
+# --- reading: next, ack, nack ---
+
+
+@dataclass(frozen=True, slots=True)
+class NextEvents:
+    """Events that are given out with a lease; without any, the lease that another reader has, or none."""
+
+    events: Sequence[SubscriberEvent]
+    encoder: Encoder
+    lease: Lease | None
+    cursor: Cursor
+
+
+async def next_events(
+    node: Node, name: str, *, caller: Principal, limit: int | None, lease_seconds: float, wait: float
+) -> NextEvents:  # fmt: skip
+    """Give out the next events of a subscription; wait for some for so many seconds.
+
+    What was not taken and is due comes before what is new. While another reader has a lease there is nothing.
+    CursorGone where the subscription is behind what the log keeps: it is sought anew.
+    """
+    deadline, backoff = time.monotonic() + wait, Backoff()
+    while True:
+        sequenced = node.sequenced.next()
+        async with node.pool.acquire() as conn:
+            look = await _look(node, conn, name, caller=caller, limit=limit, lease_seconds=lease_seconds)
+        seconds = deadline - time.monotonic()
+        if look.answer.events or seconds <= 0 or node.stopping.is_set():
+            return look.answer
+        if look.has_more:
+            await pause(node.stopping, 0)
+        else:
+            await sequenced(min(backoff.pause(), seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look brought, and whether the next one may bring more at once."""
+
+    answer: NextEvents
+    has_more: bool = False
+
+
+async def _look(
+    node: Node, conn: Connection, name: str, *, caller: Principal, limit: int | None, lease_seconds: float
+) -> _Look:
+    async with conn.transaction():
+        subscription = await own(conn, name, caller)
+        if subscription.delivery != PULL:
+            raise Conflict(f"the events of {name} are sent to its webhook; they are not pulled")
+        encoder = encoder_of(node, subscription)
+        if await subscriptions.seconds_leased(conn, name) > 0:
+            return _Look(NextEvents((), encoder, None, subscription.cursor))
+        most = min(limit or subscription.batch, MOST_EVENTS)
+        subscriber = Subscriber(name, filter_of(subscription), caller)
+        due = await _due(node, conn, subscription, subscriber, encoder, most)
+        if due.positions:
+            if not due.events:
+                return _Look(NextEvents((), encoder, None, subscription.cursor), has_more=True)
+            lease = await subscriptions.lease(
+                conn, name, subscription.cursor, lease_seconds, events=len(due.events)
+            )  # fmt: skip
+            await subscriptions.give_out(conn, name, [each.source.cursor.pos for each in due.events], lease.id)
+            return _Look(NextEvents(due.events, encoder, lease, lease.through))
+        return await _new(node, conn, subscription, subscriber, encoder, most, lease_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class DueEvents:
+    """Stored events whose time has come: their positions, and those that are still something to the subscriber."""
+
+    positions: Sequence[int]
+    events: Sequence[SubscriberEvent]
+
+
+async def _due(
+    node: Node, conn: Connection, subscription: Subscription, subscriber: Subscriber, encoder: Encoder, most: int
+) -> DueEvents:
+    """Return what is due, and settle what is nothing to the subscriber any more. For the caller's transaction."""
+    await subscriptions.bury_forgotten(conn, subscription.name)
+    rows = await subscriptions.due(conn, subscription.name, most)
+    page = await subscriptions.events_at(conn, [row.pos for row in rows])
+    events = (await deliveries(node, conn, page, [subscriber]))[subscriber.name]
+    events = [each for each in events if encoder.tells(each.event)]
+    positions = [event.cursor.pos for event in page]
+    await subscriptions.settle(
+        conn, subscription.name, sorted(set(positions) - {each.source.cursor.pos for each in events})
+    )
+    return DueEvents(positions, events)
+
+
+async def _new(
+    node: Node, conn: Connection, subscription: Subscription, subscriber: Subscriber, encoder: Encoder, most: int,
+    lease_seconds: float,
+) -> _Look:  # fmt: skip
+    name = subscription.name
+    log_slice = await subscriptions.look(
+        conn, subscription.cursor, subscriber.filter.collections, min(max(2 * most, LEAST_PAGE), PAGE_EVENTS)
+    )
+    fitting = (await deliveries(node, conn, log_slice.events, [subscriber]))[name]
+    fitting = [each for each in fitting if encoder.tells(each.event)]
+    blocked = await subscriptions.held_back(conn, name, [each.source for each in fitting])
+    events: list[SubscriberEvent] = []
+    behind: list[Postponement] = []
+    through = log_slice.through
+    for each in fitting:
+        if len(events) == most:
+            through = events[-1].source.cursor
+            break
+        if each.source.cursor.pos in blocked.positions:
+            continue
+        if (each.source.collection, each.source.dataset) in blocked.datasets:
+            behind.append(Postponement(each.source, WAITS, 0, attempts=0))
+        else:
+            events.append(each)
+    await subscriptions.postpone(conn, name, behind)
+    if events:
+        lease = await subscriptions.lease(conn, name, through, lease_seconds, events=len(events))
+        return _Look(NextEvents(events, encoder, lease, through))
+    await subscriptions.advance(conn, name, through)
+    return _Look(NextEvents((), encoder, None, through), has_more=through.pos > subscription.pos)
+
+
+async def ack(
+    conn: Connection, name: str, cursor: Cursor, *, caller: Principal, lease: UUID | None
+) -> Subscription:  # fmt: skip
+    """Note that everything through a place of what was given out is taken. The same again changes nothing.
+
+    Conflict where it was not given out, or the lease is over and others have the events.
+    """
+    async with conn.transaction():
+        subscription = await own(conn, name, caller)
+        is_done = cursor.pos <= subscription.pos
+        leased = subscription.leased_cursor
+        holds_lease = leased is not None and lease in (None, subscription.lease)
+        if cursor != await subscriptions.place_at(conn, cursor.pos):
+            raise Conflict(f"{cursor} is no place of this log any more; ask for the next events again")
+        if not (holds_lease and leased is not None and cursor.pos <= leased.pos):
+            if is_done:
+                return subscription
+            raise Conflict(f"{cursor} was not given out by a lease that you have; ask for the next events again")
+        is_whole = cursor.pos == leased.pos and (lease is not None or leased.pos > subscription.pos)
+        if is_whole and subscription.lease is not None:
+            await subscriptions.settle_lease(conn, name, subscription.lease)
+        await subscriptions.advance(conn, name, cursor, releases=is_whole)
+        return await own(conn, name, caller)
+
+
+async def nack(
+    conn: Connection, name: str, event_id: str, *, caller: Principal, reason: str, retry_in: float | None
+) -> MissedEvent:  # fmt: skip
+    """Store an event that was given out and not taken: it is given again, after so many seconds at the earliest.
+
+    Later events of its dataset wait behind it; others go on. Without `retry_in` the time grows with the attempts.
+    After MOST_ATTEMPTS it is a dead letter. NotFound where no event of that id is given out now.
+    """
+    async with conn.transaction():
+        subscription = await own(conn, name, caller)
+        place = await _given_out(conn, subscription, event_id)
+        if place is None:
+            raise NotFound(f"no event {event_id[:64]!r} of {name} is given out now; ask for the next events")
+        page = await subscriptions.events_at(conn, [place.pos])
+        attempts = place.attempts + 1
+        seconds = retry_in if retry_in is not None else min(FIRST_RETRY * 2 ** (attempts - 1), LONGEST_RETRY)
+        postponements = [Postponement(event, reason, seconds if attempts < MOST_ATTEMPTS else None) for event in page]
+        await subscriptions.postpone(conn, name, postponements)
+        return await subscriptions.missed_event(conn, name, place.pos)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    pos: int
+    attempts: int
+
+
+async def _given_out(conn: Connection, subscription: Subscription, event_id: str) -> _Place | None:
+    """Return where an event is that the present lease gave out: of the log, or made of it as `left`."""
+    if subscription.lease is None or subscription.leased_through is None:
+        return None
+    rows = await subscriptions.given_out(conn, subscription.name, subscription.lease)
+    places = {row.event_id: _Place(row.pos, row.attempts) for row in rows}
+    if not places:
+        ids = await subscriptions.event_ids(conn, subscription.pos, subscription.leased_through)
+        places = {id: _Place(pos, 0) for pos, id in ids.items()}
+    if event_id in places:
+        return places[event_id]
+    departures = ((departure_id(id, subscription.name), place) for id, place in places.items())
+    return next((place for id, place in departures if id == event_id), None)
+
+
+async def seek(
+    conn: Connection, name: str, to: str, *, actor: str, correlation: str | None = None
+) -> Subscription:  # fmt: skip
+    """Let a subscription go on after `head`, `start`, a cursor or a moment. What waits to be given again is dropped."""
+    async with conn.transaction():
+        if await subscriptions.lock(conn, name) is None:
+            raise subscriptions.missing(name)
+        return await subscriptions.seek(conn, name, await place_of(conn, to), actor=actor, correlation=correlation)
+
+
+def encoder_of(node: Node, subscription: Subscription) -> Encoder:
+    """Return how a subscription gets its events."""
+    feed_url = f"{node.settings.public_url.rstrip('/')}/events"
+    return Encoder(EventFormat(subscription.format), subscription.key_template, feed_url=feed_url)
+
+
+def stand_of(subscription: Subscription) -> str:
+    """Return in one word how a subscription stands."""
+    if subscription.ended_reason is not None:
+        return "ended"
+    if subscription.paused_reason is not None:
+        return "paused"
+    return "failing" if subscription.failing_since is not None else "active"
+
+
+def document_of(subscription: Subscription, counts: MissedCounts) -> dict[str, Any]:
+    """Return a subscription in JSON; its secret is not in it."""
+    return {
+        "name": subscription.name,
+        "owner": subscription.owner,
+        "delivery": subscription.delivery,
+        "url": subscription.url,
+        "format": subscription.format,
+        "key": subscription.key_template,
+        "filter": orjson.loads(subscription.filter),
+        "batch": subscription.batch,
+        "cursor": str(subscription.cursor),
+        "stand": stand_of(subscription),
+        "leased_until": _time(subscription.leased_until),
+        "waiting": counts.waiting,
+        "dead_letters": counts.dead,
+        "delivered": subscription.delivered,
+        "delivered_at": _time(subscription.delivered_at),
+        "errors": subscription.errors,
+        "failing_since": _time(subscription.failing_since),
+        "last_error": subscription.last_error,
+        "reason": subscription.ended_reason or subscription.paused_reason,
+        "created": rfc3339(subscription.created),
+        "updated": rfc3339(subscription.updated),
+    }
+
+
+def letter_of(event: MissedEvent) -> dict[str, Any]:
+    """Return a missed event in JSON."""
+    return {
+        "id": event.id,
+        "place": f"{event.epoch}.{event.pos}",
+        "event_id": event.event_id,
+        "type": event.type,
+        "collection": event.collection,
+        "dataset": event.dataset,
+        "reason": event.reason,
+        "attempts": event.attempts,
+        "retry_at": _time(event.retry_at) if event.dead_at is None else None,
+        "dead_at": _time(event.dead_at),
+    }
+
+
+def _time(time: datetime | None) -> str | None:
+    return rfc3339(time) if time is not None else None
+
+
+# --- changes, read once ---
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesPage:
+    """Changes after a place, the place to go on from, and whether the log has more after it."""
+
+    events: Sequence[SubscriberEvent]
+    cursor: Cursor
+    has_more: bool
+
+
+async def changes_since(
+    node: Node, since: str, condition: SubscriptionFilter, *, reader: Principal | None, encoder: Encoder, limit: int,
+    wait: float,
+) -> ChangesPage:  # fmt: skip
+    """Return what changed after a place (`place_of`), as a reader may see it; wait for something for so many seconds.
+
+    Exact: each event that was committed comes once on the way from cursor to cursor, whatever is written meanwhile.
+    """
+    subscriber = Subscriber("", condition, reader)
+    deadline, backoff = time.monotonic() + wait, Backoff()
+    async with node.pool.acquire() as conn:
+        after = await place_of(conn, since)
+    while True:
+        sequenced = node.sequenced.next()
+        async with node.pool.acquire() as conn:
+            log_slice = await subscriptions.look(
+                conn, after, condition.collections, min(max(2 * limit, LEAST_PAGE), PAGE_EVENTS)
+            )
+            events = (await deliveries(node, conn, log_slice.events, [subscriber]))[subscriber.name]
+            head = await feed.head(conn)
+        events = [each for each in events if encoder.tells(each.event)]
+        advance = log_slice.through.pos - after.pos
+        after = events[limit - 1].source.cursor if len(events) > limit else log_slice.through
+        seconds = deadline - time.monotonic()
+        if events or seconds <= 0 or node.stopping.is_set():
+            return ChangesPage(events[:limit], after, after.pos < head.pos)
+        if advance:
+            await pause(node.stopping, 0)
+        else:
+            await sequenced(min(backoff.pause(), seconds))

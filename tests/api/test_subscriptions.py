@@ -1,0 +1,248 @@
+"""Subscriptions and changes over HTTP: what is given out, taken, refused and given again, and to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from fedstac.db import feed
+from fedstac.db.connections import Connection
+from fedstac.demo import sample
+from tests.support.nodes import Api, StartApi
+from tests.support.waiting import until
+
+Json = dict[str, Any]
+
+
+def thing(number: int, title: str) -> Json:
+    """Return an item of a collection without a vocabulary."""
+    return {
+        "type": "Feature", "stac_version": "1.1.0", "id": f"thing-{number}", "collection": "plain",
+        "geometry": {"type": "Point", "coordinates": [number, number]}, "bbox": [number] * 4,
+        "properties": {"datetime": "2020-01-01T00:00:00Z", "title": title}, "links": [], "assets": {},
+    }  # fmt: skip
+
+
+@pytest.fixture
+async def api(start_api: StartApi, dsn: str) -> Api:
+    """A node with three datasets of a plain collection, two of them with the title `a`."""
+    started = await start_api(dsn=dsn, default_wait_seconds=60)
+    assert (await started.admin.post("/collections", json=sample.collection("plain"))).status_code == 201
+    for number, title in ((1, "a"), (2, "b"), (3, "a")):
+        answer = await started.admin.post("/collections/plain/items", json=thing(number, title))
+        assert answer.status_code in (200, 201), answer.text
+    return started
+
+
+async def head_is(api: Api, conn: Connection, pos: int) -> None:
+    """Wait until the log has come to a position."""
+
+    async def has_come() -> bool:
+        return (await feed.head(conn)).pos >= pos
+
+    await until(has_come)
+
+
+async def retitle(api: Api, number: int, title: str) -> None:
+    answer = await api.admin.patch(f"/collections/plain/items/thing-{number}", json={"properties": {"title": title}})
+    assert answer.status_code == 200, answer.text
+
+
+async def subscribe(api: Api, name: str = "mine", **members: Any) -> Json:
+    answer = await api.admin.put(f"/subscriptions/{name}", json={"from": "start", **members})
+    assert answer.status_code == 201, answer.text
+    document: Json = answer.json()
+    return document
+
+
+async def next_of(api: Api, name: str = "mine", **parameters: Any) -> Json:
+    answer = await api.admin.get(f"/subscriptions/{name}/next", params={"wait": 20, **parameters})
+    assert answer.status_code == 200, answer.text
+    page: Json = answer.json()
+    return page
+
+
+async def ack(api: Api, page: Json, name: str = "mine") -> Json:
+    body = {"cursor": page["cursor"], "lease": page["lease"]}
+    answer = await api.admin.post(f"/subscriptions/{name}/ack", json=body)
+    assert answer.status_code == 200, answer.text
+    place: Json = answer.json()
+    return place
+
+
+def names(events: Sequence[Json]) -> list[tuple[str, str]]:
+    return [(event["value"]["data"]["id"], event["kind"]) for event in events]
+
+
+TITLED_A = {"types": ["dataset.published", "dataset.updated", "dataset.left"], "cql2": "title = 'a'"}
+
+
+async def test_events_are_leased_and_what_is_not_acknowledged_is_given_again(api: Api, conn: Connection) -> None:
+    await head_is(api, conn, 4)
+    await subscribe(api, filter=TITLED_A)
+    first = await next_of(api, limit=1)
+    assert names(first["events"]) == [("thing-1", "entered")]
+    other = await next_of(api, wait=0)
+    assert (other["events"], "lease" in other) == ([], False)  # somebody has the lease
+    await conn.execute("UPDATE fedstac.subscription SET leased_until = clock_timestamp()")
+    again = await next_of(api, limit=1)
+    assert (names(again["events"]), again["lease"] != first["lease"]) == (names(first["events"]), True)
+    assert (await ack(api, again))["cursor"] == again["cursor"]
+    assert (await ack(api, again))["cursor"] == again["cursor"]  # a repeat changes nothing
+    second = await next_of(api)
+    assert names(second["events"]) == [("thing-3", "entered")]
+    late = await api.admin.post("/subscriptions/mine/ack", json={**second, "events": None, "leased_until": None})
+    assert late.status_code == 400
+    stale = {"cursor": second["cursor"], "lease": first["lease"]}
+    assert (await api.admin.post("/subscriptions/mine/ack", json=stale)).status_code == 409
+    await ack(api, second)
+    await retitle(api, 1, "b")
+    third = await next_of(api)
+    assert names(third["events"]) == [("thing-1", "left")]
+    assert third["events"][0]["type"] == "org.fedstac.dataset.left.v1"
+    await ack(api, third)
+    assert (await next_of(api, wait=0))["events"] == []
+    shown = (await api.admin.get("/subscriptions/mine")).json()
+    assert (shown["stand"], shown["delivered"], shown["dead_letters"]) == ("active", 4, 0)
+
+
+async def test_a_refused_event_is_given_again_and_its_dataset_waits_for_it(api: Api, conn: Connection) -> None:
+    await retitle(api, 1, "c")
+    await head_is(api, conn, 5)
+    await subscribe(api, filter={"types": ["dataset.published", "dataset.updated"]})
+    page = await next_of(api, limit=1)
+    refused = {"event_id": page["events"][0]["event_id"], "reason": "the disk is full", "retry_in": 3600}
+    answer = await api.admin.post("/subscriptions/mine/nack", json=refused)
+    assert (answer.status_code, answer.json()["attempts"]) == (200, 1)
+    await ack(api, page)
+    others = await next_of(api)
+    assert names(others["events"]) == [("thing-2", "entered"), ("thing-3", "entered")]  # and not the update of thing-1
+    await ack(api, others)
+    shown = (await api.admin.get("/subscriptions/mine")).json()
+    assert shown["waiting"] == 2
+    await conn.execute("UPDATE fedstac.subscription_event SET retry_at = clock_timestamp()")
+    retried = await next_of(api)
+    assert names(retried["events"]) == [("thing-1", "entered")]
+    await ack(api, retried)
+    last = await next_of(api)
+    assert names(last["events"]) == [("thing-1", "changed")]
+    await ack(api, last)
+    assert (await api.admin.get("/subscriptions/mine")).json()["waiting"] == 0
+    assert (await api.admin.post("/subscriptions/mine/nack", json=refused)).status_code == 404
+
+
+async def test_what_is_refused_too_often_is_a_dead_letter_that_can_be_sent_again(api: Api, conn: Connection) -> None:
+    await head_is(api, conn, 4)
+    await subscribe(api, filter={"types": ["dataset.published"]})
+    for _ in range(10):
+        page = await next_of(api, limit=1)
+        answer = await api.admin.post(
+            "/subscriptions/mine/nack", json={"event_id": page["events"][0]["event_id"], "reason": "no", "retry_in": 0}
+        )
+        assert answer.status_code == 200
+        await ack(api, page)
+    [letter] = (await api.admin.get("/subscriptions/mine/dead-letters")).json()["dead_letters"]
+    assert (letter["dataset"], letter["attempts"], letter["reason"]) == ("thing-1", 10, "no")
+    redrive = f"/subscriptions/mine/dead-letters/{letter['id']}/redrive"
+    assert (await api.admin.post(redrive)).json()["dead_at"] is None
+    page = await next_of(api, limit=1)
+    assert names(page["events"]) == [("thing-1", "entered")]
+    for _ in range(9):
+        body = {"event_id": page["events"][0]["event_id"], "reason": "no", "retry_in": 0}
+        await api.admin.post("/subscriptions/mine/nack", json=body)
+        await ack(api, page)
+        page = await next_of(api, limit=1)
+    await api.admin.post("/subscriptions/mine/nack", json=body)
+    await ack(api, page)
+    await retitle(api, 1, "later")
+    await head_is(api, conn, 5)
+    refusal = await api.admin.post(redrive)
+    assert (refusal.status_code, "which says more" in refusal.json()["detail"]) == (409, True)
+
+
+async def test_a_subscription_is_its_owners(api: Api) -> None:
+    await subscribe(api)
+    stranger = {"Authorization": f"Bearer {api.tokens['publisher:NCAR']}"}
+    for method, path, body in (
+        ("GET", "", None), ("DELETE", "", None), ("GET", "/next", None), ("POST", "/ack", {"cursor": "1.1"}),
+        ("POST", "/nack", {"event_id": "x"}), ("POST", "/seek", {"cursor": "start"}), ("GET", "/dead-letters", None),
+    ):  # fmt: skip
+        answer = await api.anyone.request(method, f"/subscriptions/mine{path}", json=body, headers=stranger)
+        assert (method, path, answer.status_code) == (method, path, 404)
+    assert (await api.anyone.put("/subscriptions/mine", json={}, headers=stranger)).status_code == 409
+    theirs = await api.anyone.put("/subscriptions/theirs", json={}, headers=stranger)
+    assert theirs.status_code == 201
+    own = (await api.anyone.get("/subscriptions", headers=stranger)).json()
+    assert [each["name"] for each in own["subscriptions"]] == ["theirs"]
+    assert (await api.anyone.get("/subscriptions?all=true", headers=stranger)).status_code == 403
+    every = (await api.admin.get("/subscriptions?all=true&limit=1")).json()
+    assert [each["name"] for each in every["subscriptions"]] == ["mine"]
+    assert any(link["rel"] == "next" for link in every["links"])
+    assert (await api.admin.delete("/subscriptions/theirs")).status_code == 204  # by the right to manage messaging
+    assert (await api.admin.get("/subscriptions/theirs/next")).status_code == 404
+
+
+async def test_putting_it_again_changes_what_is_wanted_and_keeps_the_place(api: Api, conn: Connection) -> None:
+    await head_is(api, conn, 4)
+    await subscribe(api, filter={"types": ["dataset.published"]})
+    await ack(api, await next_of(api, limit=2))
+    body = {"filter": {"cql2": "title = 'a'"}, "from": "start"}
+    changed = await api.admin.put("/subscriptions/mine", json=body)
+    assert (changed.status_code, changed.json()["cursor"]) == (200, "1.3")
+    assert (await api.admin.put("/subscriptions/mine", json=body)).json() == changed.json()
+    assert names((await next_of(api))["events"]) == [("thing-3", "entered")]
+    sought = await api.admin.post("/subscriptions/mine/seek", json={"cursor": "start"})
+    assert sought.json()["cursor"] == "0.0"
+    moment = (await conn.fetchval("SELECT at FROM fedstac.outbox ORDER BY id LIMIT 1 OFFSET 2")).isoformat()
+    sought = await api.admin.post("/subscriptions/mine/seek", json={"time": moment})
+    assert sought.json()["cursor"] == "1.2"
+    rows = await conn.fetch("SELECT action FROM fedstac.audit WHERE dataset = 'subscription/mine' ORDER BY id")
+    assert [row["action"] for row in rows] == [
+        "add-subscription", "change-subscription", "seek-subscription", "seek-subscription",
+    ]  # fmt: skip
+
+
+REFUSED: tuple[Json, ...] = (
+    {"delivery": "post"}, {"format": "xml"}, {"filter": {"where": 1}}, {"batch": 0}, {"batch": "x"},
+    {"delivery": "webhook"}, {"url": "https://hooks.example/x"}, {"from": "yesterday"}, {"key": "{nothing}"},
+    {"delivery": "webhook", "url": "http://127.0.0.1/x"}, {"delivery": "webhook", "url": "mailto:a@b.example"},
+    {"filter": "x"}, {"format": 1}, {"unknown": 1},
+)  # fmt: skip
+
+
+async def test_what_is_no_subscription_is_refused(api: Api) -> None:
+    for body in REFUSED:
+        answer = await api.admin.put("/subscriptions/mine", json=body)
+        assert answer.status_code == 400, (body, answer.text)
+    assert (await api.admin.put("/subscriptions/-", json={})).status_code == 400
+
+
+async def test_changes_from_cursor_to_cursor(api: Api, conn: Connection) -> None:
+    await retitle(api, 1, "b")
+    await head_is(api, conn, 5)
+    parameters = {"since": "start", "filter": "title = 'a'", "collections": "plain", "limit": "2"}
+    answer = (await api.anyone.get("/changes", params=parameters)).json()
+    kinds = [(each["value"]["data"].get("id"), each["kind"]) for each in answer["changes"]]
+    assert kinds == [(None, "changed"), ("thing-1", "entered")]
+    assert [link["rel"] for link in answer["links"]] == ["self", "next"]
+    page = (await api.anyone.get("/changes", params={**parameters, "since": answer["cursor"]})).json()
+    assert names(page["changes"]) == [("thing-3", "entered"), ("thing-1", "left")]
+    last = (await api.anyone.get("/changes", params={**parameters, "since": page["cursor"]})).json()
+    assert (last["changes"], [link["rel"] for link in last["links"]]) == ([], ["self"])
+    crud = (await api.anyone.get("/changes", params={"since": "start", "format": "crud"})).json()
+    assert len(crud["changes"]) == 4
+    for wrong in ({}, {"since": "9.9"}, {"since": "start", "bbox": "1,2"}, {"since": "start", "filter": "a ="}):
+        assert (await api.anyone.get("/changes", params=wrong)).status_code in (400, 410)
+
+
+async def test_changes_show_what_the_reader_may_see(api: Api, conn: Connection) -> None:
+    marked = await api.admin.delete("/collections/plain/items/thing-1")
+    assert marked.status_code in (200, 204), marked.text
+    await head_is(api, conn, 5)
+    strangers = (await api.anyone.get("/changes", params={"since": "1.4"})).json()
+    assert names(strangers["changes"]) == [("thing-1", "left")]
+    managers = (await api.admin.get("/changes", params={"since": "1.4"})).json()
+    assert names(managers["changes"]) == [("thing-1", "changed")]
+    assert '"actor"' not in str((await api.anyone.get("/changes", params={"since": "start"})).json())
