@@ -141,6 +141,7 @@ def assert_nothing_lost(running: Federation, publisher: Publisher, nodes: Iterab
     there = values(running, "SELECT id FROM fedstac.record WHERE state = 'published' AND document IS NOT NULL")
     missing = {dataset for datasets in accepted.values() for dataset in datasets} - set(there)
     assert missing == set(), "accepted, done, and not in the records"
+    assert_log_whole(running)
     for what, statement in _UNWANTED.items():
         assert values(running, statement) == [], what
     for name in ("west", *nodes):
@@ -151,11 +152,23 @@ def assert_nothing_lost(running: Federation, publisher: Publisher, nodes: Iterab
         assert found.json()["numberMatched"] == len(there)
 
 
+def assert_log_whole(running: Federation) -> None:
+    """Check that west's log has the events of each lineage and each record once, in their order."""
+    __tracebackhide__ = True
+    for what, statement in _LOG_FAULTS.items():
+        assert values(running, statement) == [], what
+
+
 _UNWANTED = {
     "doubled events": """SELECT collection || '/' || dataset FROM fedstac.outbox
         WHERE type = 'org.fedstac.dataset.published.v1' GROUP BY collection, dataset HAVING count(*) > 1""",
     "doubled audit rows": """SELECT collection || '/' || dataset FROM fedstac.audit
         WHERE digest_before IS NULL AND digest_after IS NOT NULL GROUP BY collection, dataset HAVING count(*) > 1""",
+    "lineages without one latest": """SELECT lineage FROM fedstac.record GROUP BY lineage
+        HAVING count(*) FILTER (WHERE latest) <> 1 OR
+               max(version) FILTER (WHERE latest) <> max(version)""",
+}  # fmt: skip
+_LOG_FAULTS = {
     "records without their event": """SELECT id FROM fedstac.record r WHERE NOT EXISTS (
         SELECT 1 FROM fedstac.outbox o WHERE o.dataset = r.id AND o.collection = r.collection AND o.seq = r.seq)""",
     "gaps in a lineage": """SELECT key FROM fedstac.outbox WHERE dataset IS NOT NULL GROUP BY key
@@ -166,9 +179,6 @@ _UNWANTED = {
         SELECT o.key, o.seq, lag(o.seq) OVER (PARTITION BY o.key ORDER BY f.pos) AS before
         FROM fedstac.outbox o JOIN fedstac.feed f ON f.id = o.id) e WHERE seq <> coalesce(before, 0) + 1""",
     "gaps in the feed": "SELECT max(pos) - count(*) FROM fedstac.feed HAVING max(pos) <> count(*)",
-    "lineages without one latest": """SELECT lineage FROM fedstac.record GROUP BY lineage
-        HAVING count(*) FILTER (WHERE latest) <> 1 OR
-               max(version) FILTER (WHERE latest) <> max(version)""",
 }  # fmt: skip
 
 

@@ -14,8 +14,7 @@ import httpx
 
 from fedstac.client import AsyncClient
 from fedstac.client.transport import Conflict, NotFound
-from fedstac.db import connections, nodes
-from fedstac.demo.federation import INDEX_NODES, WEST, Federation, ProcessFailed
+from fedstac.demo.federation import INDEX_NODES, Federation, ProcessFailed
 from fedstac.demo.publishing import DEADLINE_SECONDS, wait_until_visible
 from fedstac.domain import events
 from fedstac.domain.deletion import DependencyState
@@ -60,25 +59,25 @@ async def run(running: Federation, *, sparing: Collection[str] = ()) -> Deletion
     Required are both index nodes, a service, and the owner of the identifiers, whom two administrators waive.
     ProcessFailed where somebody does not report in time, or where what is not ready can be deleted all the same.
     """
-    tokens = [running.tokens["admin"], await _issue(running, "second-admin", "admin")]
+    tokens = [running.tokens["admin"], await running.issue_token("second-admin", "admin")]
     async with (
         AsyncClient(running.west, tokens[0]) as client,
-        _http(running, tokens[0]) as http,
-        _http(running, tokens[1]) as second,
+        running.client(tokens[0]) as http,
+        running.client(tokens[1]) as second,
         _service(running) as service,
     ):
         await _configure(http)
         ids = await _choose(http, sparing)
-        await _each(ids, client.mark)
+        await change_each(ids, client.mark)
         marked = len(await _deletions(http, "open"))
         entries = await _wait_for_reports(running, http, service)
         await _try_early(client, ids[0])
         for administrator in (http, second):
-            await _each([entry["id"] for entry in entries], partial(_waive, administrator))
+            await change_each([entry["id"] for entry in entries], partial(_waive, administrator))
         waived = _count(await _deletions(http, "open"), (DependencyState.WAIVED,))
-        await _each(ids, client.delete)
+        await change_each(ids, client.delete)
         deleted = len(ids) - len(await _present(client, ids))
-        await _each(ids, client.purge)
+        await change_each(ids, client.purge)
         purged = len(await _deletions(http, "purged"))
     await wait_until_visible(running, INDEX_NODES)
     for node in INDEX_NODES:
@@ -86,20 +85,6 @@ async def run(running: Federation, *, sparing: Collection[str] = ()) -> Deletion
             if shown_ids := await _present(reader, ids):
                 raise ProcessFailed(f"{node} still shows {shown_ids[0]}, which was deleted")
     return DeletionCounts(marked, _count(entries, REPORTED), waived, deleted, purged)
-
-
-def _http(running: Federation, token: str) -> httpx.AsyncClient:
-    headers = {"Authorization": f"Bearer {token}"}
-    return httpx.AsyncClient(base_url=running.west, headers=headers, timeout=60, trust_env=False)
-
-
-async def _issue(running: Federation, name: str, role: str) -> str:
-    """Return a new token of west."""
-    conn = await connections.connect(running.database_of(WEST))
-    try:
-        return await nodes.issue_token(conn, name, [role])
-    finally:
-        await conn.close()
 
 
 async def _configure(http: httpx.AsyncClient) -> None:
@@ -121,7 +106,7 @@ async def _choose(http: httpx.AsyncClient, sparing: Collection[str]) -> list[str
     return [item["id"] for item in response.json()["features"] if item["id"] not in sparing][:DATASETS]
 
 
-async def _each(ids: Sequence[str], change: Callable[[str], Awaitable[object]]) -> None:
+async def change_each(ids: Sequence[str], change: Callable[[str], Awaitable[object]]) -> None:
     """Make a change of each of these, a few at a time."""
     free = asyncio.Semaphore(AT_ONCE)
 
@@ -192,7 +177,7 @@ async def _present(client: AsyncClient, ids: Sequence[str]) -> list[str]:
 @asynccontextmanager
 async def _service(running: Federation) -> AsyncIterator[asyncio.Task[None]]:
     """Run the service while the block runs."""
-    source = SourceAddress(running.west, await _issue(running, SERVICE, f"node:{SERVICE}"))
+    source = SourceAddress(running.west, await running.issue_token(SERVICE, f"node:{SERVICE}"))
     async with HttpSource(source) as feed, Origin(source) as origin:
         _, head = await origin.head()
         task = asyncio.create_task(_serve(feed, origin, head))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+import httpx
 import psycopg
 from psycopg import sql
 
@@ -103,6 +104,11 @@ class Process:
     def is_running(self) -> bool:
         return self.child.poll() is None
 
+    @property
+    def tells_ready(self) -> bool:
+        """Return whether it writes its ready file; programs of others do not."""
+        return str(self.ready_file) in self.command
+
     def kill(self) -> None:
         """Send SIGKILL, and return when the process is gone."""
         self.child.kill()
@@ -147,6 +153,15 @@ class Federation:
         self.wait_ready(process)
         return process
 
+    def start_program(self, name: str, script: Path, *arguments: str, **environment: str) -> Process:
+        """Start a Python program that is not fedstac as a process of this name. Return before it is ready."""
+        log, ready_file = self.folder / "logs" / f"{name}.log", self.folder / f"{name}.ready"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        full = {**settings.environment_of_children(), "FEDSTAC_DIE_WITH": str(os.getpid()), **environment}
+        command = (sys.executable, "-m", "fedstac.demo.program", str(script), *arguments)
+        self.processes[name] = Process(name, command, full, log, ready_file, _spawn(command, full, log, ready_file))
+        return self.processes[name]
+
     def restart(self, name: str, **changes: str) -> Process:
         """Start a process that has ended again as before, on the same port if it has one; without its failpoints."""
         old = self.processes[name]
@@ -162,7 +177,7 @@ class Federation:
 
     def wait_ready(self, process: Process) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not process.ready_file.exists():
+        while process.tells_ready and not process.ready_file.exists():
             if not process.is_running or time.monotonic() > deadline:
                 raise ProcessFailed(f"{process.name} did not start; it logged last:\n{tail(process.log)}")
             time.sleep(0.02)
@@ -193,6 +208,19 @@ class Federation:
             FEDSTAC_SOURCE_FEED=feed, FEDSTAC_SNAPSHOT_FIRST=str(snapshot_first),
             **{"FEDSTAC_PORT": "0", **environment},
         )  # fmt: skip
+
+    def client(self, token: str) -> httpx.AsyncClient:
+        """Return a client of west with this token."""
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.AsyncClient(base_url=self.west, headers=headers, timeout=60, trust_env=False)
+
+    async def issue_token(self, name: str, *roles: str) -> str:
+        """Return a new token of west."""
+        conn = await connections.connect(self.database_of(WEST))
+        try:
+            return await nodes.issue_token(conn, name, list(roles))
+        finally:
+            await conn.close()
 
     def add_sink(self, name: str, address: str, *, node: str = WEST) -> None:
         """Send a publishing node's events to a stream or topic; instead of to the one that the name stood for."""

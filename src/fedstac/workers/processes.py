@@ -44,10 +44,7 @@ def start(role: str) -> None:
     """Begin a process: heed SIGINT, log, and end with the parent if that asks for it."""
     tune_interpreter()
     variables = ProcessVariables()
-    if variables.die_with:
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != variables.die_with:  # it went before the line above
-            sys.exit(0)
+    end_with_parent(variables)
     heed_interrupts()
     log_lines(load().log_format, role)
     for variable in unknown_variables():
@@ -55,6 +52,14 @@ def start(role: str) -> None:
     if variables.failpoints:
         structlog.get_logger().error("FEDSTAC_FAILPOINTS is set: this process has faults on purpose, for tests only")
         failpoints.install(variables.failpoints)
+
+
+def end_with_parent(variables: ProcessVariables) -> None:
+    """Let SIGTERM end this process when its parent has gone, if the variables ask for it."""
+    if variables.die_with:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != variables.die_with:  # it went before the line above
+            sys.exit(0)
 
 
 def tune_interpreter() -> None:
