@@ -50,8 +50,8 @@ async def test_each_subscriber_gets_what_fits_and_what_they_may_see(node: Node, 
     got = await subscribing.deliveries(node, conn, page.events, [STRANGER, TITLED_A, MANAGER])
     changes = {name: [(each.event.cursor.pos, each.kind) for each in own] for name, own in got.items()}
     entered, changed, departed = ChangeKind.ENTERED, ChangeKind.CHANGED, ChangeKind.LEFT
-    assert changes["stranger"] == [(1, changed), (2, entered), (3, entered), (4, changed), (5, departed)]
-    assert changes["titled"] == [(1, changed), (2, entered), (4, departed)]
+    assert changes["stranger"] == [(1, changed), (3, entered), (5, departed)], "it is hidden by now"
+    assert changes["titled"] == [(1, changed), (4, departed)]
     assert changes["manager"] == [(1, changed), (2, entered), (3, entered), (4, changed), (5, changed)]
 
 

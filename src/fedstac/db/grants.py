@@ -8,7 +8,7 @@ Locks, in this order: the lineages or collections, then the rows of fedstac.gran
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -49,6 +49,44 @@ async def open_to(conn: Connection, subject: str, keys: Iterable[tuple[str, str]
         subject, [collection for collection, _ in names], [id for _, id in names],
     )  # fmt: skip
     return {(row["collection"], row["id"]) for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class CoveringGrants:
+    """For which datasets subjects have grants that are valid now, as (subject, collection, id).
+
+    open_now: those that open the dataset. at_last: also those that are suspended by its state, or were closed lately.
+    """
+
+    open_now: frozenset[tuple[str, str, str]] = frozenset()
+    at_last: frozenset[tuple[str, str, str]] = frozenset()
+
+
+async def covering(
+    conn: Connection, subjects: Collection[str], keys: Collection[tuple[str, str]], *, closed_after: datetime
+) -> CoveringGrants:
+    """Return the grants of many subjects for many datasets, by collection and id. One query for all; none for nobody.
+
+    closed_after: one that was closed later counts among those `at_last`.
+    """
+    if not subjects or not keys:
+        return CoveringGrants()
+    names = list(keys)
+    rows = await conn.fetch(
+        """SELECT g.subject, r.collection, r.id, bool_or(g.closed_at IS NULL AND r.state = 'published') AS is_open
+           FROM unnest($2::text[], $3::text[]) d (collection, id)
+           JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.id
+           CROSS JOIN LATERAL (VALUES ('dataset', r.id), ('lineage', r.lineage), ('project', '')) c (scope, target)
+           JOIN fedstac.access_grant g ON g.collection = r.collection AND g.scope = c.scope AND g.target = c.target
+           WHERE g.subject = ANY ($1::text[]) AND g.valid_from <= clock_timestamp()
+             AND g.valid_until > clock_timestamp() AND (g.closed_at IS NULL OR g.closed_at > $4)
+           GROUP BY g.subject, r.collection, r.id""",
+        list(subjects), [collection for collection, _ in names], [id for _, id in names], closed_after,
+    )  # fmt: skip
+    return CoveringGrants(
+        frozenset((row["subject"], row["collection"], row["id"]) for row in rows if row["is_open"]),
+        frozenset((row["subject"], row["collection"], row["id"]) for row in rows),
+    )
 
 
 async def open_until(conn: Connection, subject: str, collection: str, dataset: str) -> datetime | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from types import MappingProxyType
@@ -108,6 +108,25 @@ async def stored_ids(conn: Connection, collection: str, ids: Sequence[str]) -> s
         collection, ids,
     )  # fmt: skip
     return {row["id"] for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordAccess:
+    """What a record says of who may read its dataset."""
+
+    state: State
+    level: Level
+
+
+async def access_of(conn: Connection, datasets: Collection[tuple[str, str]]) -> dict[tuple[str, str], RecordAccess]:
+    """Return who may read datasets as of now, by collection and id; without those that are not here."""
+    names = list(datasets)
+    rows = await conn.fetch(
+        """SELECT r.collection, r.id, r.state, r.access FROM unnest($1::text[], $2::text[]) d (collection, id)
+           JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.id""",
+        [collection for collection, _ in names], [id for _, id in names],
+    )  # fmt: skip
+    return {(row["collection"], row["id"]): RecordAccess(State(row["state"]), Level(row["access"])) for row in rows}
 
 
 async def lineages_of(conn: Connection, collection: str, ids: Sequence[str]) -> list[str]:

@@ -227,10 +227,18 @@ class Subscriber:
 
 
 class ReadingRights(Protocol):
-    """What readers may see now (workers/subscribing.py)."""
+    """What readers may see now (workers/reading_rights.py)."""
+
+    def view_before(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
+        """Return how much a subscriber could see of a dataset as it was before the event that is looked at."""
+        ...
 
     def view_of(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
         """Return how much a subscriber may see of a dataset as it is in the log."""
+        ...
+
+    def view_now(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
+        """Return how much a subscriber may see of the dataset as it is now, which the log may tell further on."""
         ...
 
     def may_see(self, subscriber: Subscriber, event: LoggedEvent) -> bool:
@@ -293,21 +301,30 @@ class _PageReading:
         view = self._rights.view_of(subscriber, after)
         if view is View.NOTHING:  # where it was perhaps never to be seen, not even its name is told
             return self._departure(subscriber, after) if fitted else None
+        view_now = self._rights.view_now(subscriber, after)
+        if view_now is View.NOTHING:  # what hid it follows in the log, and tells whoever still has it by then
+            still_fits = self._passes(subscriber, event.cursor.pos)
+            return self._departure(subscriber, after) if fitted and not still_fits else None
+        view = min(view, view_now)
         may_be_there = fitted or presence_before is Presence.UNKNOWN
         if after.presence is Presence.GONE:  # what is purged was told to be deleted
             is_concerned = may_be_there or presence_before is Presence.GONE
             return SubscriberEvent(self._text(after, view), ChangeKind.LEFT, event) if is_concerned else None
-        if subscriber.filter.test(self._facts[event.cursor.pos]) is True:
+        if self._passes(subscriber, event.cursor.pos):
             kind = ChangeKind.CHANGED if fitted else ChangeKind.ENTERED
             return SubscriberEvent(self._text(after, view), kind, event)
         return self._departure(subscriber, after) if may_be_there else None
 
     def _fits(self, subscriber: Subscriber, dataset: LoggedDataset) -> bool:
-        """Tell whether a dataset is here, fits a filter and may be seen."""
-        facts = self._facts.get(dataset.event.cursor.pos)
-        if facts is None or subscriber.filter.test(facts) is not True:
+        """Tell whether a dataset was here, fitted a filter and could be seen."""
+        if not self._passes(subscriber, dataset.event.cursor.pos):
             return False
-        return self._rights.view_of(subscriber, dataset) is not View.NOTHING
+        return self._rights.view_before(subscriber, dataset) is not View.NOTHING
+
+    def _passes(self, subscriber: Subscriber, pos: int) -> bool:
+        """Tell whether a dataset is here as of a position, and passes a filter."""
+        facts = self._facts.get(pos)
+        return facts is not None and subscriber.filter.test(facts) is True
 
     def _text(self, dataset: LoggedDataset, view: View) -> LoggedEvent:
         """Return the event as whoever has this view gets it."""

@@ -30,15 +30,13 @@ from fedstac.db.subscriptions import (
     Subscription,
 )
 from fedstac.domain import destinations
-from fedstac.domain.access import DatasetReader, View
 from fedstac.domain.destinations import Channel
 from fedstac.domain.errors import BadRequest, Conflict, NotFound
-from fedstac.domain.events import COLLECTION_PREFIX, Cursor, EventFormat, LoggedEvent
+from fedstac.domain.events import Cursor, EventFormat, LoggedEvent
 from fedstac.domain.model import moment, rfc3339
-from fedstac.domain.policy import Policy, Principal
+from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import (
     NAME,
-    LoggedDataset,
     LogPage,
     Subscriber,
     SubscriberEvent,
@@ -51,6 +49,7 @@ from fedstac.messaging import formats
 from fedstac.messaging.formats import Encoder
 from fedstac.runtime.wakeup import Backoff, pause
 from fedstac.vocabularies.registry import Vocabularies
+from fedstac.workers.reading_rights import ReadersNow
 
 PULL, WEBHOOK = "pull", "webhook"
 DELIVERIES: Final = (PULL, WEBHOOK)
@@ -71,31 +70,12 @@ async def deliveries(
     subscribers may read as of now.
     """
     previous = await subscriptions.previous_events(conn, page)
+    if not page:
+        return {each.name: [] for each in subscribers}
     institution_of = partial(_institution_of, node.checker.vocabularies)
-
-    def compute() -> dict[str, list[SubscriberEvent]]:
-        return changes_for(LogPage.read(page, previous, institution_of), subscribers, RightsNow(node.policy))
-
-    return await asyncio.to_thread(compute) if page else {each.name: [] for each in subscribers}
-
-
-class RightsNow:
-    """What readers may see by the policy of now (domain/subscriptions.ReadingRights)."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._readers: dict[str, DatasetReader] = {}  # by subscriber
-
-    def view_of(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
-        """Return how much a subscriber may see of a dataset as it is in the log."""
-        reader = self._readers.get(subscriber.name)
-        if reader is None:
-            reader = self._readers[subscriber.name] = DatasetReader(self._policy, subscriber.reader)
-        return reader.view_of(dataset.access)
-
-    def may_see(self, subscriber: Subscriber, event: LoggedEvent) -> bool:
-        """Tell whether a subscriber may see an event that is of no dataset: all see those of collections."""
-        return event.type.startswith(COLLECTION_PREFIX)
+    log_page = await asyncio.to_thread(LogPage.read, page, previous, institution_of)
+    rights = await ReadersNow.read(conn, node.policy, log_page, subscribers)
+    return await asyncio.to_thread(changes_for, log_page, subscribers, rights)
 
 
 def _institution_of(vocabularies: Vocabularies, data: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,83 @@
+"""What subscribers may see of a page of the log: by the policy, their grants, and what the records say now.
+
+All is read set-wise for a page when it is delivered. A dataset that is hidden now is not delivered from an event of the
+time when it was not: its document would tell what nobody may know any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from fedstac.db import grants, records
+from fedstac.db.connections import Connection
+from fedstac.db.grants import CoveringGrants
+from fedstac.db.records import RecordAccess
+from fedstac.domain import access
+from fedstac.domain.access import DatasetAccess, DatasetReader, View
+from fedstac.domain.events import COLLECTION_PREFIX, LoggedEvent
+from fedstac.domain.model import moment
+from fedstac.domain.policy import Policy
+from fedstac.domain.subscriptions import LoggedDataset, LogPage, Subscriber
+
+LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadersNow:
+    """What readers may see as of now (domain/subscriptions.ReadingRights). records: by collection and id."""
+
+    policy: Policy
+    records: dict[tuple[str, str], RecordAccess]
+    grants: CoveringGrants
+    readers: dict[str, DatasetReader] = field(default_factory=dict)  # by subscriber
+
+    @classmethod
+    async def read(
+        cls, conn: Connection, policy: Policy, page: LogPage, subscribers: Sequence[Subscriber]
+    ) -> ReadersNow:
+        """Read what decides about a page: two queries, the second only where a dataset is not open."""
+        datasets = [each.access for each in page.datasets.values()]
+        here = await records.access_of(conn, {each.key for each in datasets})
+        levels = [replace(each, level=here[each.key].level) for each in datasets if each.key in here]
+        keys = access.needing_grants([*datasets, *levels])
+        subjects = {each.reader.name for each in subscribers if each.reader is not None} if keys else set()
+        oldest = min((_time_of(each) for each in page.datasets.values()), default=LONG_AGO)
+        return cls(policy, here, await grants.covering(conn, subjects, keys, closed_after=oldest))
+
+    def view_before(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
+        """Return how much a subscriber could see before the event that is looked at.
+
+        A grant that was suspended or closed since counts: whoever had the dataset by it learns that it is gone.
+        """
+        return self._view(subscriber, dataset.access, self.grants.at_last)
+
+    def view_of(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
+        """Return how much a subscriber may see of a dataset as it is in the log."""
+        return self._view(subscriber, dataset.access, self.grants.open_now)
+
+    def view_now(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
+        """Return how much a subscriber may see of the dataset as its record is now."""
+        of_record = self.records.get(dataset.access.key)
+        if of_record is None:
+            return View.EVERYTHING  # only the log knows it
+        current = replace(dataset.access, state=of_record.state, level=of_record.level)
+        return self._view(subscriber, current, self.grants.open_now)
+
+    def may_see(self, subscriber: Subscriber, event: LoggedEvent) -> bool:
+        """Tell whether a subscriber may see an event that is of no dataset: all see those of collections."""
+        return event.type.startswith(COLLECTION_PREFIX)
+
+    def _view(
+        self, subscriber: Subscriber, dataset: DatasetAccess, covered: frozenset[tuple[str, str, str]]
+    ) -> View:  # fmt: skip
+        reader = self.readers.get(subscriber.name)
+        if reader is None:
+            reader = self.readers[subscriber.name] = DatasetReader(self.policy, subscriber.reader)
+        name = subscriber.reader.name if subscriber.reader is not None else ""
+        return reader.view_of(dataset, holds_grant=(name, *dataset.key) in covered)
+
+
+def _time_of(dataset: LoggedDataset) -> datetime:
+    return moment(dataset.body.get("time")) or LONG_AGO

@@ -1,0 +1,125 @@
+"""What subscribers get of datasets that are not open to everybody: by level, by grant, and as of now."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from fedstac import publication
+from fedstac.bootstrap import Node
+from fedstac.db import feed, subscriptions
+from fedstac.db.connections import Connection
+from fedstac.domain.actions import Command
+from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.mark import Mark
+from fedstac.domain.actions.retract import Retract
+from fedstac.domain.actions.target import Target
+from fedstac.domain.events import START
+from fedstac.domain.patching import MergePatch
+from fedstac.domain.policy import Principal
+from fedstac.domain.subscriptions import ChangeKind, Subscriber, SubscriptionFilter
+from fedstac.publication import Work
+from fedstac.workers import subscribing
+from tests.db import writing
+from tests.db.writing import ANNA
+
+ALL = SubscriptionFilter.parse({})
+HOLDER = Subscriber("holder", ALL, Principal("holder", frozenset(("member",))))
+OTHER = Subscriber("other", ALL, Principal("other", frozenset(("member",))))
+READERS = (Subscriber("anyone", ALL), HOLDER, OTHER, Subscriber("manager", ALL, ANNA))
+SECRET = "https://secret.example/data.nc"
+
+
+def thing(number: int, level: str | None) -> dict[str, Any]:
+    item = writing.plain(number)
+    properties = {**item["properties"], **({"fedstac:access": level} if level else {})}
+    return {**item, "properties": properties, "bbox": [0, 0, 1, 1], "assets": {"data": {"href": SECRET}}}
+
+
+async def change(conn: Connection, *commands: Command) -> None:
+    receipts = await publication.perform(conn, writing.RULES, [Work(each, "anna", "change") for each in commands])
+    assert [receipt.problem for receipt in receipts] == [None] * len(commands)
+
+
+async def give(conn: Connection, item: dict[str, Any], subject: str) -> None:
+    now = datetime.now(UTC)
+    await conn.execute(
+        """INSERT INTO fedstac.access_grant (id, subject, collection, scope, target, valid_from, valid_until, given_at,
+                                             given_by) VALUES ($1, $2, 'plain', 'dataset', $3, $4, $5, $4, 'anna')""",
+        uuid4(), subject, item["id"], now - timedelta(hours=1), now + timedelta(hours=1),
+    )  # fmt: skip
+
+
+def target(item: dict[str, Any]) -> Target:
+    draft = writing.draft(item)
+    return Target("plain", draft.id, draft.lineage)
+
+
+async def deliveries(node: Node, conn: Connection) -> dict[str, list[tuple[str, ChangeKind, bool]]]:
+    """Return what each reader gets of the whole log: the dataset, the kind, and whether the files are in it."""
+    await feed.sequence(conn)
+    page = await subscriptions.look(conn, START, {"plain"})
+    logged = [event for event in page.events if event.dataset is not None]
+    got = await subscribing.deliveries(node, conn, logged, READERS)
+    return {
+        name: [(str(each.event.dataset), each.kind, SECRET in each.event.text) for each in own]
+        for name, own in got.items()
+    }
+
+
+async def test_levels_decide_what_is_delivered_and_grants_open_it(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    opened, controlled, private = thing(1, None), thing(2, "controlled"), thing(3, "private")
+    for item in (opened, controlled, private):
+        await writing.publish(conn, item)
+    await give(conn, controlled, "holder")
+    await give(conn, private, "holder")
+    got, entered = await deliveries(node, conn), ChangeKind.ENTERED
+    of_everybody = [(opened["id"], entered, True), (controlled["id"], entered, False)]
+    whole = [(each["id"], entered, True) for each in (opened, controlled, private)]
+    assert got == {"anyone": of_everybody, "other": of_everybody, "holder": whole, "manager": whole}
+
+
+async def test_what_is_hidden_by_now_is_not_delivered_from_the_time_when_it_was_not(
+    node: Node, conn: Connection
+) -> None:
+    await writing.create_collections(node, "plain")
+    closed, restricted, marked = thing(1, None), thing(2, None), thing(3, None)
+    for item in (closed, restricted, marked):
+        await writing.publish(conn, item)
+    await change(
+        conn, Amend(target(closed), ANNA, MergePatch({"properties": {"fedstac:access": "private"}}), None),
+        Amend(target(restricted), ANNA, MergePatch({"properties": {"fedstac:access": "controlled"}}), None),
+        Mark(target(marked), ANNA),
+    )  # fmt: skip
+    got = await deliveries(node, conn)
+    assert got["anyone"] == got["other"] == [
+        (restricted["id"], ChangeKind.ENTERED, False), (closed["id"], ChangeKind.LEFT, False),
+        (restricted["id"], ChangeKind.CHANGED, False), (marked["id"], ChangeKind.LEFT, False),
+    ]  # fmt: skip
+    assert len(got["manager"]) == 6
+    assert all(has_files for _, _, has_files in got["manager"])
+
+
+async def test_who_had_a_private_dataset_by_a_grant_learns_that_it_is_gone(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    private = thing(1, "private")
+    await writing.publish(conn, private)
+    await give(conn, private, "holder")
+    await change(conn, Retract(target(private), ANNA, {"reason": "wrong"}))
+    got = await deliveries(node, conn)
+    assert got["holder"] == [(private["id"], ChangeKind.LEFT, False)], "a retraction suspends the grant"
+    assert got["anyone"] == got["other"] == []
+
+
+async def test_an_event_of_a_private_dataset_says_its_level(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    await writing.publish(conn, thing(1, "private"))
+    await feed.sequence(conn)
+    page = await subscriptions.look(conn, START, {"plain"})
+    [event] = [orjson.loads(each.text) for each in page.events if each.dataset is not None]
+    assert event["data"]["access"] == "private"
+    assert event["data"]["latest"] is False
