@@ -131,6 +131,11 @@ class Settings(BaseSettings):
     dapr_api_token: str = Field(
         "", repr=False, description="What the Dapr sidecar on this machine asks for; sinks dapr+http:// send it"
     )
+    dapr_reports: str = Field(
+        "",
+        pattern=r"^(\S+/\S+( +\S+/\S+)*)?$",
+        description="Topics by which a Dapr sidecar brings reports on deletions: pubsub/topic, with spaces between",
+    )
     smtp: str = Field(
         "",
         repr=False,

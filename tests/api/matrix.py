@@ -283,6 +283,8 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "report on a deletion for another node": fixed(
         "POST", "/deletions/reports",
         {"reports": [{"collection": "CMIP6", "dataset": "x", "name": "nowhere", "outcome": "ok"}]}),
+    "ask what a sidecar brings": fixed("GET", "/dapr/subscribe"),
+    "report on a deletion by a sidecar": fixed("POST", "/dapr/deletion-reports", {"data": {"reports": []}}),
     "read the metrics": fixed("GET", "/metrics"),
     "look at the federation": fixed("GET", "/federation"),
     "see the sinks": fixed("GET", "/sinks"),

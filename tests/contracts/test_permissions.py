@@ -53,6 +53,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/deletions/{deletion}/waive"): {"name": "east", "reason": "it is gone"},
     ("POST", "/events/status"): {"epoch": 1, "through": 0, "exceptions": []},
     ("POST", "/deletions/reports"): {"reports": []},
+    ("POST", "/dapr/deletion-reports"): {"data": {"reports": []}},
 }
 PARTS = {
     "collection_id": "CMIP6",

@@ -153,6 +153,12 @@ BODIES: Mapping[Route, tuple[Any, ...]] = {
             for collection, id in (("CMIP6", FIRST["id"]), (ENDED, "waits"))
         ]},
     ),
+    ("POST", "/dapr/deletion-reports"): (
+        {
+            "time": "2026-01-01T00:00:00Z",
+            "data": {"operation": "DELETE", "ids": [FIRST["id"]], "collection": "CMIP6"},
+        },
+    ),
     ("POST", ITEM + "/quarantine"): (
         {"reason": "to be looked at", "case": "T-17", "contact": "a@b.example", "links": ["https://x.example/17"]},
     ),

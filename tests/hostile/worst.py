@@ -335,6 +335,11 @@ def many_reports(draft: Draft, level: int) -> Draft:
     return replace(draft, document={"reports": reports})
 
 
+def many_reports_of_a_sidecar(draft: Draft, level: int) -> Draft:
+    body = {"time": "2026-01-01T00:00:00Z", "data": many_reports(draft, level).document}
+    return replace(draft, document=body)
+
+
 def many_to_change(draft: Draft, level: int) -> Draft:
     """Return a body that chooses by ids in place of a search."""
     conditions = ("filter", "filter-lang", "collections", "ids", "bbox", "intersects", "datetime", "q")
@@ -427,6 +432,7 @@ KNOBS: Mapping[Route, tuple[Knob, ...]] = {
     ("PUT", ITEM + "/replicas/{node}"): (many_replicas, packed),
     ("POST", "/events/status"): (many_exceptions,),
     ("POST", "/deletions/reports"): (many_reports,),
+    ("POST", "/dapr/deletion-reports"): (many_reports_of_a_sidecar,),
     ("POST", "/collections"): (large_summaries, many_extents, long_title, packed),
     ("PUT", "/collections/{collection_id}"): (large_summaries, many_extents, long_title, packed),
     ("PATCH", "/collections/{collection_id}"): (large_summaries, many_extents, long_title, many_members),

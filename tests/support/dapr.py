@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,19 @@ TOPIC = "fedstac"
 SUCCESS = {"status": "SUCCESS"}
 
 
-@contextmanager
-def sidecar(
+@asynccontextmanager
+async def sidecar(
     *components: Component, app_port: int | None = None, api_token: str = "", app_token: str = ""
-) -> Iterator[Sidecar]:
+) -> AsyncIterator[Sidecar]:
     """Run a sidecar, for a test that is marked `dapr`."""
     folder = Path(tempfile.mkdtemp(prefix="fedstac-dapr-"))
     try:
         with dapr.sidecar(folder, components, app_port=app_port, api_token=api_token, app_token=app_token) as running:
+
+            async def works() -> bool:
+                return await asyncio.to_thread(dapr.is_healthy, running.process.port)
+
+            await until(works)
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)

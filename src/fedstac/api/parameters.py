@@ -115,6 +115,11 @@ HISTORY: Final = (
 )
 IF_NONE_MATCH: Final = Parameter("If-None-Match", "An ETag that the caller has: 304 if it is current.", TEXT, "header")
 
+SIDECAR_TOKEN: Final = Parameter(
+    "dapr-api-token", "The token of the caller, as a Dapr sidecar sends it (APP_API_TOKEN), in place of Authorization.",
+    TEXT, "header",
+)  # fmt: skip
+
 # --- writing ---
 TRY: Final = Parameter(DRY_RUN, "With true everything is tried and nothing is stored.", {**YES_NO, "default": False})
 IF_MATCH: Final = Parameter("If-Match", "The ETag that GET gave: the change is refused if it is old.", TEXT, "header")

@@ -109,6 +109,7 @@ class Route:
     log_name: the name of its refusals in the audit log; without one, method and path. Reads have none.
     logs_refusals: whether refusals are written down; reads never do.
     is_hot: whether it goes past the middleware.
+    is_for_sidecar: whether the token may come as a Dapr sidecar sends it.
     """
 
     method: str
@@ -125,6 +126,7 @@ class Route:
     log_name: str = ""
     logs_refusals: bool = True
     is_hot: bool = False
+    is_for_sidecar: bool = False
 
     def __post_init__(self) -> None:
         if (self.right is not None) is not (self.access is Access.RIGHT):

@@ -534,12 +534,31 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         description="How far a node or service is with its part of a deletion. It names the event that announced the "
         "mark, or the collection and the dataset. `name` is the caller's node, or <node>/<consumer>.",
     ),
-    "DeletionReportAnswers": _object({"reports": _list(_object(
+    "DeletionReportAnswers": _object({"reports": _list(_ref("DeletionReportAnswer"))}),
+    "DeletionReportAnswer": _object(
         {"event_id": ID, "collection": TEXT, "dataset": TEXT, "name": TEXT,
          "outcome": _enum("ok", "failed", "nothing to do"),
          "result": _enum("stored", "unchanged", "too late", "not asked"), "state": MAYBE_TEXT, "detail": MAYBE_TEXT},
         maybe=("event_id", "collection", "dataset"),
-    ))}),
+    ),
+    "DaprSubscriptions": _list(_object({"pubsubname": TEXT, "topic": TEXT, "route": TEXT})),
+    "DaprReports": _object(
+        {"specversion": TEXT, "id": TEXT, "source": TEXT, "type": TEXT, "time": TEXT,
+         "data": {"anyOf": [_ref("DeletionReports"), _ref("CrudOperation")]}},
+        maybe=("specversion", "id", "source", "type", "time"),
+        description="A CloudEvent as a Dapr sidecar posts it; other attributes of it are passed over.",
+    ),
+    "CrudOperation": _object(
+        {"operation": _enum("CREATE", "UPDATE", "DELETE"), "id": TEXT, "ids": _list(TEXT), "collection": TEXT,
+         "event_id": ID, "name": TEXT, "comment": TEXT},
+        maybe=("id", "ids", "collection", "event_id", "name", "comment"),
+        description="What the caller did with datasets of a collection, as the format `crud` says it. DELETE is a "
+        "report on their deletions: the caller's part is done. `event_id` names the event that marked one of them.",
+    ),
+    "DaprAnswer": _object(
+        {"status": _enum("SUCCESS", "DROP"), "detail": TEXT, "reports": _list(_ref("DeletionReportAnswer"))},
+        maybe=("detail", "reports"),
+    ),
     "Snapshot": _object({"origin": TEXT, "cursor": TEXT, "next": MAYBE_TEXT, "entries": _list(OBJECT)}),
     "SnapshotOrManifest": {"anyOf": [_ref("Snapshot"), _ref("SnapshotManifest")]},
     "SnapshotManifest": _object(

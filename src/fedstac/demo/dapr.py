@@ -108,8 +108,9 @@ def sidecar(
     folder: Path, components: Sequence[Component], *, app_port: int | None = None, api_token: str = "",
     app_token: str = "",
 ) -> Iterator[Sidecar]:  # fmt: skip
-    """Yield a sidecar, beside the application at a port. BrokerMissing where daprd was not built.
+    """Yield a sidecar that answers, beside the application at a port. BrokerMissing where daprd was not built.
 
+    It works once `is_healthy`: until then it may wait for the application, which may be in this very thread.
     api_token: what it asks of those who call it. app_token: what it shows to the application.
     """
     daprd = _folder() / PROGRAM
@@ -132,7 +133,7 @@ def sidecar(
         )  # fmt: skip
         process = BrokerProcess(
             "the Dapr sidecar", command, folder / "daprd.log", port,
-            lambda port=port: _is_healthy(port),  # type: ignore[misc]
+            lambda port=port: _status_of(port) is not None,  # type: ignore[misc]
         )  # fmt: skip
         try:
             process.start()
@@ -147,14 +148,19 @@ def sidecar(
         process.stop()
 
 
-def _is_healthy(port: int) -> bool:
-    """Return whether a sidecar has its components, whatever its application does."""
+def is_healthy(port: int) -> bool:
+    """Return whether a sidecar works: it has its components, and has asked its application for subscriptions."""
+    return _status_of(port) == 204
+
+
+def _status_of(port: int) -> int | None:
+    """Return what a sidecar answers that is asked for its health; None where nobody answers."""
     connection = HTTPConnection("127.0.0.1", port, timeout=1)
     try:
-        connection.request("GET", "/v1.0/healthz/outbound")
-        return 200 <= connection.getresponse().status < 300
+        connection.request("GET", "/v1.0/healthz")
+        return connection.getresponse().status
     except (OSError, HTTPException):
-        return False
+        return None
     finally:
         connection.close()
 

@@ -24,11 +24,14 @@ from fedstac.domain.deletion import (
     state_after,
 )
 from fedstac.domain.errors import BadRequest, MissingPermission
+from fedstac.domain.events import CrudOperation
 
 MOST_REPORTS: Final = 1000  # of one body
 LONGEST_ID, LONGEST_NAME = 650, 200  # characters
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MEMBERS: Final = ("event_id", "collection", "dataset", "name", "outcome", "comment")
+_CRUD_MEMBERS: Final = ("operation", "id", "ids", "collection", "event_id", "name", "comment")
+_SHAPES_OF_DATA: Final = '{"reports": […]}, or {"operation": "DELETE", "id": … or "ids": […], "collection": …}'
 _SHAPE: Final = "a report is {event_id | collection and dataset, name, outcome, comment}"
 
 
@@ -37,6 +40,7 @@ class DependencyReport:
     """How far a dependency is with its part of one deletion: ok, failed or nothing to do.
 
     event_id: of the event that announced the mark. None: the deletion is the open one of the dataset.
+    sent_at: when it was sent, where a broker brought it; it may be of an earlier mark of the dataset then.
     """
 
     name: str
@@ -45,6 +49,7 @@ class DependencyReport:
     collection: str = ""
     dataset: str = ""
     comment: str | None = None
+    sent_at: datetime | None = None
 
     def as_json(self) -> dict[str, object]:
         """Return the report as `read` reads it."""
@@ -88,6 +93,55 @@ def read(value: object, node: str) -> tuple[DependencyReport, ...]:
     if not isinstance(value, list) or len(value) > MOST_REPORTS:
         raise BadRequest(f"reports is a list of at most {MOST_REPORTS}")
     return tuple(_report(entry, f"/reports/{n}", node) for n, entry in enumerate(value))
+
+
+def read_event(event: object, node: str) -> tuple[DependencyReport, ...]:
+    """Read the reports that a CloudEvent brings in its `data`. Errors as of `read`.
+
+    `data` is {"reports": […]}, or a message of the format `crud`: {"operation": "DELETE", "id": … or "ids": […],
+    "collection": …}. Of another operation it says nothing of a deletion, and there are no reports.
+    """
+    if not isinstance(event, dict) or not isinstance(data := event.get("data"), dict):
+        raise BadRequest(f"send a CloudEvent whose data is {_SHAPES_OF_DATA}")
+    if data.keys() == {"reports"}:
+        reports = read(data["reports"], node)
+    elif "operation" in data:
+        reports = read(_crud_reports(data), node)
+    else:
+        raise BadRequest(f"/data: data is {_SHAPES_OF_DATA}")
+    sent_at = _moment(event.get("time"))
+    if sent_at is None and not all(each.event_id for each in reports):
+        raise BadRequest("/time: an event has the time of its report, unless each report names the event of the mark")
+    return tuple(replace(each, sent_at=sent_at) for each in reports)
+
+
+def _crud_reports(data: Mapping[str, object]) -> list[dict[str, object]]:
+    """Return the reports that a message of one operation on datasets stands for, not yet checked."""
+    if not data.keys() <= set(_CRUD_MEMBERS) or ("id" in data) is ("ids" in data):
+        raise BadRequest(f"/data: data is {_SHAPES_OF_DATA}; it has some of {', '.join(_CRUD_MEMBERS)}")
+    if data["operation"] not in set(CrudOperation):
+        raise BadRequest(f"/data/operation: operation is one of {', '.join(CrudOperation)}")
+    if data["operation"] != CrudOperation.DELETE:
+        return []
+    ids = data.get("ids", [data.get("id")])
+    if not isinstance(ids, list) or len(ids) > MOST_REPORTS:
+        raise BadRequest(f"/data/ids: ids is a list of at most {MOST_REPORTS}")
+    more = {name: data[name] for name in ("name", "comment") if name in data}
+    outcome = {"outcome": DependencyState.OK.value, **more}
+    if "event_id" in data:
+        if "ids" in data:
+            raise BadRequest("/data/event_id: an event marks one dataset: send its id, and no ids")
+        return [{"event_id": data["event_id"], **outcome}]
+    return [{"collection": data.get("collection"), "dataset": id, **outcome} for id in ids]
+
+
+def _moment(value: object) -> datetime | None:
+    """Return the time that a text says with its zone; None where it says none."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return moment if moment is not None and moment.tzinfo is not None else None
 
 
 def _report(value: object, at: str, node: str) -> DependencyReport:
@@ -145,6 +199,8 @@ def judge(
         return ReportAnswer(report, ReportResult.NOT_ASKED, None, detail), None
     if deletion.state is DeletionState.UNMARKED:
         return ReportAnswer(report, ReportResult.TOO_LATE, None, "the mark was taken back"), None
+    if report.event_id is None and report.sent_at is not None and report.sent_at < deletion.marked_at:
+        return ReportAnswer(report, ReportResult.TOO_LATE, None, "it was sent before the dataset was marked"), None
     state = state_after(status.state, report.outcome)
     comment = None if deletion.state is DeletionState.PURGED else report.comment
     is_repeat = state is status.state and (status.is_fulfilled or status.comment == comment)

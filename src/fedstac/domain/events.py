@@ -54,6 +54,14 @@ SHOWN_TRACES = 5
 REDACTED_END = ',"redacted":true}}'  # of the text of an event, as the database writes it (migrations/0056_purge.sql)
 
 
+class CrudOperation(StrEnum):
+    """What became of a dataset, as services behind Dapr say it to each other."""
+
+    CREATE = "CREATE"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+
+
 class EventFormat(StrEnum):
     """How events are written for a sink or a subscription (`fedstac.messaging.formats.DIALECTS`)."""
 

@@ -107,7 +107,7 @@ class Endpoint:
         """Find the caller and check what the route declares. Unauthenticated or MissingPermission."""
         route, caller = self._route, progress.caller
         if caller is None:
-            caller = progress.caller = await services.principals.identify(headers)
+            caller = progress.caller = await services.principals.identify(headers, sidecar=route.is_for_sidecar)
         match route.access:
             case Access.PUBLIC | Access.AUTHENTICATED | Access.ACTION:  # ACTION: decided where the dataset is read
                 pass

@@ -6,7 +6,18 @@ from typing import Any
 
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.nodes import deletion_reports, federation, feed, health, metrics, parked, sinks, snapshots, stream
+from fedstac.api.nodes import (
+    dapr,
+    deletion_reports,
+    federation,
+    feed,
+    health,
+    metrics,
+    parked,
+    sinks,
+    snapshots,
+    stream,
+)
 from fedstac.api.route import JSON, Access, Answer, BodyFormat, Handler, Route, Size
 from fedstac.domain.errors import Conflict, CursorGone, NotFound, TooManyRequests, Unavailable
 from fedstac.domain.policy import Action
@@ -156,6 +167,24 @@ PARKED = Capability(
     ),
 )  # fmt: skip
 
+DAPR = Capability(
+    name="dapr",
+    description="What a Dapr sidecar asks of this node, and brings it.",
+    routes=(
+        Route(
+            method="GET", path="/dapr/subscribe", handler=dapr.get_subscriptions, access=Access.NODE,
+            is_for_sidecar=True, parameters=(parameters.SIDECAR_TOKEN,),
+            answers=(Answer.of(200, "The topics, and where their messages go.", "DaprSubscriptions"),),
+        ),
+        Route(
+            method="POST", path=dapr.REPORTS_PATH, handler=dapr.post_reports, access=Access.NODE, is_for_sidecar=True,
+            parameters=(parameters.SIDECAR_TOKEN,),
+            body=BodyFormat(Size.SMALL, {dapr.CLOUD_EVENT: ("DaprReports",)}),
+            answers=(Answer.of(200, "What Dapr is to do with the message, and what became of it.", "DaprAnswer"),),
+        ),
+    ),
+)  # fmt: skip
+
 HEALTH = Capability(
     name="health",
     description="How this node stands.",
@@ -197,4 +226,4 @@ HEALTH = Capability(
         ),
     ),
 )  # fmt: skip
-CAPABILITIES = (FEED, SINKS, PARKED, HEALTH)
+CAPABILITIES = (FEED, SINKS, PARKED, DAPR, HEALTH)

@@ -23,6 +23,7 @@ from fedstac.settings import Settings
 
 KEPT_SECONDS = 10.0  # a withdrawn token works no longer than this
 KEPT_MOST = 1024
+SIDECAR_HEADER = "dapr-api-token"
 
 
 class Principals:
@@ -33,13 +34,16 @@ class Principals:
         self.issuers = providers.configured
         self._recent: dict[bytes, tuple[float, Principal | None]] = {}
 
-    async def identify(self, headers: Headers) -> Principal:
+    async def identify(self, headers: Headers, *, sidecar: bool = False) -> Principal:
         """Return the caller who sends the headers.
 
+        sidecar: the token may be in the header that a Dapr sidecar sends, which knows no Authorization.
         Unauthenticated where there is no valid token, Unavailable where that cannot be told just now.
         """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         token = token.strip()
+        if sidecar and not scheme and SIDECAR_HEADER in headers:
+            scheme, token = "bearer", headers[SIDECAR_HEADER].strip()
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated(
                 "this needs a bearer token; log in and send the header `Authorization: Bearer <token>`"

@@ -7,25 +7,16 @@ with `ids` (`batch`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any, Final
 
 import orjson
 
-from fedstac.domain.events import LoggedEvent
+from fedstac.domain.events import CrudOperation, LoggedEvent
 from fedstac.messaging.dialects import JSON_TYPE, Delivery, Json, Operation, WireMessage, parse_event
 from fedstac.messaging.dialects.cloudevents import STRUCTURED, envelope
 
 TYPE: Final = "com.dapr.event.sent"  # of what is published through Dapr without an envelope of its own
 PUBSUB: Final = "fedstac"
-
-
-class CrudOperation(StrEnum):
-    """What became of a dataset."""
-
-    CREATE = "CREATE"
-    UPDATE = "UPDATE"
-    DELETE = "DELETE"
 
 
 OPERATIONS: Final = {
