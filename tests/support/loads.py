@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
 import orjson
 
+from fedstac.client.documents import DocumentTrouble, ReadyDocument, entries
 from tests.support.waiting import until
 
 Json = dict[str, Any]
@@ -39,3 +40,8 @@ async def load(client: httpx.AsyncClient, items: Sequence[Json], **parameters: s
     response = await state(client, items, **parameters)
     assert response.status_code in (200, 202), response.text
     return await end_of(client, response.json()["id"])
+
+
+def ready(items: Sequence[Json]) -> Iterator[ReadyDocument | DocumentTrouble]:
+    """Return items as the client sends them."""
+    return entries(items)

@@ -31,6 +31,7 @@ from fedstac.cli import (
     own_requests,
     parked,
     people,
+    reconciling,
     removals,
     replicas,
     scanning,
@@ -62,6 +63,7 @@ app.add_typer(removals.commands)
 app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")
 app.add_typer(collections.commands, name="collections", rich_help_panel="Client")
 app.add_typer(deletions.commands, name="deletion", rich_help_panel="Client")
+app.add_typer(reconciling.commands)
 app.add_typer(bulk_changes.commands, name="bulk", rich_help_panel="Client")
 app.add_typer(own_requests.commands, name="requests", rich_help_panel="Client")
 app.add_typer(identity.commands)

@@ -69,7 +69,7 @@ def run(action: str, members: Mapping[str, Any], options: ManyOptions) -> None:
             _ask(action, preview, digest)
             digest = preview["digest"]
         job = client.start_bulk(wish, digest)
-        _follow(client, job, form)
+        follow_to_end(client, job, form)
 
 
 def _wish(action: str, members: Mapping[str, Any], options: ManyOptions) -> Json:
@@ -135,7 +135,7 @@ def _ask(action: str, preview: Json, digest: str) -> None:
         raise typer.Exit(terminal.REJECTED)
 
 
-def _follow(client: Client, job: Json, form: Output) -> None:
+def follow_to_end(client: Client, job: Json, form: Output) -> None:
     """Show how far a change is until it ends, then what became of it."""
     pause, last = FIRST_LOOK, -1
     try:
@@ -208,7 +208,7 @@ def show(
     with client_of(ctx, url, token) as client:
         job = client.bulk(bulk)
         if follow:
-            _follow(client, job, form)
+            follow_to_end(client, job, form)
         else:
             _show(client, job, form)
 

@@ -25,7 +25,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import orjson
 
-from fedstac.client import bulk_changes, changes, publishing
+from fedstac.client import bulk_changes, changes, loads, publishing
 from fedstac.client import documents as reading
 from fedstac.client.asynchronous import AsyncClient as AsyncClient
 from fedstac.client.intervals import interval
@@ -113,6 +113,15 @@ class Client:
     bulks = _performed(bulk_changes.bulks)
     bulk_datasets = _performed(bulk_changes.bulk_datasets)
     cancel_bulk = _performed(bulk_changes.cancel_bulk)
+
+    # full-state loads: client/loads.py
+    begin_load = _performed(loads.begin_load)
+    put_load_part = _performed(loads.put_load_part)
+    load = _performed(loads.load)
+    load_datasets = _performed(loads.load_datasets)
+    compare_load = _performed(loads.compare_load)
+    apply_load = _performed(loads.apply_load)
+    cancel_load = _performed(loads.cancel_load)
 
     def close(self) -> None:
         self._transport.close()

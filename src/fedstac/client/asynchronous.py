@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from fedstac.client import bulk_changes, changes
+from fedstac.client import bulk_changes, changes, loads
 from fedstac.client.transport import (
     ClientError,
     Exchange,
@@ -85,6 +85,15 @@ class AsyncClient:
     bulks = _awaited(bulk_changes.bulks)
     bulk_datasets = _awaited(bulk_changes.bulk_datasets)
     cancel_bulk = _awaited(bulk_changes.cancel_bulk)
+
+    # full-state loads: client/loads.py
+    begin_load = _awaited(loads.begin_load)
+    put_load_part = _awaited(loads.put_load_part)
+    load = _awaited(loads.load)
+    load_datasets = _awaited(loads.load_datasets)
+    compare_load = _awaited(loads.compare_load)
+    apply_load = _awaited(loads.apply_load)
+    cancel_load = _awaited(loads.cancel_load)
 
     async def aclose(self) -> None:
         await self._http.aclose()
