@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from fedstac.client import collections_elsewhere
-from fedstac.client.loads import SourceBroken, parts_of
+from fedstac.client.documents import ReadyDocument
+from fedstac.client.loads import SourceBroken, load_parts
 from fedstac.demo import sample
 from fedstac.geoparquet import items as geoparquet
 from fedstac.geoparquet import reading
@@ -132,13 +133,13 @@ async def test_an_interrupted_load_goes_on_with_what_is_missing(west: Api, fedst
 
 
 def test_a_part_has_neither_too_many_documents_nor_too_many_bytes() -> None:
-    documents = list(loads.ready(DATASETS))
-    parts = list(parts_of(documents, most=10))
+    documents = [each for each in loads.ready(DATASETS) if isinstance(each, ReadyDocument)]
+    parts = list(load_parts(documents, most=10))
     assert [part.count for part in parts] == [10, 10, 4]
     assert b"\n".join(part.content for part in parts) == b"\n".join(each.text for each in documents)
-    assert [part.count for part in parts_of(documents, most_bytes=1)] == [1] * 24
+    assert [part.count for part in load_parts(documents, most_bytes=1)] == [1] * 24
 
 
 def test_what_is_no_item_ends_the_source() -> None:
     with pytest.raises(SourceBroken, match="would be cleared"):
-        list(parts_of(loads.ready([{"type": "Feature"}])))
+        list(load_parts(loads.ready([{"type": "Feature"}])))

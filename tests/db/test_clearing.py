@@ -6,7 +6,7 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import feed, invariants
+from fedstac.db import feed, grants, invariants
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain import events
@@ -99,3 +99,25 @@ async def test_readers_of_a_consumer_that_applies_both_events_together_never_mis
         async with east.transaction():
             await publication.apply(east, page)
     assert await writing.searched(east) == {DRAFT.id: True}
+
+
+async def test_grants_of_what_is_cleared_close_and_others_stay(west: Node, conn: Connection) -> None:
+    drafts = [writing.draft(item) for item in sample.items(3, versions=1, seed=5)]
+    await perform(west, conn, *(Publish(draft, ANNA) for draft in drafts))
+    await conn.executemany(
+        """INSERT INTO fedstac.access_grant (id, subject, collection, scope, target, valid_from, valid_until, given_at,
+                                             given_by)
+           VALUES (gen_random_uuid(), 'bert', 'CMIP6', 'dataset', $1, now() - interval '1 day',
+                   now() + interval '1 day', now(), 'anna')""",
+        [(draft.id,) for draft in drafts],
+    )
+    removed, rebuilt, kept = drafts
+    await perform(west, conn, clear(removed), Rebuild(clear(rebuilt), Publish(rebuilt, ANNA)), Publish(kept, ANNA))
+    keys = {("CMIP6", draft.id) for draft in drafts}
+    assert await grants.open_to(conn, "bert", keys) == {("CMIP6", kept.id)}
+    closed = await conn.fetch("SELECT target FROM fedstac.access_grant WHERE closed_at IS NOT NULL")
+    assert {row["target"] for row in closed} == {removed.id, rebuilt.id}
+    announced = await conn.fetch("SELECT key FROM fedstac.outbox WHERE type = 'org.fedstac.grant.withdrawn.v1'")
+    assert {row["key"] for row in announced} == {f"grant:dataset:CMIP6/{each.id}" for each in (removed, rebuilt)}
+    await writing.sequence_all(conn)
+    assert await invariants.check(conn) == []

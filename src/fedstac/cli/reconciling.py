@@ -17,7 +17,7 @@ from fedstac.cli.terminal import Output, for_terminal, number, out, say
 from fedstac.client import Client, collections_elsewhere
 from fedstac.client import documents as reading
 from fedstac.client.documents import DocumentTrouble, ReadyDocument
-from fedstac.client.loads import SourceBroken, StatePart, parts_of
+from fedstac.client.loads import SourceBroken, StatePart, load_parts
 
 commands = typer.Typer()
 Json = dict[str, Any]
@@ -122,20 +122,20 @@ def _send(
     mode: str, override: str, form: Output,
 ) -> Json:  # fmt: skip
     """Send what the server does not have yet of a load; return the load. On Ctrl-C, say how to go on."""
-    stored = {part["n"]: part["digest"] for part in present["parts"]} if present else {}
+    here = {part["n"]: part["digest"] for part in present["parts"]} if present else {}
     count, n = 0, 0
     try:
         with terminal.bars(["sent"], form) as bars:
-            for n, part in enumerate(parts_of(documents), 1):
+            for n, part in enumerate(load_parts(documents), 1):
                 if present is None:
                     present = client.begin_load(collection, part, mode=mode, override=override)
-                elif stored.get(n) != part.digest:
+                elif here.get(n) != part.digest:
                     present = client.put_load_part(present["id"], n, part)
                 count += part.count
                 bars.set("sent", count, None)
             if present is None:  # an empty source
                 present = client.begin_load(collection, mode=mode, override=override)
-            for rest in sorted(number for number in stored if number > n):
+            for rest in sorted(number for number in here if number > n):
                 present = client.put_load_part(present["id"], rest, StatePart(b"", 0))
     except BaseException:
         if present is not None:

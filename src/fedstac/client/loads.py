@@ -38,7 +38,7 @@ class StatePart:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def parts_of(
+def load_parts(
     documents: Iterable[ReadyDocument | DocumentTrouble], *, most: int = PART, most_bytes: int = PART_BYTES
 ) -> Iterator[StatePart]:
     """Yield the parts of a load. SourceBroken for the first document that cannot be read."""
@@ -96,7 +96,7 @@ def compare_load(id: str) -> Exchange[dict[str, Any]]:
 
 
 def apply_load(id: str, *, confirm: int | None = None) -> Exchange[dict[str, Any]]:
-    """Have a load done that was compared; `confirm`: how many datasets go. Again is the same.
+    """Apply a load that was compared; `confirm`: how many datasets go. Again is the same.
 
     Conflict where the number has to be confirmed, and is another one.
     """

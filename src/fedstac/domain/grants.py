@@ -15,7 +15,7 @@ from uuid import UUID
 
 from fedstac.domain.errors import BadRequest, ForeignOrigin, ItemDeleted, ItemDoesNotExist, MarkedForDeletion, Problem
 from fedstac.domain.identifiers import COLLECTION_ID
-from fedstac.domain.model import GONE, State
+from fedstac.domain.model import WITHOUT_DOCUMENT, State
 
 GIVEN: Final = "org.fedstac.grant.given.v1"
 SUSPENDED: Final = "org.fedstac.grant.suspended.v1"
@@ -30,11 +30,11 @@ LONGEST_NAME: Final = 600
 def event_of(before: State | None, after: State) -> str | None:
     """Return the type of the event about a dataset's grants that follows a change of its state; None where none does.
 
-    What is gone has no grants: they are closed. GONE has also what a full-state load clears.
+    What is gone, and what a full-state load clears, has no grants: they are closed.
     """
-    if before is None or before in GONE:
+    if before is None or before in WITHOUT_DOCUMENT:
         return None
-    if after in GONE:
+    if after in WITHOUT_DOCUMENT:
         return WITHDRAWN
     if (before in OPENING) is (after in OPENING):
         return None
@@ -172,7 +172,9 @@ class TargetState:
             return ForeignOrigin(f"{target} belongs to the node {self.origin}; grants of it are given there")
         if target.scope is GrantScope.PROJECT:
             return None
-        present = [state for state in self.states if state not in GONE]
+        present = [state for state in self.states if state not in WITHOUT_DOCUMENT]
+        if not present and State.CLEARED in self.states:
+            return ItemDoesNotExist(f"there is no {target.scope} {target} here; a search lists what there is")
         if not present:
             return ItemDeleted(f"{target} was deleted; nobody gets a grant of it any more")
         if all(state is State.MARKED for state in present):
