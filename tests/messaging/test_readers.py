@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import os
-import subprocess
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import orjson
@@ -23,23 +18,17 @@ from fedstac.db.sinks import NewSink
 from fedstac.demo import sample
 from fedstac.demo.kafka import KafkaBroker
 from fedstac.domain import strict_json
-from fedstac.domain.events import START, EventFormat
+from fedstac.domain.events import EventFormat
 from fedstac.messaging.formats import KAFKA_PREFIX, PREFIX, Encoder
-from fedstac.messaging.sinks import OutgoingEvent, place_headers
-from fedstac.messaging.sinks.webhook import PLACE_PREFIX
 from fedstac.publication import Work
 from tests.db import writing
 from tests.messaging import story
 from tests.messaging.relaying import relaying, sent_through
+from tests.support import readers
 from tests.support.brokers import fresh_name
-from tests.support.places import REPOSITORY
-from tests.support.waiting import PATIENCE
 
-ENVIRONMENT = Path(os.environ.get("FEDSTAC_READERS") or REPOSITORY / ".venv-readers")
-PYTHON, MARK = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".installed"
-READER = REPOSITORY / "tests" / "support" / "event_readers.py"
 pytestmark = pytest.mark.skipif(
-    not MARK.is_file() and not os.environ.get("CI"),
+    not readers.are_here(),
     reason="the packages of readers are not here: python tools/event_readers.py gets them, or says why it cannot",
 )
 Json = dict[str, Any]
@@ -47,31 +36,10 @@ LOG = [*story.story(), story.left()]
 GHGA = (EventFormat.OVERVIEW, EventFormat.RESOURCE)
 
 
-def run(*arguments: str, given: bytes = b"") -> str:
-    """Return what a reader prints."""
-    result = subprocess.run(
-        [PYTHON, READER, *arguments], input=given, capture_output=True, timeout=PATIENCE, check=False
-    )
-    assert result.returncode == 0, result.stderr.decode()
-    return result.stdout.decode()
-
-
-def read(reader: str, messages: Sequence[OutgoingEvent], binding: str = "kafka") -> list[Json]:
-    """Return what a reader makes of messages, each with all of its headers, as a sink sends them."""
-    prefix = PLACE_PREFIX if binding == "http" else ""
-    lines: list[bytes] = []
-    for message in messages:
-        places = {f"{prefix}{name}": text for name, text in place_headers(message, START).items()}
-        body = base64.b64encode(message.value).decode()
-        headers = {**message.headers, **places}
-        lines.append(orjson.dumps({"binding": binding, "key": message.key, "value": body, "headers": headers}))
-    return [json.loads(line) for line in run(reader, given=b"\n".join(lines)).splitlines()]
-
-
 @pytest.mark.parametrize("form", GHGA)
 def test_every_event_is_valid_for_ghgas_schemas(form: EventFormat) -> None:
     messages = story.encoded(form, LOG)
-    values = read("ghga", messages)
+    values = readers.read("ghga", messages)
     assert len(values) == len(messages) == sum(event.dataset is not None for event in LOG)
     for value, message in zip(values, messages, strict=True):
         assert value == json.loads(message.value)  # the models keep what they do not name
@@ -84,7 +52,7 @@ def test_the_sdk_of_cloudevents_reads_events(form: EventFormat, binding: str) ->
     encoder = Encoder(form, header_prefix=KAFKA_PREFIX if binding == "kafka" else PREFIX, feed_url=story.FEED)
     log = [event for event in LOG if encoder.takes(event.type)]
     messages = [encoder.encode(event, 0) for event in log]
-    values = read("cloudevents", messages, binding)
+    values = readers.read("cloudevents", messages, binding)
     for event, message, value in zip(log, messages, values, strict=True):
         whole = json.loads(event.text)
         assert (value["attributes"]["id"], value["attributes"]["specversion"]) == (event.event_id, "1.0")
@@ -100,14 +68,14 @@ def test_over_http_overviews_and_resources_are_cloudevents(form: EventFormat) ->
     encoder = Encoder(form, feed_url=story.FEED)
     log = [event for event in LOG if encoder.takes(event.type)]
     messages = [encoder.encode(event, 0) for event in log]
-    for message, value in zip(messages, read("cloudevents", messages, "http"), strict=True):
+    for message, value in zip(messages, readers.read("cloudevents", messages, "http"), strict=True):
         assert value["data"] == json.loads(message.value)
         assert value["attributes"]["type"].endswith(("_upserted", "_deleted"))
 
 
 def test_wmos_tests_of_notifications_pass() -> None:
     messages = story.encoded(EventFormat.WIS2, LOG)
-    for message, value in zip(messages, read("wis2", messages), strict=True):
+    for message, value in zip(messages, readers.read("wis2", messages), strict=True):
         assert value["failed"] == []
         assert value["tests"] >= 7
         assert value["link"] == json.loads(message.value)["links"][0]  # the one that its clients follow
@@ -136,7 +104,7 @@ async def test_a_service_of_hexkit_follows_the_topic_that_a_relay_writes(
 
     rows = await conn.fetch("SELECT event_id, type, dataset FROM fedstac.outbox WHERE dataset IS NOT NULL ORDER BY id")
     servers = kafka_broker.url.removeprefix("kafka://")
-    consumed: Json = json.loads(await asyncio.to_thread(run, "hexkit", servers, topic, str(len(rows))))
+    consumed: Json = json.loads(await asyncio.to_thread(readers.run, "hexkit", servers, topic, str(len(rows))))
     logged = {str(row["event_id"]): row for row in rows}
     assert {event_id for _, _, event_id, _ in consumed["messages"]} == set(logged)
     for dataset in {row["dataset"] for row in rows}:  # in the order of the log, under one key
