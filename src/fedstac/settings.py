@@ -297,7 +297,7 @@ def environment_of_children() -> dict[str, str]:
 
 
 def folder(name: str) -> Path:
-    """Return a folder of data of the package: `migrations`, `cv`, `extensions`. That of a checkout comes first."""
+    """Return a folder of the package: `migrations`, `cv`, `extensions`, `examples`. That of a checkout comes first."""
     root = HERE.parents[1]
     return root / name if (root / "pyproject.toml").is_file() else HERE / name
 
