@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import feed, subscriptions
+from fedstac.db import feed, grants, subscriptions
 from fedstac.db.connections import Connection
+from fedstac.db.grants import NewGrant
 from fedstac.db.subscriptions import NewSubscription, Postponement
+from fedstac.domain import events
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.target import Target
-from fedstac.domain.events import START, Cursor
+from fedstac.domain.events import START, Cursor, LoggedEvent
+from fedstac.domain.grants import GIVEN, GrantScope, GrantTarget
 from fedstac.domain.patching import MergePatch
+from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import ChangeKind, Subscriber, SubscriptionFilter
 from fedstac.publication import Work
 from fedstac.workers import subscribing
@@ -81,10 +87,10 @@ async def test_later_events_of_a_dataset_wait_behind_the_one_that_was_not_taken(
         filter="{}", batch=10, after=START,
     )  # fmt: skip
     await subscriptions.put(conn, new, actor="anna")
-    events = (await subscriptions.look(conn, START, None)).events
-    _, first, other, second, _ = events
+    page = (await subscriptions.look(conn, START, None)).events
+    _, first, other, second, _ = page
     await subscriptions.postpone(conn, "s", [Postponement(first, "broken", 0), Postponement(second, "", 0, attempts=0)])
-    blocked = await subscriptions.held_back(conn, "s", events)
+    blocked = await subscriptions.held_back(conn, "s", page)
     assert blocked.positions == {2, 4}
     assert blocked.datasets == {("plain", "thing-1")}
     assert other.dataset == "thing-2"
@@ -95,3 +101,40 @@ async def test_later_events_of_a_dataset_wait_behind_the_one_that_was_not_taken(
     assert [each.pos for each in await subscriptions.due(conn, "s", 10)] == [4]  # nothing waits behind the dead
     [letter] = await subscriptions.dead_letters(conn, "s", after=0, limit=10)
     assert (letter.pos, letter.attempts, letter.reason) == (2, 2, "broken for good")
+
+
+async def test_a_private_dataset_is_there_for_whom_a_grant_names_and_leaves_with_it(
+    node: Node, conn: Connection
+) -> None:
+    await writing.create_collections(node, "plain")
+    private = thing(1, "a")
+    private["properties"]["fedstac:access"] = "private"
+    await writing.publish(conn, private)
+    target = GrantTarget("plain", GrantScope.DATASET, "thing-1")
+    until = datetime.now(UTC) + timedelta(days=1)
+    async with conn.transaction():
+        [given] = await grants.give(conn, [NewGrant("holder", target, None, until)], actor="anna")
+    await feed.sequence(conn)
+    holder = Subscriber("holder", SubscriptionFilter.parse({}), Principal("holder", frozenset()))
+    page = (await subscriptions.look(conn, START, {"plain"})).events
+
+    async def kinds(page: Sequence[LoggedEvent]) -> dict[str, list[tuple[int, str]]]:
+        got = await subscribing.deliveries(node, conn, page, [STRANGER, holder])
+        return {
+            name: [(each.event.cursor.pos, each.kind) for each in own if each.event.dataset]
+            for name, own in got.items()
+        }
+
+    assert await kinds(page) == {"stranger": [], "holder": [(2, "entered")]}
+    got = await subscribing.deliveries(node, conn, page, [STRANGER, holder])
+    assert [each.event.type for each in got["holder"]][-1] == GIVEN
+    assert [each.event.type for each in got["stranger"]] == [events.COLLECTION_CREATED]
+    async with conn.transaction():
+        await grants.withdraw(conn, [given.grant.id], actor="anna", reason="it has ended")
+    draft = writing.draft(thing(1, "a"))
+    change = Amend(Target("plain", draft.id, draft.lineage), ANNA, MergePatch({"properties": {"title": "b"}}), None)
+    [receipt] = await publication.perform(conn, writing.RULES, [Work(change, "anna", "change")])
+    assert receipt.problem is None
+    await feed.sequence(conn)
+    page = (await subscriptions.look(conn, Cursor(1, 3), {"plain"})).events
+    assert await kinds(page) == {"stranger": [], "holder": [(page[-1].cursor.pos, "left")]}

@@ -13,6 +13,7 @@ from fedstac.domain.access import View
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor, LoggedEvent
 from fedstac.domain.subscriptions import (
+    DELIVERED_TYPES,
     ChangeKind,
     LoggedDataset,
     LogPage,
@@ -193,3 +194,8 @@ def test_conditions(conditions: dict[str, Any], is_delivered: bool) -> None:
 def test_a_filter_that_is_none_is_refused(value: object) -> None:
     with pytest.raises(BadRequest):
         SubscriptionFilter.parse(value)
+
+
+def test_every_type_of_an_event_can_be_wanted() -> None:
+    names = {value for value in vars(events).values() if isinstance(value, str) and value.endswith(".v1")}
+    assert names - DELIVERED_TYPES == {events.CURRENT, events.COLLECTION_CURRENT}  # of snapshots

@@ -21,7 +21,7 @@ from uuid import UUID, uuid5
 
 import orjson
 
-from fedstac.domain import events, filters
+from fedstac.domain import events, filters, grants
 from fedstac.domain.access import DatasetAccess, View, access_of, event_for
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import LoggedEvent
@@ -111,7 +111,7 @@ DELIVERED_TYPES: Final = frozenset((
     events.PUBLISHED, events.UPDATED, events.SUPERSEDED, events.REPLACED, events.RETRACTED, events.REINSTATED,
     events.REPLICATED, events.ANNOTATED, events.MARKED, events.UNMARKED, events.QUARANTINED, events.RELEASED,
     events.DELETED, events.PURGED, events.CLEARED, events.LEFT, events.COLLECTION_CREATED, events.COLLECTION_UPDATED,
-    events.COLLECTION_CLOSING, events.COLLECTION_REOPENED, events.COLLECTION_DELETED,
+    events.COLLECTION_CLOSING, events.COLLECTION_REOPENED, events.COLLECTION_DELETED, *grants.TYPES,
 ))  # fmt: skip
 TAKING_AWAY: Final = (events.DELETED, events.PURGED, events.CLEARED)
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+import orjson
+
 from fedstac.db import grants, records
 from fedstac.db.connections import Connection
 from fedstac.db.grants import CoveringGrants
@@ -17,10 +19,12 @@ from fedstac.db.records import RecordAccess
 from fedstac.domain import access
 from fedstac.domain.access import DatasetAccess, DatasetReader, View
 from fedstac.domain.events import COLLECTION_PREFIX, LoggedEvent
+from fedstac.domain.grants import PREFIX as GRANT_PREFIX
 from fedstac.domain.model import moment
-from fedstac.domain.policy import Policy
+from fedstac.domain.policy import Action, Policy, Resource
 from fedstac.domain.subscriptions import LoggedDataset, LogPage, Subscriber
 
+ALL_GRANTS = Resource("all grants", "*", "*")
 LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 
 
@@ -66,8 +70,17 @@ class ReadersNow:
         return self._view(subscriber, current, self.grants.open_now)
 
     def may_see(self, subscriber: Subscriber, event: LoggedEvent) -> bool:
-        """Tell whether a subscriber may see an event that is of no dataset: all see those of collections."""
-        return event.type.startswith(COLLECTION_PREFIX)
+        """Tell whether a subscriber may see an event that is of no dataset.
+
+        Those of collections are for all. Those about grants are for whom they name, and who may read all grants.
+        """
+        if event.type.startswith(COLLECTION_PREFIX):
+            return True
+        if not event.type.startswith(GRANT_PREFIX) or subscriber.reader is None:
+            return False
+        if self.policy.verdict(subscriber.reader, Action.READ_GRANTS, ALL_GRANTS).allowed:
+            return True
+        return bool(orjson.loads(event.text)["data"].get("subject") == subscriber.reader.name)
 
     def _view(
         self, subscriber: Subscriber, dataset: DatasetAccess, covered: frozenset[tuple[str, str, str]]

@@ -144,7 +144,7 @@ async def put(
     if len(filter_text) > LONGEST_FILTER:
         raise BadRequest(f"a filter has {LONGEST_FILTER} characters at most; ask for less with it")
     SubscriptionFilter.parse(wish.filter)
-    private = node.settings.notify_private
+    private = bool(node.settings.webhook_networks)
     if (wish.delivery == WEBHOOK) is not (wish.url is not None):
         raise BadRequest("url goes with the delivery webhook, and with no other")
     if wish.url is not None and destinations.parse(wish.url, private=private).kind is not Channel.WEBHOOK:
