@@ -343,6 +343,15 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
         "PUT", "/deletions/rules/{project}", {"project": "CMIP6"}, {}, query={"dry_run": "true"}),
     "see the cases of quarantine": fixed("GET", "/quarantines"),
     "see the tombstones": fixed("GET", "/admin/tombstones"),
+    "see one's grants": fixed("GET", "/grants"),
+    "see a grant that is not there": fixed("GET", "/grants/{grant}", grant=NO_DELETION),
+    "give a grant of a project": fixed(
+        "POST", "/grants", {"subject": "bert", "project": "CMIP6", "valid_until": "2999-01-01T00:00:00Z"}),
+    "import no grants": fixed("POST", "/grants/import", {"grants": []}),
+    "check somebody's grants": lambda _: MatrixRequest(
+        "GET", "/grants/check", query={"subject": "bert", "dataset": "CMIP6/x"}),
+    "withdraw a grant that is not there": fixed("DELETE", "/grants/{grant}", grant=NO_DELETION),
+    "withdraw the grants of nobody": lambda _: MatrixRequest("DELETE", "/grants", query={"subject": "nobody"}),
     "see the dead letters": fixed("GET", "/dead-letters"),
     "see a dead letter that is not there": fixed("GET", "/dead-letters/{letter}", letter="7"),
     "redrive a dead letter that is not there": fixed("POST", "/dead-letters/redrive", {"ids": [7]}),
@@ -541,6 +550,13 @@ TABLE: Final[tuple[Line, ...]] = (
     Line(EVERYBODY, ("read what changed since no place",), (NO_DATASET,), "bad-request"),
     Line(ALL_KNOWN, tuple(deed for deed in ELSE if deed.endswith("somebody else's subscription")), (NO_DATASET,),
          NOT_FOUND),
+    # grants: everybody sees their own, nodes check them, administrators give them
+    Line(ALL_KNOWN, ("see one's grants",), (NO_DATASET,), ANSWERED),
+    Line(ALL_KNOWN, ("see a grant that is not there",), (NO_DATASET,), NOT_FOUND),
+    Line((ADMIN, *NODES), ("check somebody's grants",), (NO_DATASET,), ANSWERED),
+    Line((ADMIN,), ("give a grant of a project",), (NO_DATASET,), DONE),
+    Line((ADMIN,), ("import no grants", "withdraw the grants of nobody"), (NO_DATASET,), ANSWERED),
+    Line((ADMIN,), ("withdraw a grant that is not there",), (NO_DATASET,), NOT_FOUND),
     # changes of many: one's own alone
     Line(ALL_KNOWN, ("see one's changes of many",), (NO_DATASET,), ANSWERED),
     Line(ALL_KNOWN, ("see somebody else's change of many", "see somebody else's datasets of many",

@@ -94,6 +94,10 @@ QUERIES: Mapping[Route, tuple[dict[str, str], ...]] = {
     ("POST", "/loads/{load_id}/apply"): ({"dry_run": "true"},),
     ("GET", "/bulk"): ({"limit": "1"},),
     ("GET", "/bulk/{bulk_id}/datasets"): ({"status": "done", "limit": "5"}, {"after": "1"}),
+    ("GET", "/grants"): ({"subject": "bert", "dataset": "CMIP6/x", "state": "all", "limit": "5"}, {"format": "ga4gh"}),
+    ("GET", "/grants/check"): ({"dataset": "CMIP6/x", "subject": "bert"}, {"dataset": "a/b", "iss": "c", "sub": "d"}),
+    ("DELETE", "/grants"): ({"project": "CMIP6", "subject": "bert", "reason": "it is over"},),
+    ("DELETE", "/grants/{grant}"): ({"reason": "it is over"},),
     ("GET", "/deletions"): (
         {"project": ENDED, "state": "open", "standing": "waiting", "dependency": "east", "q": "wait", "limit": "1"},
         {"sortby": "grace_until", "limit": "2"},
@@ -107,6 +111,9 @@ QUERIES: Mapping[Route, tuple[dict[str, str], ...]] = {
     ("PATCH", ITEM): ({"dry_run": "true"}, {}),
     ("POST", ITEMS): ({"dry_run": "true"}, {}),
 }
+GRANT = {
+    "subject": "bert", "project": "CMIP6", "valid_from": "2026-01-01T00:00:00Z", "valid_until": "2999-01-01T00:00:00Z",
+}  # fmt: skip
 BODIES: Mapping[Route, tuple[Any, ...]] = {
     ("POST", "/search"): (SEARCH, BOX, {"query": {"size": {"gt": 1, "lte": 1e9}}, "ids": [FIRST["id"]]}),
     ("POST", "/collections"): (COLLECTION,),
@@ -146,6 +153,8 @@ BODIES: Mapping[Route, tuple[Any, ...]] = {
     ("POST", "/aggregate"): ({"aggregations": ["total_count", "datetime_frequency"], **BOX},),
     ("POST", "/collections/{collection_id}/aggregate"): ({"multi_select": True},),
     ("POST", "/datasets/status"): ({"ids": [FIRST["id"], "none"], "collections": ["CMIP6"]},),
+    ("POST", "/grants"): (GRANT, {**GRANT, "subject": {"iss": "https://aai.example", "sub": "x"}}),
+    ("POST", "/grants/import"): ({"grants": [GRANT, {"subject": "x"}]},),
     ("POST", "/events/status"): ({"epoch": 1, "through": 0, "exceptions": []},),
     ("POST", "/deletions/reports"): (
         {"reports": [

@@ -26,7 +26,19 @@ from tests.support.waiting import until
 PUBLIC_URL: Final = "https://west.example"
 MOMENT: Final = "2026-11-28T12:00:00Z"
 TIMES: Final = frozenset(
-    ("at", "created", "updated", "finished", "since", "confirmed", "time", "published", "compared")
+    (
+        "at",
+        "created",
+        "updated",
+        "finished",
+        "since",
+        "confirmed",
+        "time",
+        "published",
+        "compared",
+        "given_at",
+        "valid_from",
+    )
 )
 UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 CHANGING: Final = {"secret": "whsec_a2VlcCBpdA==", "digest": "0" * 16, "cursor": "1.7", "through": "1.1"}
@@ -264,6 +276,20 @@ SCENARIO: Final = (
     Ask("DELETE /subscriptions/{subscription}", "It is gone", "guest", MODEL),
     Ask("GET /changes", "Nothing of this type", query={"since": "1.0", "types": "dataset.purged"}),
     Ask("GET /changes", "Without a place", query={}),
+    Ask("POST /grants", "The files of a dataset, for somebody of another institution", "admin",
+        body={"subject": "guest", "dataset": f"CMIP6/{FIRST['id']}", "valid_until": "2999-01-01T00:00:00Z"}),
+    Ask("POST /grants", "Without the right", "guest", body={"subject": "guest", "project": "CMIP6",
+        "valid_until": "2999-01-01T00:00:00Z"}),
+    Ask("POST /grants/import", "Two lines, one of which is refused", "admin", body={"grants": [
+        {"subject": "guest", "project": "CMIP6", "valid_until": "2999-01-01T00:00:00Z"},
+        {"subject": "guest", "dataset": "CMIP6/nothing", "valid_until": "2999-01-01T00:00:00Z"}]}),
+    Ask("GET /grants", "One's own", "guest", query={"limit": "1"}),
+    Ask("GET /grants", "As visas", "guest", query={"format": "ga4gh", "project": "CMIP6"}),
+    Ask("GET /grants/check", "A node that serves files asks", "east",
+        query={"subject": "guest", "dataset": f"CMIP6/{FIRST['id']}"}),
+    Ask("GET /grants/{grant}", "One that is not there", "admin", {"grant": NO_DELETION["deletion"]}),
+    Ask("DELETE /grants/{grant}", "One that is not there", "admin", {"grant": NO_DELETION["deletion"]}),
+    Ask("DELETE /grants", "All of a project", "admin", query={"project": "CMIP6", "reason": "the embargo is over"}),
     Ask("GET /dead-letters", "There are none", "admin"),
     Ask("GET /dead-letters/{letter}", "One that is not there", "admin", {"letter": "17"}),
     Ask("POST /dead-letters/redrive", "One that is not there", "admin", body={"ids": [17]}),
@@ -387,6 +413,8 @@ class Scenario:
                 return 420.0
             case int() if key == "lag_events":
                 return 6
+            case int() if key in ("iat", "nbf", "asserted"):
+                return 1795867200  # MOMENT
         return value
 
     def _comparable_text(self, text: str) -> str:

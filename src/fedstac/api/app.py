@@ -21,6 +21,7 @@ from fedstac.api import vocabulary_routes
 from fedstac.api.call import Services, services_of
 from fedstac.api.capability import Capability
 from fedstac.api.deletions import routes as deletion_routes
+from fedstac.api.grants import routes as grant_routes
 from fedstac.api.http import limits, prefixes, problems, server
 from fedstac.api.http import routes as http_routes
 from fedstac.api.http.access_log import AccessLog
@@ -64,6 +65,7 @@ CAPABILITIES: tuple[Capability, ...] = (
     *search_routes.CAPABILITIES,
     *writing_routes.CAPABILITIES,
     *deletion_routes.CAPABILITIES,
+    *grant_routes.CAPABILITIES,
     *vocabulary_routes.CAPABILITIES,
     *people_routes.CAPABILITIES,
     *subscription_routes.CAPABILITIES,

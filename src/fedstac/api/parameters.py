@@ -40,6 +40,7 @@ IN_PATH: Final[Mapping[str, str]] = {
     "subscription": "The name of a subscription.",
     "event": "The id of a parked event, as the list has it.",
     "deletion": "The id of a deletion, as the list of deletions and the problems of marked datasets name it.",
+    "grant": "The id of a grant.",
     "part": "The name of a part, as the manifest has it.",
 }
 
@@ -318,4 +319,33 @@ QUARANTINES: Final = (
     Parameter("open", "With true the open cases, with false those that are closed.", YES_NO),
     Parameter("q", "A part of the dataset's id.", TEXT),
     *_DELETIONS_PAGE,
+)
+
+# --- grants ---
+_GRANTED_TO: Final = (
+    Parameter("subject", "Those of somebody, by the name that the logs have.", TEXT),
+    Parameter("dataset", "Those of a dataset: `CMIP6/id`.", TEXT),
+    Parameter("lineage", "Those of all versions of a dataset: `CMIP6/id without its version`.", TEXT),
+    Parameter("project", "Those of a project as a whole: `CMIP6`.", TEXT),
+)
+GRANTS: Final = (
+    *_GRANTED_TO,
+    Parameter(
+        "state", "Open ones, which may have expired, closed ones, or all.",
+        {"type": "string", "enum": ["open", "closed", "all"], "default": "open"},
+    ),
+    Parameter(
+        "format", "With `ga4gh` those that are valid now, as the claims of visas.",
+        {"type": "string", "enum": ["json", "ga4gh"], "default": "json"},
+    ),
+    _limit(50, 1000),
+    _AFTER_ID,
+)  # fmt: skip
+WITHDRAWAL_REASON: Final = Parameter("reason", "Why, for the audit log and the event.", TEXT)
+WITHDRAWN_GRANTS: Final = (*_GRANTED_TO, WITHDRAWAL_REASON)
+GRANT_CHECK: Final = (
+    Parameter("dataset", "The dataset: `CMIP6/id`.", TEXT, required=True),
+    Parameter("subject", "Who wants the files, by the name that the logs have.", TEXT),
+    Parameter("iss", "The issuer of their token, where the name is not known.", TEXT),
+    Parameter("sub", "The subject of their token.", TEXT),
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fedstac.domain.events import EventFormat
+from fedstac.domain.grants import GrantStand
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Action
 from fedstac.domain.reconcile import LoadChange, LoadMode
@@ -75,6 +76,11 @@ _BULK_WISH: Final[Mapping[str, Schema]] = {
     "action": _BULK_ACTION, "reason": {**TEXT, "description": "Of a mark."},
     "quarantine": {**OBJECT, "description": "As for one dataset: reason, case, contact, links."},
     "decision": {**TEXT, "description": "Of a release."}, **_CONDITIONS,
+}  # fmt: skip
+_GRANT_TARGET: Final[Mapping[str, Schema]] = {
+    "dataset": {**TEXT, "description": "`CMIP6/id`."},
+    "lineage": {**TEXT, "description": "`CMIP6/id without its version`: all versions of a dataset."},
+    "project": {**TEXT, "description": "`CMIP6`: all its datasets."},
 }  # fmt: skip
 _GEOMETRY = {"type": ["object", "null"], "description": "A GeoJSON geometry."}
 _ASSET = _object({"href": TEXT, "type": TEXT, "roles": _list(TEXT)}, maybe=("href", "type", "roles"))
@@ -384,6 +390,37 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
          "last_error": MAYBE_TEXT, "created": TIME, "secret": TEXT},
         maybe=("secret",),
     ),
+    "NewGrant": _object(
+        {"subject": {"oneOf": [TEXT, _object({"iss": TEXT, "sub": TEXT})]}, **_GRANT_TARGET,
+         "valid_from": MAYBE_TIME, "valid_until": TIME},
+        maybe=("dataset", "lineage", "project", "valid_from"),
+        description="A grant for one of dataset, lineage and project. Without `valid_from` it holds at once.",
+    ),
+    "NewGrants": _object({"grants": _list(_ref("NewGrant"))}),
+    "Grant": _object(
+        {"id": ID, "subject": TEXT, **_GRANT_TARGET, "valid_from": TIME, "valid_until": TIME,
+         "stand": _enum(*GrantStand), "given_at": TIME, "given_by": TEXT, "closed_at": MAYBE_TIME,
+         "closed_by": MAYBE_TEXT, "closed_why": MAYBE_TEXT,
+         "cause": {"type": ["string", "null"], "format": "uuid", "description": "The event that closed it."}},
+        maybe=("dataset", "lineage", "project"),
+    ),
+    "Grants": _object(
+        {"grants": _list(_ref("Grant")), "visas": _list(_ref("Visa")), "links": _LINKS}, maybe=("grants", "visas")
+    ),
+    "Visa": _object(
+        {"iss": TEXT, "sub": TEXT, "jti": TEXT, "iat": WHOLE, "nbf": WHOLE, "exp": WHOLE,
+         "ga4gh_visa_v1": _object(
+             {"type": _enum("ControlledAccessGrants"), "asserted": WHOLE, "value": ADDRESS, "source": ADDRESS,
+              "by": _enum("dac")})},
+        description="The claims of a visa as in GA4GH Passport 1.2; they are not signed.",
+    ),
+    "GrantImport": _object(
+        {"given": WHOLE, "present": WHOLE,
+         "refused": _list(_object({"line": WHOLE, "problem": TEXT, "detail": TEXT}))},
+        description="How many were given and were there already, and the lines that were refused, numbered from 1.",
+    ),
+    "GrantCheck": _object({"dataset": TEXT, "valid_until": MAYBE_TIME}),
+    "WithdrawnGrants": _object({"withdrawn": WHOLE}),
     "Sinks": _object({"sinks": _list(_ref("Sink"))}),
     "NewSink": _object(
         {"name": TEXT, "address": TEXT, "format": _enum(*EventFormat), "key": TEXT,

@@ -483,11 +483,15 @@ async def read(conn: Connection, id: UUID) -> AccessGrant | None:
 
 @dataclass(frozen=True, slots=True)
 class GrantFilter:
-    """Which grants are asked for. is_open None: both open and closed ones; an open one may have expired."""
+    """Which grants are asked for. is_open None: both open and closed ones; an open one may have expired.
+
+    is_valid: only those that are open and valid now.
+    """
 
     subject: str | None = None
     target: GrantTarget | None = None
     is_open: bool | None = True
+    is_valid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -517,6 +521,8 @@ async def page(
         add("collection = {} AND scope = {} AND target = {}", target.collection, target.scope, target.name)
     if filter.is_open is not None:
         conditions.append("closed_at IS NULL" if filter.is_open else "closed_at IS NOT NULL")
+    if filter.is_valid:
+        add("closed_at IS NULL AND valid_from <= clock_timestamp() AND valid_until > clock_timestamp()")
     if not sight.sees_all:
         add("(collection = ANY ({}::text[]) OR subject = {} OR given_by = {})", list(sight.projects), *[sight.name] * 2)
     if after is not None:

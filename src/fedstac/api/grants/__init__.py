@@ -1,0 +1,1 @@
+"""The room of grants: who may have the files of controlled datasets."""
