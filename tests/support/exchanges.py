@@ -26,20 +26,9 @@ from tests.support.waiting import until
 PUBLIC_URL: Final = "https://west.example"
 MOMENT: Final = "2026-11-28T12:00:00Z"
 TIMES: Final = frozenset(
-    (
-        "at",
-        "created",
-        "updated",
-        "finished",
-        "since",
-        "confirmed",
-        "time",
-        "published",
-        "compared",
-        "given_at",
-        "valid_from",
-    )
-)
+    ("at", "created", "updated", "finished", "since", "confirmed", "time", "published", "compared", "given_at",
+     "valid_from")
+)  # fmt: skip
 UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 CHANGING: Final = {"secret": "whsec_a2VlcCBpdA==", "digest": "0" * 16, "cursor": "1.7", "through": "1.1"}
 TOKEN: Final = re.compile(r"(?<=token=)[\w-]+")
