@@ -429,6 +429,16 @@ async def positions_left_blank(conn: Connection, stretches: Sequence[Stretch]) -
     return {row["pos"] for row in rows}
 
 
+async def positions_of_private(conn: Connection, stretches: Sequence[Stretch]) -> set[int]:
+    """Return where in stretches of the log the events of private datasets are, less those by which they became so."""
+    rows = await conn.fetch(
+        f"""SELECT f.pos {_IN_STRETCHES} WHERE o.event LIKE '%,"access":"private","digest":"%'
+              AND o.event NOT LIKE '%,"previous_access":"%'""",
+        [each.after for each in stretches], [each.through for each in stretches],
+    )  # fmt: skip
+    return {row["pos"] for row in rows}
+
+
 async def refill(
     conn: Connection, name: str, stretches: Sequence[Stretch], *, actor: str, correlation: str | None = None
 ) -> None:

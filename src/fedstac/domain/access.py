@@ -26,7 +26,13 @@ from fedstac.domain.model import Draft, State
 from fedstac.domain.policy import READING, Level, Policy, Principal, Resource, read_level
 from fedstac.domain.visibility import may_see_files, may_see_hidden
 
-INTERNAL: Final = ("actor", "reason", "previous_state", "actions")  # of an event: who did it, and what it uncovers
+INTERNAL: Final = (
+    "actor",
+    "reason",
+    "previous_state",
+    "previous_access",
+    "actions",
+)  # of an event: who did it, and what it uncovers
 OF_FILES: Final = ("unreferenced", "still_referenced")  # of a deletion: the addresses of its files
 COVERED: Final = frozenset((events.MARKED, events.UNMARKED))  # which outsiders are not to know of
 NOTICE: Final = ("case", "contact")  # what a quarantine says to everybody

@@ -16,10 +16,12 @@ from typing import Any, Final
 import orjson
 
 from fedstac.domain import alternates, documents, patching, retraction, validation
+from fedstac.domain.access import level_of
 from fedstac.domain.actions.amend import check_identity, shaped
 from fedstac.domain.errors import BadRequest, Finding, StacInvalid, errors_in
 from fedstac.domain.model import WITHOUT_DOCUMENT, Draft, Judge, Record, State, moment
 from fedstac.domain.patching import Edit, Whole
+from fedstac.domain.policy import Level, read_level
 from fedstac.domain.validation import is_fixed
 from fedstac.domain.vocabulary import DatasetName, Vocabulary, name_of
 
@@ -67,6 +69,7 @@ class OriginFacts:
     publisher: str
     retraction: str | None
     superseded: bool
+    access: Level
     excuses: frozenset[tuple[str, str]]
 
 
@@ -145,7 +148,8 @@ def _facts(metadata: Json) -> OriginFacts | None:
         state=State(metadata["state"]), digest=str(metadata["digest"]), created=created, updated=updated,
         publisher=own["publisher"],
         retraction=orjson.dumps(dict(reasons), option=orjson.OPT_SORT_KEYS).decode() if reasons is not None else None,
-        superseded=own.get("superseded") is True, excuses=frozenset((str(rule), str(at)) for rule, at in excused_pairs),
+        superseded=own.get("superseded") is True, access=read_level(own.get("access")),
+        excuses=frozenset((str(rule), str(at)) for rule, at in excused_pairs),
     )  # fmt: skip
 
 
@@ -173,7 +177,7 @@ def publish(step: ItemStep, judge: Judge, vocabulary: Vocabulary | None, origin:
     )  # fmt: skip
     if step.facts is not None:
         record = replace(record, created=step.facts.created, publisher=step.facts.publisher)
-    return DatasetEdition(_with_flags(record, item["properties"], step), draft)
+    return DatasetEdition(_at_level(_with_flags(record, item["properties"], step), step), draft)
 
 
 def tombstone(step: ItemStep, vocabulary: Vocabulary | None, origin: str) -> DatasetEdition:
@@ -186,6 +190,7 @@ def tombstone(step: ItemStep, vocabulary: Vocabulary | None, origin: str) -> Dat
         state=facts.state, latest=False, claims_latest=False, epoch=step.epoch, seq=step.seq, created=facts.created,
         updated=facts.updated, document=None, document_digest=b"", files_digest=b"", publisher=facts.publisher,
         cv_version=None, retraction=facts.retraction, superseded=facts.superseded,
+        access=facts.access,
     ))  # fmt: skip
 
 
@@ -208,7 +213,7 @@ def amend(record: Record, step: ItemStep, judge: Judge, vocabulary: Vocabulary |
     document = documents.without_server_members(completed)
     check_identity(before, document, vocabulary)
     if documents.digest(document) == record.document_digest:
-        return DatasetEdition(after)
+        return DatasetEdition(_at_level(after, step))
     draft, findings = judge.draft(document, record.collection, vocabulary)
     errors = errors_in(findings)
     validation.excuse(_not_excused(errors, step), record, vocabulary, judge)
@@ -217,7 +222,7 @@ def amend(record: Record, step: ItemStep, judge: Judge, vocabulary: Vocabulary |
         replicas=draft.replicas, cv_version=vocabulary.version if vocabulary else None,
         cv_excused=validation.excusal(errors),
     )  # fmt: skip
-    return DatasetEdition(amended_record, draft)
+    return DatasetEdition(_at_level(amended_record, step), draft)
 
 
 def _not_excused(errors: Sequence[Finding], step: ItemStep) -> list[Finding]:
@@ -240,6 +245,17 @@ def _with_flags(record: Record, properties: Json, step: ItemStep) -> Record:
         return replace(after, state=State.PUBLISHED, updated=step.at, retraction=None)
     reasons = record.retraction if record.retraction is not None else retraction.WITHOUT_REASON
     return replace(after, state=State.RETRACTED, updated=step.at, retraction=reasons)
+
+
+def _at_level(record: Record, step: ItemStep) -> Record:
+    """Return the record with its access level: as a fedstac node says it, or as the document of another program does."""
+    if step.facts is not None:
+        level = step.facts.access
+    else:
+        level = level_of(orjson.loads(record.document or "{}").get("properties", {}))
+    if level is Level.PRIVATE:
+        return replace(record, access=level, latest=False, claims_latest=False)
+    return replace(record, access=level)
 
 
 def _flag(properties: Json, name: str, value_before: bool) -> bool:

@@ -144,6 +144,8 @@ def dataset_event(
     data |= {"actions": change.actions} if change.actions else {}
     data |= files.as_json() if files is not None else {}
     data |= {"previous_state": change.before.state if change.before else None, "actor": context.actor}
+    if change.before is not None and change.before.access is not record.access:
+        data["previous_access"] = change.before.access
     envelope = _envelope(change.event_type, event_id, context, record.updated)
     envelope |= {"subject": f"{record.collection}/{record.id}", "sequence": str(record.seq)}
     return _with_document(envelope | {"partitionkey": record.lineage, "data": data}, record.document)
@@ -382,6 +384,8 @@ def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Da
         superseded=data.get("superseded") is True,
         cv_excused=_excused(cv.get("excused")),
     )
+    if record.access is Level.PRIVATE and record.latest:
+        raise ValueError("a private dataset is never the latest")
     if record.digest.hex() != data["digest"]:
         raise BadRequest(f"event {event.get('id')}: the digest of {record.id} does not fit its content")
     return DatasetEvent(event_id=event.get("id", ""), cursor=_cursor(event), record=record, draft=draft)

@@ -42,11 +42,11 @@ LINEAGE: Final = "{lineage}"
 ID: Final = "{id}"
 DATASETS: Final = "datasets"
 MOST_IN_BATCH: Final = 500
-NATIVE: Final = Dialect(cloudevents.write_structured, LINEAGE, "cloudevents", is_native=True)
+NATIVE: Final = Dialect(cloudevents.write_structured, LINEAGE, "cloudevents", is_native=True, is_for_nodes=True)
 DIALECTS: Final = {
     EventFormat.CLOUDEVENTS: NATIVE,
     EventFormat.CLOUDEVENTS_BINARY: replace(NATIVE, write=cloudevents.write_binary, schema="cloudevents-binary"),
-    EventFormat.ESGF: Dialect(esgf.write, ID, "esgf"),
+    EventFormat.ESGF: Dialect(esgf.write, ID, "esgf", is_for_nodes=True),
     EventFormat.OGC: Dialect(ogc.write, LINEAGE, "ogc", collections=frozenset(dialects.ABOUT_COLLECTIONS)),
     EventFormat.WIS2: Dialect(wis2.write, LINEAGE, "wis2"),
     EventFormat.OVERVIEW: Dialect(overview.write, ID, "overview", has_ascii_keys=True),

@@ -91,6 +91,8 @@ async def _expected(conn: Connection, sink: Sink, missing: Sequence[Stretch]) ->
         absent |= await sinks.positions_of_type(conn, event_type, missing)
     if not encoder.dialect.is_native:
         absent |= await sinks.positions_left_blank(conn, missing)
+    if not encoder.dialect.is_for_nodes:
+        absent |= await sinks.positions_of_private(conn, missing)
     stretches = []
     positions = sorted(absent)
     for each in missing:

@@ -21,7 +21,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import connections, dead_letters, sinks
 from fedstac.db.connections import Connection
 from fedstac.db.sinks import PartitionEnd, Sink, SinkPlace
-from fedstac.domain import grants
+from fedstac.domain import grants, outsiders
 from fedstac.domain.events import Cursor, EventFormat, LoggedEvent
 from fedstac.domain.relaying import ForeignLog, Resumption, is_in_log, resumption
 from fedstac.messaging import formats
@@ -241,8 +241,11 @@ def takes(encoder: Encoder, event_type: str) -> bool:
     return not event_type.startswith(grants.PREFIX) and encoder.takes(event_type)
 
 
-def _goes_out(encoder: Encoder, event: LoggedEvent) -> bool:
-    return takes(encoder, event.type) and encoder.tells(event)
+def _as_told(encoder: Encoder, event: LoggedEvent) -> LoggedEvent | None:
+    """Return an event as the readers of a sink get it; None where the sink does not get it."""
+    if not takes(encoder, event.type) or not encoder.tells(event):
+        return None
+    return event if encoder.dialect.is_for_nodes else outsiders.as_told(event)
 
 
 @dataclass(slots=True)
@@ -331,23 +334,25 @@ class _Course:
     def _encode(self, events: Sequence[LoggedEvent], after: int, previous_pos: int, dead: set[Cursor]) -> EncodedPage:
         outgoing_events: list[OutgoingEvent] = []
         unwritable: list[Unwritable] = []
+        logged: dict[str, LoggedEvent] = {}
         highest_end = max((end.pos for end in self.ends.values()), default=-1)
         for event in events:
             pos = event.cursor.pos
             if pos != after + 1:  # the log does not reach back to there: a hole that consumers have to see
                 previous_pos = pos - 1
             after = pos
-            if event.cursor in dead or not _goes_out(self.encoder, event):
+            told_event = _as_told(self.encoder, event) if event.cursor not in dead else None
+            if told_event is None:
                 continue
+            logged[told_event.event_id] = told_event
             try:
-                outgoing = self.encoder.encode(event, previous_pos)
+                outgoing = self.encoder.encode(told_event, previous_pos)
             except Exception as error:
-                unwritable.append(Unwritable(event, _fault(error)))
+                unwritable.append(Unwritable(told_event, _fault(error)))
                 continue
             previous_pos = pos
             if pos > highest_end or not is_in_log(event.cursor, self.ends.get(self.broker.partition_of(outgoing))):
                 outgoing_events.append(outgoing)
-        logged = {event.event_id: event for event in events}
         outgoing_events = self.encoder.in_batches(outgoing_events, logged)
         return EncodedPage(events[-1].cursor, previous_pos, outgoing_events, logged, unwritable)
 
@@ -467,16 +472,15 @@ class _Course:
         """Send events once more, behind what came after them. Return the ids of those that are dead letters again."""
         outgoing_events: list[OutgoingEvent] = []
         unwritable: list[Unwritable] = []
-        for event in events:
-            if not _goes_out(self.encoder, event):
-                continue
+        told_events = [shown_event for event in events if (shown_event := _as_told(self.encoder, event)) is not None]
+        for event in told_events:
             try:
                 outgoing_events.append(replace(self.encoder.encode(event, event.cursor.pos - 1), is_redrive=True))
             except Exception as error:
                 unwritable.append(Unwritable(event, _fault(error)))
         await self._keep_unwritable(unwritable)
         buried_ids = {each.event.event_id for each in unwritable}
-        logged = {event.event_id: event for event in events}
+        logged = {event.event_id: event for event in told_events}
         for chunk in chunks_of(outgoing_events):
             buried_ids |= await self._send(chunk, logged)
         return buried_ids

@@ -71,6 +71,7 @@ class Dialect:
 
     key: the template of its keys. schema: name of the JSON Schema of its values. is_native: it tells every event as it
     was written. Another one tells those of datasets, without such as say nothing any more (`events.is_left_blank`).
+    is_for_nodes: a sink of it gets the whole log, and others what outsiders may read (domain/outsiders.py).
     collections: types of collections' events that it tells too. has_ascii_keys: its readers take no other characters in
     a key.
     """
@@ -79,6 +80,7 @@ class Dialect:
     key: str
     schema: str
     is_native: bool = False
+    is_for_nodes: bool = False
     collections: frozenset[str] = field(default_factory=frozenset)
     has_ascii_keys: bool = False
 

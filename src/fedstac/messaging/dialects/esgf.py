@@ -52,7 +52,7 @@ KNOWN: Final = frozenset((*WHOLE, *STATE, Action.SUPERSEDE, Action.REPLICATE, Ac
 FACTS: Final = ("cv", "seq", "digest", "state")
 BESIDE: Final = (
     "base_id", "version", "latest", "created", "updated", "publisher", "retraction", "superseded", "previous_state",
-    "reason", "actions", "unreferenced", "still_referenced",
+    "reason", "actions", "access", "unreferenced", "still_referenced",
 )  # fmt: skip
 
 
