@@ -472,11 +472,11 @@ async def changes_since(
     """
     subscriber = Subscriber("", condition, reader)
     deadline, backoff = time.monotonic() + wait, Backoff()
-    async with node.pool.acquire() as conn:
+    async with node.search_pool.acquire() as conn:
         after = await place_of(conn, since)
     while True:
         sequenced = node.sequenced.next()
-        async with node.pool.acquire() as conn:
+        async with node.search_pool.acquire() as conn:
             log_slice = await subscriptions.look(
                 conn, after, condition.collections, min(max(2 * limit, LEAST_PAGE), PAGE_EVENTS)
             )
