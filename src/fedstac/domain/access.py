@@ -26,13 +26,8 @@ from fedstac.domain.model import Draft, State
 from fedstac.domain.policy import READING, Level, Policy, Principal, Resource, read_level
 from fedstac.domain.visibility import may_see_files, may_see_hidden
 
-INTERNAL: Final = (
-    "actor",
-    "reason",
-    "previous_state",
-    "previous_access",
-    "actions",
-)  # of an event: who did it, and what it uncovers
+# Of an event: who did it, and what uncovers another state.
+INTERNAL: Final = ("actor", "reason", "previous_state", "previous_access", "actions")
 OF_FILES: Final = ("unreferenced", "still_referenced")  # of a deletion: the addresses of its files
 COVERED: Final = frozenset((events.MARKED, events.UNMARKED))  # which outsiders are not to know of
 NOTICE: Final = ("case", "contact")  # what a quarantine says to everybody

@@ -248,7 +248,7 @@ def _with_flags(record: Record, properties: Json, step: ItemStep) -> Record:
 
 
 def _at_level(record: Record, step: ItemStep) -> Record:
-    """Return the record with its access level: as a fedstac node says it, or as the document of another program does."""
+    """Return the record with its access level: a fedstac node's, or that of another program's document."""
     if step.facts is not None:
         level = step.facts.access
     else:
