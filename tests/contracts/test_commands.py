@@ -15,7 +15,8 @@ WITHOUT_RESULT = {
     "alive", "admin erase-person", "admin new-epoch", "audit export", "groups delete",
     "file-server", "groups manager add", "groups manager remove", "groups member add", "groups member remove",
     "identity-provider", "index-node", "logout", "migrate", "notifications remove", "notifications test", "notifier",
-    "rebuild", "relay", "replica-node", "sequencer", "serve", "sink remove", "vocab schema", "worker",
+    "rebuild", "relay", "replica-node", "sequencer", "serve", "sink remove", "subscription remove",
+    "vocab schema", "worker",
 }  # fmt: skip
 
 

@@ -38,6 +38,7 @@ from fedstac.cli import (
     sinks,
     snapshots,
     status,
+    subscribing,
     validating,
     vocab,
 )
@@ -65,6 +66,8 @@ app.add_typer(collections.commands, name="collections", rich_help_panel="Client"
 app.add_typer(deletions.commands, name="deletion", rich_help_panel="Client")
 app.add_typer(reconciling.commands)
 app.add_typer(bulk_changes.commands, name="bulk", rich_help_panel="Client")
+app.add_typer(subscribing.commands, name="subscription", rich_help_panel="Client")
+app.add_typer(subscribing.changes)
 app.add_typer(own_requests.commands, name="requests", rich_help_panel="Client")
 app.add_typer(identity.commands)
 app.add_typer(notifications.commands, name="notifications", rich_help_panel="Client")

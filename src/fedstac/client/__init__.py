@@ -27,6 +27,7 @@ import orjson
 
 from fedstac.client import bulk_changes, changes, loads, publishing
 from fedstac.client import documents as reading
+from fedstac.client import subscriptions as subscribing
 from fedstac.client.asynchronous import AsyncClient as AsyncClient
 from fedstac.client.intervals import interval
 from fedstac.client.publishing import Publishing
@@ -113,6 +114,19 @@ class Client:
     bulks = _performed(bulk_changes.bulks)
     bulk_datasets = _performed(bulk_changes.bulk_datasets)
     cancel_bulk = _performed(bulk_changes.cancel_bulk)
+
+    # subscriptions and changes: client/subscriptions.py
+    put_subscription = _performed(subscribing.put_subscription)
+    subscription = _performed(subscribing.subscription)
+    subscriptions = _performed(subscribing.subscriptions)
+    delete_subscription = _performed(subscribing.delete_subscription)
+    next_events = _performed(subscribing.next_events)
+    ack_events = _performed(subscribing.ack_events)
+    nack_event = _performed(subscribing.nack_event)
+    seek_subscription = _performed(subscribing.seek_subscription)
+    subscription_dead_letters = _performed(subscribing.subscription_dead_letters)
+    redrive_dead_letter = _performed(subscribing.redrive_dead_letter)
+    changes_since = _performed(subscribing.changes_since)
 
     # full-state loads: client/loads.py
     begin_load = _performed(loads.begin_load)

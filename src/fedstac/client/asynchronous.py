@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 
 from fedstac.client import bulk_changes, changes, loads
+from fedstac.client import subscriptions as subscribing
 from fedstac.client.transport import (
     ClientError,
     Exchange,
@@ -85,6 +86,19 @@ class AsyncClient:
     bulks = _awaited(bulk_changes.bulks)
     bulk_datasets = _awaited(bulk_changes.bulk_datasets)
     cancel_bulk = _awaited(bulk_changes.cancel_bulk)
+
+    # subscriptions and changes: client/subscriptions.py
+    put_subscription = _awaited(subscribing.put_subscription)
+    subscription = _awaited(subscribing.subscription)
+    subscriptions = _awaited(subscribing.subscriptions)
+    delete_subscription = _awaited(subscribing.delete_subscription)
+    next_events = _awaited(subscribing.next_events)
+    ack_events = _awaited(subscribing.ack_events)
+    nack_event = _awaited(subscribing.nack_event)
+    seek_subscription = _awaited(subscribing.seek_subscription)
+    subscription_dead_letters = _awaited(subscribing.subscription_dead_letters)
+    redrive_dead_letter = _awaited(subscribing.redrive_dead_letter)
+    changes_since = _awaited(subscribing.changes_since)
 
     # full-state loads: client/loads.py
     begin_load = _awaited(loads.begin_load)

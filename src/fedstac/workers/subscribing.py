@@ -58,6 +58,7 @@ LEAST_PAGE: Final = 100  # events that one look reads
 LONGEST_FILTER: Final = 65_536
 MOST_ATTEMPTS: Final = 10
 FIRST_RETRY, LONGEST_RETRY = 5.0, 3600.0  # seconds
+LONGEST_SCAN: Final = 5.0  # seconds in which a reader who does not wait passes over what is not for them
 WAITS: Final = "waits behind an earlier event of the dataset"
 
 
@@ -215,7 +216,8 @@ async def next_events(
         async with node.pool.acquire() as conn:
             look = await _look(node, conn, name, caller=caller, limit=limit, lease_seconds=lease_seconds)
         seconds = deadline - time.monotonic()
-        if look.answer.events or seconds <= 0 or node.stopping.is_set():
+        may_look_on = look.has_more and seconds > -LONGEST_SCAN
+        if look.answer.events or (seconds <= 0 and not may_look_on) or node.stopping.is_set():
             return look.answer
         if look.has_more:
             await pause(node.stopping, 0)
