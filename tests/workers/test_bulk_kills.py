@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import asyncpg
@@ -16,6 +11,7 @@ from fedstac.demo import sample
 from tests.support import failpoints
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
+from tests.support.workers import worker
 
 COUNT = 2_000
 DEATHS = ("bulk.begun=kill:3", "bulk.performed=kill:4", "perform.events=kill:3", "bulk.committed=kill:3")
@@ -26,22 +22,6 @@ ONCE = """
            (SELECT count(*) FROM fedstac.deletion WHERE state = 'open') AS deletions,
            (SELECT count(*) FROM fedstac.audit WHERE action = 'mark' AND outcome = 'marked') AS rows,
            (SELECT count(*) FROM fedstac.bulk_dataset WHERE status = 'done' AND outcome = 'marked') AS results"""
-
-
-@contextmanager
-def worker(api: Api, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `fedstac worker` beside a node without workers."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FEDSTAC_")}
-    environment |= {"FEDSTAC_NODE": "west", "FEDSTAC_DSN": api.settings.dsn, **variables}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fedstac.cli", "worker"], env=environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait(PATIENCE)
 
 
 async def ended(api: Api, path: str) -> dict[str, Any]:
