@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
+import orjson
 import pytest
 
 from fedstac import bootstrap, publication
 from fedstac.db import feed, grants, invariants
 from fedstac.demo import sample
+from fedstac.domain import strict_json
 from fedstac.domain.actions.publish import Publish
 from fedstac.publication import Work
 from fedstac.settings import Settings
@@ -137,7 +139,7 @@ async def _publish(conn: asyncpg.Connection, items: Sequence[Json]) -> None:
     """Publish datasets as they would come through the API: judged, and with the version of the vocabulary."""
     vocabulary = writing.CMIP6
     assert vocabulary is not None
-    drafts = [writing.CHECKER.draft(item, "CMIP6", vocabulary)[0] for item in items]
+    drafts = [writing.CHECKER.draft(strict_json.parse(orjson.dumps(item)), "CMIP6", vocabulary)[0] for item in items]
     work = [Work(Publish(draft, writing.ANNA, vocabulary.version), writing.ANNA.name, "publish") for draft in drafts]
     await publication.perform(conn, writing.RULES, work)
 
