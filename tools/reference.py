@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from fedstac.api.app import CAPABILITIES
+from fedstac.api.http import asyncapi
 from fedstac.api.http.openapi import callers_of
 from fedstac.cli import app
 from fedstac.domain import events
@@ -81,7 +82,7 @@ def rules_page() -> str:
 
 def events_page() -> str:
     """Return the page of event types."""
-    types = sorted(value for value in vars(events).values() if isinstance(value, str) and value.endswith(".v1"))
+    types = sorted({*asyncapi.event_types(), events.CURRENT, events.COLLECTION_CURRENT})
     intro = (
         "# Events\n\nEvents are CloudEvents 1.0 in JSON:\n\n| member | |\n|---|---|\n"
         "| `subject` | `<collection>/<id>` |\n| `sequence` | the number of the event in its lineage |\n"
@@ -90,6 +91,28 @@ def events_page() -> str:
         "full `document` |\n\nThe types:\n\n"
     )
     return NOTE + intro + "\n".join(f"- `{name}`" for name in types) + "\n"
+
+
+def channels_page() -> str:
+    """Return the page of channels and messages."""
+    document = asyncapi.document(title="", version="", base_url="https://node.example")
+    text = (
+        "# Channels and messages\n\n`GET /asyncapi.json` at a node describes them in full (AsyncAPI 3.0), and adds the "
+        "brokers of `FEDSTAC_HUBS`.\n\n| channel | address | what it is |\n|---|---|---|\n"
+    )
+    for name, channel in document["channels"].items():
+        address = f"`{channel['address']}`" if channel["address"] else "the receiver's"
+        text += f"| `{name}` | {address} | {channel['description']} |\n"
+    text += (
+        "\nMessages of a format have their JSON Schema at `/schemas/messages/v1/<format>`.\n\n"
+        "| message | content type | what it is |\n|---|---|---|\n"
+    )
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, message in document["components"]["messages"].items():
+        names.setdefault((message["contentType"], message.get("summary", message["title"])), []).append(name)
+    for (content_type, summary), own in names.items():
+        text += f"| {', '.join(f'`{name}`' for name in own)} | `{content_type}` | {summary} |\n"
+    return NOTE + text
 
 
 def commands_page() -> str:
@@ -151,6 +174,7 @@ def metrics_page() -> str:
 
 PAGES = {
     "settings": settings_page, "problems": problems_page, "rules": rules_page, "events": events_page,
+    "channels": channels_page,
     "commands": commands_page, "routes": routes_page, "metrics": metrics_page,
 }  # fmt: skip
 

@@ -136,6 +136,11 @@ class Settings(BaseSettings):
         pattern=r"^(\S+/\S+( +\S+/\S+)*)?$",
         description="Topics by which a Dapr sidecar brings reports on deletions: pubsub/topic, with spaces between",
     )
+    hubs: str = Field(
+        "",
+        description="Brokers that readers may use, for the landing page and AsyncAPI: kafka://host:port/topic?format=ogc"
+        " or nats://host:port/STREAM, with spaces between",
+    )
     smtp: str = Field(
         "",
         repr=False,

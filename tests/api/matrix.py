@@ -405,6 +405,7 @@ PUBLIC: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
         ("GET", "/scope", {}),
         ("GET", "/.well-known/oauth-protected-resource", {}),
         ("GET", "/problems", {}), ("GET", "/problems/{name}", {"name": "conflict"}), ("GET", "/api", {}),
+        ("GET", "/asyncapi.json", {}), ("GET", "/schemas/messages/v1/{format}", {"format": "ogc"}),
         ("GET", "/api.html", {}), ("GET", "/api-assets/{name}", {"name": "start.js"}), ("GET", "/_mgmt/ping", {}),
         ("GET", "/_mgmt/health", {}),
     )

@@ -73,6 +73,21 @@ def ids(page: Json) -> list[str]:
 # --- probes ---
 
 
+async def channels(api: Api) -> None:
+    """Follow the links from the landing page to the AsyncAPI document and its channels, and from each channel back."""
+    landing = await get(api, "/")
+    [description] = [each["href"] for each in landing["links"] if each.get("type") == "application/asyncapi+json"
+                     and each["rel"] == "service-desc"]  # fmt: skip
+    document = await get(api, description)
+    assert document["asyncapi"] == "3.0.0"
+    for channel in (each["href"] for each in landing["links"] if each["rel"] == "channel"):
+        address, _, pointer = channel.partition("#/channels/")
+        assert (address, pointer in document["channels"]) == (description, True)
+    for described in document["channels"].values():
+        assert (await api.anyone.get(described["x-ogc-link"]["href"])).status_code == 200
+    assert rels(landing)["hub"]
+
+
 async def core(api: Api) -> None:
     landing = await get(api, "/")
     assert landing["type"] == "Catalog"
@@ -260,6 +275,7 @@ def counts_of_source(**conditions: str) -> Probe:
 
 in_both_languages = finds(("number = 5", FIVE))
 PROBES: Mapping[str, Probe] = {
+    "https://www.opengis.net/spec/ogcapi-pubsub-1/1.0/conf/discovery": channels,
     f"{STAC}/v1.0.0/core": core, f"{STAC}/v1.0.0/collections": list_of_collections,
     f"{STAC}/v1.0.0/ogcapi-features": features, f"{STAC}/v1.0.0/item-search": item_search,
     f"{STAC}/v1.0.0/item-search#filter": in_both_languages, f"{STAC}/v1.0.0/children": children,

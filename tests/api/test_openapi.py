@@ -22,7 +22,8 @@ DOCUMENT = orjson.loads(
 )
 # of these an example would be large, or is the document itself
 NO_EXAMPLE = {
-    "GET /", "GET /api", "GET /api.html", "GET /api-assets/{name}", "GET /problems", "GET /queryables",
+    "GET /", "GET /api", "GET /asyncapi.json", "GET /api.html",
+    "GET /api-assets/{name}", "GET /problems", "GET /queryables",
     "GET /collection-queryables",
     "GET /collections/{collection_id}/queryables", "GET /vocabularies", "GET /vocabularies/{project}/{version}",
     "GET /extensions/{name}/{version}/schema.json", "GET /snapshot", "GET /snapshot/parts/{part}", "GET /metrics",

@@ -302,6 +302,8 @@ SCENARIO: Final = (
               "data": {"operation": "DELETE", "collection": "CMIP6", "id": FIRST["id"]}}),
     Ask("POST /dapr/deletion-reports", "No report", "east", body={"data": "hello"}),
     Ask("GET /digests", "Fingerprints", "east"),
+    Ask("GET /schemas/messages/v1/{format}", "Ids and operations", path={"format": "crud"}),
+    Ask("GET /schemas/messages/v1/{format}", "No format", path={"format": "xml"}),
     Ask("GET /healthcheck", "All is well"),
     Ask("GET /readiness", "Ready"),
     Ask("GET /livez", "The process is alive"),

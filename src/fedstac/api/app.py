@@ -22,7 +22,7 @@ from fedstac.api.call import Services, services_of
 from fedstac.api.capability import Capability
 from fedstac.api.deletions import routes as deletion_routes
 from fedstac.api.grants import routes as grant_routes
-from fedstac.api.http import limits, prefixes, problems, server
+from fedstac.api.http import asyncapi, limits, prefixes, problems, server
 from fedstac.api.http import routes as http_routes
 from fedstac.api.http.access_log import AccessLog
 from fedstac.api.http.compression import Compression
@@ -50,10 +50,11 @@ from fedstac.columns.memory import FacetColumns
 from fedstac.db.pools import Pools
 from fedstac.domain.errors import Unavailable
 from fedstac.identity.policy_files import Policies
+from fedstac.messaging.hubs import Hub, read_hubs
 from fedstac.runtime.budget import Lane
 from fedstac.runtime.capacity import Memory, Threads
 from fedstac.runtime.shares import FairShares
-from fedstac.settings import Settings
+from fedstac.settings import Misconfigured, Settings
 from fedstac.workers import processes
 from fedstac.workers.processes import Member
 from fedstac.workers.roles import Role
@@ -106,6 +107,8 @@ def create(
     title = f"fedstac {settings.node}"
     conformance = tuple(uri for capability in CAPABILITIES for uri in capability.conformance_classes)
     description = Description.of(CAPABILITIES, title=title, version=__version__, base_url=base_url)
+    hubs = _hubs(settings)
+    channels = asyncapi.document(title=title, version=__version__, base_url=base_url, hubs=hubs)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -127,7 +130,8 @@ def create(
             ),
         ):
             services = Services(
-                node=node, base_url=base_url, conformance=conformance, openapi=description, principals=principals,
+                node=node, base_url=base_url, conformance=conformance, openapi=description,
+                asyncapi=Description.from_document(channels), hubs=hubs, principals=principals,
                 refusals=recorder, queryables=QueryableNames(node), columns=columns, admission=Admission(node),
                 collections=KnownCollections(), memory=Memory(settings.request_memory_bytes), threads=Threads(),
                 shares=FairShares(_places(node.pools, has_columns=columns is not None)),
@@ -152,6 +156,13 @@ def create(
     app.state.end = lambda: None  # of a server that ends when a background part gives up
     problems.install(app)
     return app
+
+
+def _hubs(settings: Settings) -> tuple[Hub, ...]:
+    try:
+        return read_hubs(settings.hubs)
+    except ValueError as error:
+        raise Misconfigured(f"FEDSTAC_HUBS: {error}") from None
 
 
 def _places(pools: Pools, *, has_columns: bool) -> Mapping[Lane, int]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named her
     from fedstac.api.writing.refusals import Refusals
     from fedstac.bootstrap import Node
     from fedstac.columns.memory import FacetColumns
+    from fedstac.messaging.hubs import Hub
     from fedstac.runtime.capacity import Memory, Threads
     from fedstac.runtime.shares import FairShares
     from fedstac.workers.roles import Role
@@ -41,6 +42,8 @@ class Services:
     base_url: str  # where the node is for its clients, without a slash at the end
     conformance: Sequence[str]  # the conformance classes of all capabilities
     openapi: Description  # of all routes
+    asyncapi: Description  # of all channels
+    hubs: Sequence[Hub]  # where readers find the log, beside this node
     principals: Principals
     refusals: Refusals
     queryables: QueryableNames

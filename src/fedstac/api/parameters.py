@@ -30,6 +30,7 @@ IN_PATH: Final[Mapping[str, str]] = {
     "request_id": "The id of a request, as its 202 gave it.",
     "project": "The name of a project.",
     "version": "A version. Of a vocabulary, `current` is the one that judges now.",
+    "format": "The name of a format of messages.",
     "facet": "A property (`cmip6:source_id`), its short name (`source_id`), or a vocabulary of the snapshot.",
     "name": "A name.",
     "group": "The name of a group.",

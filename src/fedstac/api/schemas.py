@@ -578,6 +578,7 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
          "result": _enum("stored", "unchanged", "too late", "not asked"), "state": MAYBE_TEXT, "detail": MAYBE_TEXT},
         maybe=("event_id", "collection", "dataset"),
     ),
+    "AsyncApi": _object({"asyncapi": TEXT, "info": OBJECT, "channels": OBJECT, "operations": OBJECT}),
     "DaprSubscriptions": _list(_object({"pubsubname": TEXT, "topic": TEXT, "route": TEXT})),
     "DaprReports": _object(
         {"specversion": TEXT, "id": TEXT, "source": TEXT, "type": TEXT, "time": TEXT,

@@ -15,6 +15,7 @@ from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import EventFormat, LoggedEvent
 from fedstac.messaging import dialects
 from fedstac.messaging.dialects import (
+    JSON_TYPE,
     KAFKA_PREFIX,
     PREFIX,
     Delivery,
@@ -42,16 +43,27 @@ LINEAGE: Final = "{lineage}"
 ID: Final = "{id}"
 DATASETS: Final = "datasets"
 MOST_IN_BATCH: Final = 500
-NATIVE: Final = Dialect(cloudevents.write_structured, LINEAGE, "cloudevents", is_native=True, is_for_nodes=True)
+NATIVE: Final = Dialect(
+    cloudevents.write_structured, LINEAGE, "cloudevents", is_native=True, is_for_nodes=True,
+    content_type=cloudevents.STRUCTURED,
+)  # fmt: skip
 DIALECTS: Final = {
     EventFormat.CLOUDEVENTS: NATIVE,
-    EventFormat.CLOUDEVENTS_BINARY: replace(NATIVE, write=cloudevents.write_binary, schema="cloudevents-binary"),
+    EventFormat.CLOUDEVENTS_BINARY: replace(
+        NATIVE, write=cloudevents.write_binary, schema="cloudevents-binary", content_type=JSON_TYPE
+    ),
     EventFormat.ESGF: Dialect(esgf.write, ID, "esgf", is_for_nodes=True),
-    EventFormat.OGC: Dialect(ogc.write, LINEAGE, "ogc", collections=frozenset(dialects.ABOUT_COLLECTIONS)),
-    EventFormat.WIS2: Dialect(wis2.write, LINEAGE, "wis2"),
+    EventFormat.OGC: Dialect(
+        ogc.write,
+        LINEAGE,
+        "ogc",
+        collections=frozenset(dialects.ABOUT_COLLECTIONS),
+        content_type=cloudevents.STRUCTURED,
+    ),
+    EventFormat.WIS2: Dialect(wis2.write, LINEAGE, "wis2", content_type=ogc.GEOJSON),
     EventFormat.OVERVIEW: Dialect(overview.write, ID, "overview", has_ascii_keys=True),
     EventFormat.RESOURCE: Dialect(resource.write, resource.KEY, "resource", has_ascii_keys=True),
-    EventFormat.CRUD: Dialect(crud.write, ID, "crud"),
+    EventFormat.CRUD: Dialect(crud.write, ID, "crud", content_type=cloudevents.STRUCTURED),
 }
 
 

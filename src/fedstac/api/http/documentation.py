@@ -15,9 +15,10 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links, preconditions, problems
+from fedstac.api.http import asyncapi, links, preconditions, problems
 from fedstac.domain import errors
 from fedstac.domain.errors import NotFound, Problem
+from fedstac.domain.events import EventFormat
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -63,6 +64,27 @@ async def get_openapi(call: Call) -> Response:
     if preconditions.is_unchanged(call.headers, description.etag):
         return Response(status_code=304, headers=headers)
     return Response(description.body, media_type=links.OPENAPI, headers=headers)
+
+
+async def get_asyncapi(call: Call) -> Response:
+    """Return the description of every channel and message, as AsyncAPI 3.0.
+
+    It refers to the JSON Schemas of the messages, which have addresses of their own, and to this document.
+    """
+    description = call.services.asyncapi
+    headers = {"ETag": description.etag, "Cache-Control": "no-cache"}
+    if preconditions.is_unchanged(call.headers, description.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(description.body, media_type=links.ASYNCAPI, headers=headers)
+
+
+async def get_message_schema(call: Call) -> Response:
+    """Return the JSON Schema of the messages of a format."""
+    name = call.path_params["format"]
+    if name not in set(EventFormat):
+        raise NotFound(f"there is no format {name[:80]!r}; there are {', '.join(EventFormat)}")
+    body = orjson.dumps(asyncapi.schema(call.base_url, EventFormat(name)))
+    return Response(body, media_type=asyncapi.SCHEMA)
 
 
 async def get_page(call: Call) -> Response:

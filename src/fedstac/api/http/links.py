@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -12,10 +12,33 @@ from fedstac.db.search import ServedItem
 from fedstac.domain import collections, documents
 from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import Level
+from fedstac.messaging.hubs import Hub
 
 GEOJSON, JSON = "application/geo+json", "application/json"
 OPENAPI = "application/vnd.oai.openapi+json;version=3.1"
+ASYNCAPI, ASYNCAPI_PATH = "application/asyncapi+json", "/asyncapi.json"
 VERSIONS = ("predecessor-version", "successor-version", "latest-version")  # STAC version extension
+
+
+def of_channels(base: str, hubs: Sequence[Hub]) -> list[dict[str, str]]:
+    """Return the links of the landing page to what tells of changes (OGC API Publish-Subscribe, draft 25-030).
+
+    hub: what is subscribed to, with the channel there. channel: its description in the AsyncAPI document.
+    """
+    document = base + ASYNCAPI_PATH
+    brokers = [
+        {"rel": "hub", "href": hub.url, "channel": hub.channel, "title": f"The log at a broker, as {hub.format}"}
+        for hub in hubs
+    ]
+    names = {"subscription": "Subscriptions that are pulled", "webhook": "Webhooks", "changes": "Changes since a place"}
+    names |= {f"hub-{n}": "The log at a broker" for n in range(1, len(hubs) + 1)}
+    return [
+        {"rel": "service-desc", "type": ASYNCAPI, "title": "Channels and messages (AsyncAPI)", "href": document},
+        {"rel": "hub", "type": JSON, "title": "Subscriptions", "href": base + "/subscriptions"},
+        *brokers,
+        *({"rel": "channel", "type": ASYNCAPI, "title": title, "href": f"{document}#/channels/{name}"}
+          for name, title in names.items()),
+    ]  # fmt: skip
 
 
 def item_url(base: str, collection: str, item_id: str) -> str:

@@ -79,7 +79,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The OpenAPI document as it is served."""
+    """A document that describes the node, as it is served."""
 
     body: bytes
     etag: str
@@ -87,7 +87,12 @@ class Description:
     @classmethod
     def of(cls, capabilities: Iterable[Capability], *, title: str, version: str, base_url: str) -> Description:
         """Return the description of the capabilities."""
-        body = orjson.dumps(document(capabilities, title=title, version=version, base_url=base_url))
+        return cls.from_document(document(capabilities, title=title, version=version, base_url=base_url))
+
+    @classmethod
+    def from_document(cls, content: Mapping[str, Any]) -> Description:
+        """Return a document as it is served."""
+        body = orjson.dumps(content)
         return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 

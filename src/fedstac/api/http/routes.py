@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.http import documentation, links
+from fedstac.api.http import asyncapi, documentation, links
 from fedstac.api.route import JSON, NOT_MODIFIED, Access, Answer, Route
 from fedstac.domain.errors import NotFound
 
@@ -45,4 +45,24 @@ DOCUMENTATION = Capability(
         ),
     ),
 )  # fmt: skip
-CAPABILITIES = (DOCUMENTATION,)
+MESSAGES = Capability(
+    name="messages",
+    description="The description of the channels by which this node tells of changes, and of their messages.",
+    conformance_classes=("https://www.opengis.net/spec/ogcapi-pubsub-1/1.0/conf/discovery",),
+    routes=(
+        Route(
+            method="GET", path=links.ASYNCAPI_PATH, handler=documentation.get_asyncapi, access=Access.PUBLIC,
+            parameters=(parameters.IF_NONE_MATCH,),
+            answers=(
+                Answer.of(200, "The channels.", "AsyncApi", media_type=links.ASYNCAPI, headers=("ETag",)),
+                NOT_MODIFIED,
+            ),
+        ),
+        Route(
+            method="GET", path=asyncapi.SCHEMAS + "/{format}", handler=documentation.get_message_schema,
+            access=Access.PUBLIC,
+            answers=(Answer.of(200, "The schema.", "JsonSchema", media_type=asyncapi.SCHEMA),), problems=(NotFound,),
+        ),
+    ),
+)  # fmt: skip
+CAPABILITIES = (DOCUMENTATION, MESSAGES)

@@ -76,6 +76,7 @@ async def landing_page(call: Call) -> Response:
             *links.of_aggregation(base),
             {"rel": "service-desc", "type": links.OPENAPI, "href": base + "/api"},
             {"rel": "service-doc", "type": "text/html", "href": base + "/api.html"},
+            *links.of_channels(base, call.services.hubs),
             *({"rel": "child", "type": links.JSON, "title": title or name, "href": f"{base}/collections/{quote(name)}"}
               for name, title in titles.items()),
         ],

@@ -69,11 +69,11 @@ class WireMessage:
 class Dialect:
     """How events are written for one kind of program.
 
-    key: the template of its keys. schema: name of the JSON Schema of its values. is_native: it tells every event as it
-    was written. Another one tells those of datasets, without such as say nothing any more (`events.is_left_blank`).
-    is_for_nodes: a sink of it gets the whole log, and others what outsiders may read (domain/outsiders.py).
-    collections: types of collections' events that it tells too. has_ascii_keys: its readers take no other characters in
-    a key.
+    key: the template of its keys. schema: name of the JSON Schema of its values. content_type: of its values.
+    is_native: it tells every event as it was written. Another one tells those of datasets, without such as say nothing
+    any more (`events.is_left_blank`). is_for_nodes: a sink of it gets the whole log, and others what outsiders may read
+    (domain/outsiders.py). collections: types of collections' events that it tells too. has_ascii_keys: its readers take
+    no other characters in a key.
     """
 
     write: Callable[[LoggedEvent, Delivery], WireMessage]
@@ -83,6 +83,7 @@ class Dialect:
     is_for_nodes: bool = False
     collections: frozenset[str] = field(default_factory=frozenset)
     has_ascii_keys: bool = False
+    content_type: str = JSON_TYPE
 
     def takes(self, event_type: str) -> bool:
         """Return whether events of a type can be told."""
