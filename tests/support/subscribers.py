@@ -64,12 +64,14 @@ class Subscriber:
     """An HTTP server of a few lines that keeps connections.
 
     respond: the status line and headers of an answer to an event, after a line feed its body. consent: those of the
-    answer to OPTIONS. taken: events that were answered 2xx without a body, in their order.
+    answer to OPTIONS. keeps_requests: for as many as a test can hold. taken: events that were answered 2xx without a
+    body, in their order.
     """
 
     port: int = 0
     consent: str = AGREES
     respond: Callable[[Request], Awaitable[str]] = agree
+    keeps_requests: bool = True
     handshakes: list[Request] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     taken: list[Request] = field(default_factory=list)
@@ -99,10 +101,9 @@ class Subscriber:
                     self.handshakes.append(request)
                     answer = self.consent
                 else:
-                    self.requests.append(request)
+                    self.requests += [request] if self.keeps_requests else []
                     answer = await self.respond(request)
-                    if answer == TAKEN:
-                        self.taken.append(request)
+                    self.taken += [request] if self.keeps_requests and answer == TAKEN else []
                 head, _, text = answer.partition("\n{")
                 content = b"{" + text.encode() if text else b""
                 writer.write(f"HTTP/1.1 {head}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)

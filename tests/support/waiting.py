@@ -15,9 +15,9 @@ T = TypeVar("T")
 PATIENCE = 120.0  # seconds
 
 
-async def until(look: Callable[[], Awaitable[T]]) -> T:
-    """Look until there is something, and return it. TimeoutError after PATIENCE."""
-    async with asyncio.timeout(PATIENCE):
+async def until(look: Callable[[], Awaitable[T]], seconds: float = PATIENCE) -> T:
+    """Look until there is something, and return it. TimeoutError after so many seconds."""
+    async with asyncio.timeout(seconds):
         while not (result := await look()):  # noqa: ASYNC110 (another process or session moves it)
             await asyncio.sleep(0.02)
         return result
