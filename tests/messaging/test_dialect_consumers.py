@@ -161,7 +161,7 @@ async def test_consumers_of_every_dialect_reach_the_state_of_the_catalogue(
     assert sum(map(len, whole_log)) == events
     kinds = Counter(event.type.removeprefix("org.fedstac.").removesuffix(".v1") for page in whole_log for event in page)
     log.info("seed %s: %s events, %s", SEED, events, dict(kinds))
-    assert len(kinds) >= (12 if count < FEW else 15)
+    assert len(kinds) >= (12 if count < FEW else 14)
 
     consumers = {form: DialectConsumer(form) for form in (*FULL_STATE, *BY_REFERENCE)}
     for form in EventFormat:

@@ -13,6 +13,7 @@ import orjson
 
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import EventFormat, LoggedEvent
+from fedstac.domain.subscriptions import ChangeKind, SubscriberEvent
 from fedstac.messaging import dialects
 from fedstac.messaging.dialects import (
     JSON_TYPE,
@@ -54,13 +55,10 @@ DIALECTS: Final = {
     ),
     EventFormat.ESGF: Dialect(esgf.write, ID, "esgf", is_for_nodes=True),
     EventFormat.OGC: Dialect(
-        ogc.write,
-        LINEAGE,
-        "ogc",
-        collections=frozenset(dialects.ABOUT_COLLECTIONS),
+        ogc.write, LINEAGE, "ogc", collections=frozenset(dialects.ABOUT_COLLECTIONS), names_addresses=True,
         content_type=cloudevents.STRUCTURED,
-    ),
-    EventFormat.WIS2: Dialect(wis2.write, LINEAGE, "wis2", content_type=ogc.GEOJSON),
+    ),  # fmt: skip
+    EventFormat.WIS2: Dialect(wis2.write, LINEAGE, "wis2", names_addresses=True, content_type=ogc.GEOJSON),
     EventFormat.OVERVIEW: Dialect(overview.write, ID, "overview", has_ascii_keys=True),
     EventFormat.RESOURCE: Dialect(resource.write, resource.KEY, "resource", has_ascii_keys=True),
     EventFormat.CRUD: Dialect(crud.write, ID, "crud", content_type=cloudevents.STRUCTURED),
@@ -109,6 +107,17 @@ class Encoder:
             project=event.collection, event_type=event.type, headers={**headers, **message.headers},
             value=message.value,
         )  # fmt: skip
+
+    def encode_for(self, subscriber_event: SubscriberEvent) -> OutgoingEvent:
+        """Return an event that the format tells, as a subscriber gets it."""
+        event = subscriber_event.event
+        operation = Operation.CREATE if subscriber_event.kind is ChangeKind.ENTERED else None
+        return self.encode(event, event.cursor.pos - 1, operation)
+
+    @property
+    def lacks_address(self) -> bool:
+        """Whether messages lead to addresses of this node, and nobody said what they are."""
+        return self.dialect.names_addresses and not self.feed_url.startswith(("http://", "https://"))
 
     def key_of(self, event: LoggedEvent) -> str:
         """Return the key of an event's message: the same for a dataset's creation and its deletion."""

@@ -271,6 +271,8 @@ class _Course:
     async def begin(self) -> None:
         """Ask the broker where its log ends, and go on there. ForeignLog where it is not of this feed."""
         self.encoder = encoder_of(self.sink, self.node.settings.public_url)
+        if self.encoder.lacks_address:
+            raise SinkUnclear(f"messages of the format {self.sink.format} lead to this node: set FEDSTAC_PUBLIC_URL")
         self.tail = await self.broker.begin()
         self.ends = {name: end.cursor for name, end in self.tail.partitions.items()}
         feed = await sinks.feed_state(self.conn)

@@ -139,6 +139,8 @@ async def put(
     if wish.format not in set(EventFormat):
         raise BadRequest(f"{wish.format[:80]!r} is no format; there are {', '.join(EventFormat)}")
     formats.check_key_template(wish.key_template)
+    if wish.delivery == WEBHOOK and Encoder(EventFormat(wish.format), feed_url=node.settings.public_url).lacks_address:
+        raise BadRequest(f"messages of the format {wish.format} lead to this node, and its operator sets no public URL")
     if not 0 < wish.batch <= MOST_EVENTS:
         raise BadRequest(f"batch is a number from 1 to {MOST_EVENTS}")
     filter_text = orjson.dumps(wish.filter).decode()

@@ -144,7 +144,7 @@ class ChunkPost:
         if not self._encoder.tells(event):
             return TAKEN  # the format has no words for it
         try:
-            message = self._encoder.encode(event, event.cursor.pos - 1)
+            message = self._encoder.encode_for(item.delivery)
         except Exception as error:
             return WebhookOutcome(WebhookVerdict.AGAIN, f"a fault in fedstac, {type(error).__name__}: {error}")
         place = {

@@ -6,6 +6,7 @@ Who may manage messaging sees those of others, seeks them and removes them. Nobo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -149,14 +150,15 @@ async def get_next(call: Call) -> Response:
     head: dict[str, Any] = {"cursor": str(page.cursor)}
     if page.lease is not None:
         head |= {"lease": str(page.lease.id), "leased_until": rfc3339(page.lease.until)}
-    return events_answer(head, "events", page.events, page.encoder)
+    encoder = replace(page.encoder, feed_url=f"{call.base_url}/events")
+    return events_answer(head, "events", page.events, encoder)
 
 
 def events_answer(head: dict[str, Any], member: str, events: Sequence[SubscriberEvent], encoder: Encoder) -> Response:
     """Answer with events as a subscriber gets them, each with its value as the format has it, which is not parsed."""
     texts = []
     for each in events:
-        message = encoder.encode(each.event, each.event.cursor.pos)
+        message = encoder.encode_for(each)
         fields = orjson.dumps({
             "cursor": str(each.event.cursor), "event_id": each.event.event_id, "kind": each.kind,
             "type": each.event.type, "key": message.key, "headers": dict(message.headers),

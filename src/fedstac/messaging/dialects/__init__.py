@@ -73,7 +73,7 @@ class Dialect:
     is_native: it tells every event as it was written. Another one tells those of datasets, without such as say nothing
     any more (`events.is_left_blank`). is_for_nodes: a sink of it gets the whole log, and others what outsiders may read
     (domain/outsiders.py). collections: types of collections' events that it tells too. has_ascii_keys: its readers take
-    no other characters in a key.
+    no other characters in a key. names_addresses: its messages lead to addresses of this node.
     """
 
     write: Callable[[LoggedEvent, Delivery], WireMessage]
@@ -84,6 +84,7 @@ class Dialect:
     collections: frozenset[str] = field(default_factory=frozenset)
     has_ascii_keys: bool = False
     content_type: str = JSON_TYPE
+    names_addresses: bool = False
 
     def takes(self, event_type: str) -> bool:
         """Return whether events of a type can be told."""
