@@ -55,9 +55,13 @@ DIALECTS: Final = {
     ),
     EventFormat.ESGF: Dialect(esgf.write, ID, "esgf", is_for_nodes=True),
     EventFormat.OGC: Dialect(
-        ogc.write, LINEAGE, "ogc", collections=frozenset(dialects.ABOUT_COLLECTIONS), names_addresses=True,
+        ogc.write,
+        LINEAGE,
+        "ogc",
+        collections=frozenset(dialects.ABOUT_COLLECTIONS),
+        names_addresses=True,
         content_type=cloudevents.STRUCTURED,
-    ),  # fmt: skip
+    ),
     EventFormat.WIS2: Dialect(wis2.write, LINEAGE, "wis2", names_addresses=True, content_type=ogc.GEOJSON),
     EventFormat.OVERVIEW: Dialect(overview.write, ID, "overview", has_ascii_keys=True),
     EventFormat.RESOURCE: Dialect(resource.write, resource.KEY, "resource", has_ascii_keys=True),
