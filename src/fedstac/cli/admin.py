@@ -18,6 +18,7 @@ from fedstac.cli.terminal import NOT_FOUND, Output, complain
 
 if TYPE_CHECKING:
     from fedstac.db.invariants import Violation
+    from fedstac.workers.leveling import LevelCounts
 
 PSEUDONYM = re.compile(r"(person:)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 commands = typer.Typer(no_args_is_help=True, help="Look after a node.")
@@ -83,6 +84,48 @@ def new_epoch(
     """
     number = asyncio.run(_start_epoch(dsn or environment.load().dsn))
     typer.echo(f"the log goes on in the epoch {number}; every node that follows takes a snapshot now")
+
+
+@commands.command(
+    "apply-levels",
+    epilog=examples("fedstac admin apply-levels CMIP6 --dry-run", "fedstac admin apply-levels CMIP6 -o json"),
+)
+def apply_levels(
+    ctx: typer.Context,
+    project: Annotated[str, typer.Argument(help="The project, which is the name of its collection.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be changed.")] = False,
+    output: Form = None,
+) -> None:
+    """Bring the stored datasets of a project to the access level that the policy file asks for.
+
+    New datasets have it from their publication on. Stopped anywhere, it goes on when it is called again.
+    """
+    counts = asyncio.run(_apply_levels(project, is_rehearsal=dry_run))
+    row = {"project": project, "datasets": counts.datasets, "changed": counts.changed, "refused": counts.refused}
+    match form_of(ctx, output):
+        case Output.JSON:
+            typer.echo(json.dumps(row, indent=2))
+        case Output.NDJSON:
+            typer.echo(json.dumps(row))
+        case Output.TABLE:
+            verb = "would have" if dry_run else "have"
+            typer.echo(f"{counts.changed} of {counts.datasets} datasets of {project} {verb} another level now")
+    if counts.refused:
+        complain(f"{counts.refused} datasets could not be changed; the audit log says why")
+        raise typer.Exit(1)
+
+
+async def _apply_levels(project: str, *, is_rehearsal: bool) -> LevelCounts:
+    from fedstac import bootstrap
+    from fedstac.domain.policy import ADMIN, Principal
+    from fedstac.workers import leveling
+
+    with terminal.bars(["looked at"]) as bars:
+        async with bootstrap.node(environment.load()) as node, node.pool.acquire() as conn:
+            return await leveling.apply_levels(
+                conn, node.rules, project, Principal("fedstac admin", frozenset((ADMIN,))), is_rehearsal=is_rehearsal,
+                say=lambda counts: bars.set("looked at", counts.datasets, None),
+            )  # fmt: skip
 
 
 async def _start_epoch(dsn: str) -> int:

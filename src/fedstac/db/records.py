@@ -111,6 +111,27 @@ async def stored_ids(conn: Connection, collection: str, ids: Sequence[str]) -> s
 
 
 @dataclass(frozen=True, slots=True)
+class RecordLevel:
+    """The access level of a record, and the one that its document states; None where it states none."""
+
+    id: str
+    lineage: str
+    level: Level
+    of_document: str | None
+
+
+async def levels_after(conn: Connection, collection: str, origin: str, after: str, limit: int) -> list[RecordLevel]:
+    """Return the levels of an origin's datasets that are not gone, in the order of their ids, behind one of them."""
+    rows = await conn.fetch(
+        """SELECT id, lineage, access, document::jsonb #>> '{properties,fedstac:access}' AS of_document
+           FROM fedstac.record
+           WHERE collection = $1 AND id > $3 AND origin = $2 AND document IS NOT NULL ORDER BY id LIMIT $4""",
+        collection, origin, after, limit,
+    )  # fmt: skip
+    return [RecordLevel(row["id"], row["lineage"], Level(row["access"]), row["of_document"]) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
 class RecordAccess:
     """What a record says of who may read its dataset."""
 
@@ -243,11 +264,12 @@ async def _restate(conn: Connection, changes: Sequence[Change]) -> None:
         """WITH restated AS (
            UPDATE fedstac.record r SET state = c.state, latest = c.latest, claims_latest = c.claims_latest,
                   epoch = c.epoch, seq = c.seq, updated = c.updated, digest = c.digest, retraction = c.retraction,
-                  superseded = c.superseded, quarantine = c.quarantine
+                  superseded = c.superseded, quarantine = c.quarantine, access = c.access
            FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
-                       $8::timestamptz[], $9::bytea[], $10::text[], $11::bool[], $12::int2[], $13::text[])
+                       $8::timestamptz[], $9::bytea[], $10::text[], $11::bool[], $12::int2[], $13::text[],
+                       $14::text[])
                 c (collection, id, state, latest, claims_latest, epoch, seq, updated, digest, retraction, superseded,
-                   shown, quarantine)
+                   shown, quarantine, access)
            WHERE r.collection = c.collection AND r.id = c.id RETURNING r.n, r.updated, c.shown)
            UPDATE fedstac.facet f SET shown = restated.shown, updated = restated.updated, changed = pg_current_xact_id()
            FROM restated WHERE f.n = restated.n""",
@@ -255,7 +277,7 @@ async def _restate(conn: Connection, changes: Sequence[Change]) -> None:
         [r.latest for r in records], [r.claims_latest for r in records], [r.epoch for r in records],
         [r.seq for r in records], [r.updated for r in records], [r.digest for r in records],
         [r.retraction for r in records], [r.superseded for r in records], [facets.shown(r) for r in records],
-        [r.quarantine for r in records],
+        [r.quarantine for r in records], [r.access for r in records],
     )  # fmt: skip
 
 

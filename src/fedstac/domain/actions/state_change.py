@@ -31,12 +31,12 @@ class StateChange:
         if record.document is None:
             raise Conflict(f"the document of {record.id} is gone; publish a new version instead")
         comes_back = not record.is_found and after.is_found
-        draft = _search_copy(record, world) if comes_back else None
+        draft = search_copy(record, world) if comes_back else None
         change = Change(self.event, record, after, draft, reason=reason, actions=(self.action,))
         return Decision(self.outcome, versions.changes(change, lineage, world))
 
 
-def _search_copy(record: Record, world: World) -> Draft:
+def search_copy(record: Record, world: World) -> Draft:
     """Return the draft of the stored document: a dataset that comes into search again brings its search copy."""
     vocabulary = world.vocabulary(record.collection, record.cv_version)
     name = DatasetName(record.lineage, record.version)
