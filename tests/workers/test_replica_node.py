@@ -22,6 +22,7 @@ from fedstac.workers import replica_identity, roles
 from fedstac.workers.following import Follower
 from fedstac.workers.replica_node import ReplicaHandler
 from tests.db.sources import Json, Source, entry
+from tests.support import loads
 from tests.support.dumps import dump, lines_with
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import until
@@ -266,6 +267,41 @@ async def test_a_mark_over_a_quarantine_is_a_mark_here(
         await until(lambda: is_equal(state_here, "marked"))
         assert (await api.admin.post(f"{path}/unmark", headers=wait)).is_success
         await until(lambda: is_equal(state_here, "quarantined"))
+
+
+async def test_files_of_a_cleared_dataset_are_kept_and_served_again_when_a_load_brings_it_back(
+    api: Api, start_api: StartApi, make_database: Callable[[], str], place: Path
+) -> None:
+    index = await start_api(dsn=make_database(), node="east", source=api.url, source_token=api.tokens["node:east"])
+    [item] = sample.items(1, versions=1)
+    path = f"/collections/CMIP6/items/{item['id']}"
+    assert (await api.admin.post("/collections/CMIP6/items", json=item)).status_code == 201
+    async with replicating(settings_of(index, api, place)) as there:
+
+        async def is_planned() -> bool:
+            return await state_of(there, item["id"]) in ("queued", "transferring", "waiting")
+
+        async def is_announced_at_origin() -> bool:
+            document = (await api.anyone.get(path)).json()
+            files = [asset for asset in document.get("assets", {}).values() if "file:checksum" in asset]
+            return bool(files) and all("east" in asset.get("alternate", {}) for asset in files)
+
+        async def is_restricted() -> bool:
+            return await state_of(there, item["id"]) == "restricted"
+
+        await until(is_planned)
+        served = await plant(there, place, item["id"])
+        await there.execute("UPDATE fedstac.replica_dataset SET announced_digest = 'told before'")
+        assert (await loads.load(api.admin, [item], mode="rebuild", confirm="1"))["status"] == "done"
+        await until(is_announced_at_origin)
+        assert all(each.exists() for each in served)
+
+        assert (await loads.load(api.admin, [], confirm="1"))["status"] == "done"
+        await until(is_restricted)
+        assert not any(each.exists() for each in served)
+        assert (await loads.load(api.admin, [item]))["status"] == "done"
+        await until(is_announced_at_origin)
+        assert all(each.exists() for each in served)
 
 
 async def is_equal(read: Callable[[], Awaitable[str]], expected: str) -> bool:

@@ -162,8 +162,8 @@ def as_ordered(event: JudgedEvent, before: KnownDataset | None) -> JudgedEvent:
 
 
 def reaction_of(event: JudgedEvent, before: KnownDataset | None) -> Reaction:
-    """Return what an event makes of a dataset."""
-    has_others = before is not None and before.files_digest != event.newest.digest
+    """Return what an event makes of a dataset. Without a document it names no other files."""
+    has_others = before is not None and event.newest.document is not None and before.files_digest != event.newest.digest
     return reaction_to(event, before.here if before else NOTHING, has_other_files=has_others)
 
 

@@ -212,9 +212,9 @@ class Remover:
             if dataset.here.is_announced and goal.is_told and (away or dataset.files_digest is None):
                 await announcements.withdraw(conn, [n])  # it names files that were deleted here
         if goal.kind is not GoalKind.PURGE:
-            document = await datasets.document_of(conn, n)
+            document = await datasets.document_of(conn, n)  # None where the dataset was cleared: its files stay
             document_files = files_of(document) if document is not None else ()
-            is_due = dataset.here.has_files or goal.kind is GoalKind.SERVE
+            is_due = document is not None and (dataset.here.has_files or goal.kind is GoalKind.SERVE)
             if is_due and digest_of(document_files) != dataset.files_digest:
                 await files.plan(conn, [FilePlan(n, goal.tier, document_files, keeps_old=goal.kind is GoalKind.SERVE)])
                 again = await datasets.lock(conn, n)

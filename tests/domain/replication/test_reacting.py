@@ -38,6 +38,7 @@ P, R, M = EventState.PUBLISHED, EventState.RETRACTED, EventState.MARKED
         (M, KEEP, False, {"data": "purge"}, GoalKind.PURGE, ""),
         (EventState.QUARANTINED, KEEP, True, None, GoalKind.RESTRICT, "restricted"),
         (EventState.DELETED, KEEP, False, None, GoalKind.PURGE, ""),
+        (EventState.CLEARED, KEEP, False, None, GoalKind.RESTRICT, "restricted"),
     ],
 )
 def test_the_stricter_of_event_and_policy_decides(
