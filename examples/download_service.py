@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 
 NAME = "downloads"
-WANTED = {"delivery": "pull", "format": "overview", "from": "start", "filter": {}}
+WANTED = {"delivery": "pull", "format": "overview", "filter": {}}
 TABLES = "CREATE TABLE IF NOT EXISTS dataset (accession TEXT PRIMARY KEY, overview TEXT)"
 
 
@@ -66,6 +66,8 @@ def main(database: str, port: str) -> None:
         while True:
             try:
                 node.put(f"/subscriptions/{NAME}", json=WANTED).raise_for_status()
+                if not store.execute("SELECT 1 FROM dataset LIMIT 1").fetchone():  # a new database has nothing yet
+                    node.post(f"/subscriptions/{NAME}/seek", json={"cursor": "start"}).raise_for_status()
                 while True:
                     follow(node, store)
             except httpx.HTTPError as error:

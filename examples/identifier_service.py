@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 NAME = "identifiers"
-WANTED = {"delivery": "pull", "format": "cloudevents", "from": "start", "filter": {}}
+WANTED = {"delivery": "pull", "format": "cloudevents", "filter": {}}
 TABLES = "CREATE TABLE IF NOT EXISTS handle (pid TEXT PRIMARY KEY, dataset TEXT, target TEXT)"
 NOTE = "https://handles.example/gone"  # where the identifiers of datasets lead that are not there any more
 
@@ -53,6 +53,8 @@ def main(database: str) -> None:
         while True:
             try:
                 node.put(f"/subscriptions/{NAME}", json=WANTED).raise_for_status()
+                if not store.execute("SELECT 1 FROM handle LIMIT 1").fetchone():  # a new database has nothing yet
+                    node.post(f"/subscriptions/{NAME}/seek", json={"cursor": "start"}).raise_for_status()
                 while True:
                     follow(node, store)
             except httpx.HTTPError as error:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import httpx
 
 NAME = "search"
-WANTED = {"delivery": "pull", "format": "resource", "from": "start", "filter": {}}
+WANTED = {"delivery": "pull", "format": "resource", "filter": {}}
 TABLES = """CREATE TABLE IF NOT EXISTS dataset (number INTEGER PRIMARY KEY, accession TEXT UNIQUE);
     CREATE VIRTUAL TABLE IF NOT EXISTS content USING fts5 (words)"""
 
@@ -69,6 +69,8 @@ def main(database: str, *words: str) -> None:
         while True:
             try:
                 node.put(f"/subscriptions/{NAME}", json=WANTED).raise_for_status()
+                if not store.execute("SELECT 1 FROM dataset LIMIT 1").fetchone():  # a new database has nothing yet
+                    node.post(f"/subscriptions/{NAME}/seek", json={"cursor": "start"}).raise_for_status()
                 while True:
                     follow(node, store)
             except httpx.HTTPError as error:

@@ -204,8 +204,11 @@ def test_a_check_accounts_for_every_item() -> None:
     assert code == 0
 
 
-def test_a_check_reads_every_copy_of_a_replica_node_and_leads_a_deletion_to_its_end() -> None:
-    code, report = check("--items", 60, *REPLICA, "--deletion")
+def test_a_check_reads_every_copy_loads_beside_services_and_leads_a_deletion_to_its_end() -> None:
+    code, report = check("--items", 60, *REPLICA, "--services", "--deletion")
+    assert report["services"] == {
+        "loaded": 50, "deleted": 20, "grants_closed": 20, "subscriptions": 20, "agree": True,
+    }  # fmt: skip
     assert report["deletion"] == {"marked": 20, "acknowledged": 60, "waived": 20, "deleted": 20, "purged": 20}
     figures = report["replica"]
     assert (figures["datasets"], figures["announced"]) == (24, 24)

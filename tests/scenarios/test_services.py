@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
 
+import httpx
 import pytest
 
-from fedstac.demo import services
+from fedstac.demo import sample, services
 from fedstac.demo.federation import Federation
 from fedstac.demo.services import (
     Examples,
+    apply_load,
+    compare_load,
     delete_acknowledged,
+    give_grants,
     items_of,
+    open_grants,
+    stated_item,
     wait_until_followed,
+    wait_until_loaded,
 )
+from fedstac.domain.events import CLEARED, PUBLISHED, UPDATED
 from tests.scenarios.watching import (
     Publisher,
+    assert_log_whole,
+    database,
+    differences,
     fresh_items,
     settle,
+    values,
+    wait_until,
 )
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.long
 SEED = 14  # of datasets that come while others are loaded: other lineages than those of before
@@ -56,3 +74,156 @@ def test_the_examples_have_what_is_there_though_each_is_killed(running: Federati
             assert examples.have(catalogue, but_not=ids[:3])
 
     asyncio.run(follow())
+
+
+@dataclass(frozen=True)
+class LoadSizes:
+    """Datasets before a full-state load, and those that it removes, changes and adds; those published meanwhile.
+
+    kills: processes that are killed together, and started again.
+    """
+
+    before: int
+    removed: int
+    changed: int
+    new: int
+    meanwhile: int
+    kills: tuple[tuple[str, ...], ...]
+
+
+SMALL = LoadSizes(
+    before=200, removed=20, changed=20, new=8, meanwhile=10, kills=(("worker-1", "downloads"), ("serve",))
+)
+LARGE = LoadSizes(
+    before=5000, removed=500, changed=500, new=200, meanwhile=200,
+    kills=(("worker-1", "worker-2"), ("serve", "downloads"), ("sequencer", "search"), ("worker-1", "identifiers")),
+)  # fmt: skip
+KILLS = (
+    ("worker-1", "worker-2"),
+    ("serve", "downloads"),
+    ("sequencer", "search"),
+    ("worker-1", "serve", "identifiers"),
+)
+
+
+class Reader(threading.Thread):
+    """Somebody who looks again and again how many datasets searches find at a node, while it answers."""
+
+    def __init__(self, running: Federation, process: str) -> None:
+        super().__init__()
+        self.running, self.process = running, process
+        self.counts: list[int] = []
+        self.is_done = threading.Event()
+
+    def run(self) -> None:
+        with httpx.Client(trust_env=False, timeout=PATIENCE) as http:
+            while not self.is_done.is_set():
+                with suppress(httpx.TransportError, FileNotFoundError):
+                    answer = http.get(f"{self.running.processes[self.process].url}/search?collections=CMIP6&limit=1")
+                    if answer.status_code == 200:
+                        self.counts.append(answer.json()["numberMatched"])
+                self.is_done.wait(0.02)
+
+
+@contextmanager
+def readers(running: Federation) -> Iterator[list[Reader]]:
+    """Look at west and at the index node east while the block runs."""
+    threads = [Reader(running, process) for process in ("serve", "east")]
+    for thread in threads:
+        thread.start()
+    try:
+        yield threads
+    finally:
+        for thread in threads:
+            thread.is_done.set()
+            thread.join()
+
+
+@pytest.mark.parametrize("sizes", [SMALL, pytest.param(LARGE, marks=pytest.mark.soak)], ids=["small", "large"])
+def test_a_full_state_load_is_killed(running: Federation, examples: Examples, sizes: LoadSizes) -> None:
+    """Readers never see fewer datasets than both states have; services and grants end as the catalogue is."""
+    Publisher(running).publish(fresh_items(sizes.before))
+    settle(running)
+    asyncio.run(load_and_compare(running, examples, sizes))
+    assert_log_whole(running)
+    assert differences(running, "east") == []
+
+
+async def load_and_compare(running: Federation, examples: Examples, sizes: LoadSizes) -> None:
+    async with running.client(running.tokens["admin"]) as http:
+        before = await items_of(http)
+        ids = sorted(before)
+        removed, kept = ids[: sizes.removed], ids[sizes.removed :]
+        changed, unchanged = kept[: sizes.changed], kept[sizes.changed :]
+        others = fresh_lineages(sizes.new + sizes.meanwhile)
+        new, meanwhile = others[: sizes.new], others[sizes.new :]
+        subject = f"reader-{sizes.before}"
+        still_granted = unchanged[: sizes.removed]
+        await give_grants(http, subject, [*removed, *still_granted])
+        [head] = values(running, "SELECT pos FROM fedstac.feed_state")
+        documents = [stated_item(before[id], is_changed=id in changed) for id in kept]
+        load = await compare_load(http, [*documents, *new])
+        expected = {"removed": len(removed), "changed": len(changed), "new": len(new), "unchanged": len(unchanged)}
+        assert {name: load["changes"][name] for name in expected} == expected
+        publisher = Publisher(running)
+        publishing = threading.Thread(target=publisher.publish, args=[meanwhile], kwargs={"batch": 5})
+        with readers(running) as threads:
+            await apply_load(http, load)
+            publishing.start()
+            total = len(removed) + len(changed) + len(new)
+            for n, names in enumerate(sizes.kills, 1):
+                wait_until_applied(running, n * total // (len(sizes.kills) + 1))
+                kill_and_restart(running, names)
+            publishing.join()
+            assert (await wait_until_loaded(http, load))["counts"]["done"] == total
+            settle(running)
+        for thread in threads:
+            assert thread.counts
+            assert len(kept) <= min(thread.counts), f"seen at {thread.process}"
+            assert max(thread.counts) <= len(before) + sizes.new + sizes.meanwhile
+        await wait_until_followed(running, http)
+        catalogue = await items_of(http)
+        new_ids = [str(item["id"]) for item in new]
+        assert catalogue.keys() == {*kept, *new_ids, *(item["id"] for item in meanwhile)}
+        described = {id for id, item in catalogue.items() if item["properties"].get("description") == "loaded"}
+        assert described.issuperset(changed)
+        assert described.isdisjoint(unchanged)
+        assert examples.have(catalogue, but_not=removed)
+        assert await open_grants(http, subject) == set(still_granted)
+    assert_events(running, head, {CLEARED: removed, UPDATED: changed, PUBLISHED: new_ids}, silent=unchanged)
+
+
+def assert_events(running: Federation, head: int, types: Mapping[str, Sequence[str]], *, silent: Sequence[str]) -> None:
+    """Check that after a place of the log each dataset has exactly the one event of its type, and others have none."""
+    with database(running) as conn:
+        rows = conn.execute(
+            """SELECT o.dataset, array_agg(o.type ORDER BY f.pos)
+               FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+               WHERE f.pos > %s AND o.dataset IS NOT NULL GROUP BY 1""",
+            [head],
+        ).fetchall()
+    seen: dict[str, list[str]] = dict(rows)
+    for event_type, ids in types.items():
+        assert {id: seen.get(id) for id in ids} == {id: [event_type] for id in ids}
+    assert seen.keys().isdisjoint(silent)
+
+
+def wait_until_applied(running: Federation, count: int) -> None:
+    """Wait until so many datasets of the newest load are done."""
+    newest = "SELECT through FROM fedstac.bulk ORDER BY created DESC LIMIT 1"
+    wait_until(lambda: values(running, newest)[0] >= count, what=f"{count} datasets are done")
+
+
+def kill_and_restart(running: Federation, names: Sequence[str]) -> None:
+    """Kill processes and start them again. A process ends with the thread that starts it."""
+    for name in names:
+        running.processes[name].kill()
+    for name in names:
+        running.restart(name)
+
+
+def fresh_lineages(count: int) -> list[dict[str, Any]]:
+    """Return datasets that no other test has had, one of each lineage."""
+    start = len(_drawn)
+    _drawn.extend(range(count))
+    return list(sample.items(count, seed=SEED, versions=1, start=start))

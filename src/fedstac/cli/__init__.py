@@ -327,6 +327,7 @@ def file_server(
         "fedstac demo --replica",
         "fedstac demo --check --broker kafka",
         "fedstac demo --check --deletion -o json",
+        "fedstac demo --check --services -o json",
         codes=True,
     ),
 )
@@ -345,6 +346,9 @@ def demo(
     ] = False,
     deletion: Annotated[
         bool, typer.Option("--deletion", help="With --check: mark, delete and purge some datasets.")
+    ] = False,
+    services: Annotated[
+        bool, typer.Option("--services", help="With --check: services follow a deletion and a full-state load.")
     ] = False,
     dsn: Annotated[str, typer.Option(help="Use this PostgreSQL: URL of a user who may create databases.")] = "",
     ready_file: ReadyFile = None,
@@ -366,6 +370,8 @@ def demo(
         raise typer.BadParameter("only data of the demo's own PostgreSQL is thrown away; leave out --dsn and --check")
     if deletion and not check:
         raise typer.BadParameter("--deletion goes with --check; marks stay until somebody deletes what is ready")
+    if services and not check:
+        raise typer.BadParameter("--services goes with --check; docs/services.md says how to run them at any node")
     if replica and dsn and not check and data_dir is None:
         raise typer.BadParameter("with --dsn, --replica needs --data-dir: the folder where files and copies stay")
     from rich.console import Console
@@ -396,6 +402,7 @@ def demo(
             console=console,
             broker=broker,
             with_replica=replica,
+            with_services=services,
             with_deletion=deletion,
         )
     except MigrationRefused as error:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from fedstac import bootstrap
 from fedstac.db import connections, invariants, sinks
-from fedstac.demo import brokers, deletion, identity_provider, replica, sample
+from fedstac.demo import brokers, deletion, identity_provider, replica, sample, services
 from fedstac.demo.brokers import BrokerKind
 from fedstac.demo.federation import (
     INDEX_NODES,
@@ -41,6 +41,8 @@ from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Settings
 from fedstac.workers import verifying
 
+OPTIONAL = ("replica", "services", "deletion")  # parts of a report
+
 
 @dataclass(slots=True)
 class Report:
@@ -56,6 +58,7 @@ class Report:
     differences: dict[str, int] = field(default_factory=dict)
     broker: dict[str, int] = field(default_factory=dict)  # events of west in its stream: stored, missing, doubled
     replica: dict[str, int] = field(default_factory=dict)  # ReplicaFigures
+    services: dict[str, int] = field(default_factory=dict)  # ServiceFigures
     deletion: dict[str, int] = field(default_factory=dict)  # DeletionCounts
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -63,18 +66,20 @@ class Report:
     ok: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figures; those of a replica node and of a deletion only where there is one."""
-        return {name: value for name, value in asdict(self).items() if value or name not in ("replica", "deletion")}
+        """Return the figures; those of a replica node, of services and of a deletion only where there are some."""
+        return {name: value for name, value in asdict(self).items() if value or name not in OPTIONAL}
 
 
 def check(
     *, source: Path | None, items: int, expect_rejected: int, data_dir: Path | None, dsn: str | None,
-    console: Console, broker: BrokerKind = BrokerKind.NONE, with_replica: bool = False, with_deletion: bool = False,
+    console: Console, broker: BrokerKind = BrokerKind.NONE, with_replica: bool = False, with_services: bool = False,
+    with_deletion: bool = False,
 ) -> Report:  # fmt: skip
     """Publish through the API with two workers while a second index node joins, then compare everything.
 
     broker: its kind; the second index node then follows it. with_replica: a replica node copies the files of some
-    datasets, which are published beside the others where `source` has these. with_deletion: some datasets are marked,
+    datasets, which are published beside the others where `source` has these. with_services: example services follow,
+    while some datasets are deleted and a full-state load changes others. with_deletion: some datasets are marked,
     deleted and purged before everything is compared.
     """
     with ExitStack() as stack:
@@ -113,7 +118,8 @@ def check(
             status.update("publishing")
             others = _documents(source) if source else sample.items(items - len(with_files))
             report = asyncio.run(_check(
-                running, [*with_files, *others], stream, copying, status.update, with_deletion=with_deletion
+                running, [*with_files, *others], stream, copying, status.update, with_services=with_services,
+                with_deletion=with_deletion,
             ))  # fmt: skip
         report.ok = (
             report.published > 0 and report.rejected == expect_rejected and not report.unaccounted
@@ -121,6 +127,7 @@ def check(
             and not report.broker.get("missing") and not report.broker.get("doubled")
             and all(n == report.published for n in report.visible.values())
             and (copying is None or report.replica == _expected_figures(with_files))
+            and (not with_services or report.services == asdict(services.expected(report.published, len(with_files))))
             and (not with_deletion or report.deletion == asdict(deletion.expected(
                 min(deletion.DATASETS, report.published - len(with_files))
             )))
@@ -144,7 +151,7 @@ def _documents(path: Path) -> Iterator[dict[str, Any]]:
 
 async def _check(
     running: Federation, documents: Sequence[Mapping[str, Any]], stream: str, copying: replica.ReplicaDemo | None,
-    say: Callable[[str], None], *, with_deletion: bool,
+    say: Callable[[str], None], *, with_services: bool, with_deletion: bool,
 ) -> Report:  # fmt: skip
     began = time.monotonic()
     async with Publisher(running) as publisher:
@@ -171,9 +178,12 @@ async def _check(
     )  # fmt: skip
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         report.visible = {name: await number_of_datasets(client, running.processes[name].url) for name in INDEX_NODES}
+    spared = {str(item["id"]) for item in copying.items} if copying else set()
+    if with_services:
+        say("deleting some datasets and loading the others while services follow")
+        report.services = asdict(await services.run(running, sparing=spared))
     if with_deletion:
         say("deleting some datasets")
-        spared = {str(item["id"]) for item in copying.items} if copying else set()
         report.deletion = asdict(await deletion.run(running, sparing=spared))
     say("comparing digests and checking the invariants")
     for name in INDEX_NODES:

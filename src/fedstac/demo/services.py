@@ -269,18 +269,18 @@ async def fold(http: httpx.AsyncClient, name: str, head: Cursor) -> set[str]:
 
 async def give_grants(http: httpx.AsyncClient, subject: str, ids: Sequence[str]) -> None:
     """Give somebody a grant of each of these datasets."""
-
-    async def give(id: str) -> None:
-        grant = {"subject": subject, "collection": COLLECTION, "dataset": id, "valid_until": VALID_UNTIL}
-        (await http.post("/grants", json=grant)).raise_for_status()
-
-    await change_each(ids, give)
+    grants = [{"subject": subject, "dataset": f"{COLLECTION}/{id}", "valid_until": VALID_UNTIL} for id in ids]
+    (await http.post("/grants/import", json={"grants": grants})).raise_for_status()
 
 
 async def open_grants(http: httpx.AsyncClient, subject: str) -> set[str]:
     """Return the datasets of which somebody has a grant that is not closed."""
-    page = (await http.get("/grants", params={"subject": subject, "limit": PAGE})).raise_for_status().json()
-    return {grant["dataset"] for grant in page["grants"] if grant["closed_at"] is None}
+    page = (
+        (await http.get("/grants", params={"subject": subject, "state": "open", "limit": PAGE}))
+        .raise_for_status()
+        .json()
+    )
+    return {grant["dataset"].removeprefix(f"{COLLECTION}/") for grant in page["grants"]}
 
 
 async def delete_acknowledged(http: httpx.AsyncClient, ids: Sequence[str]) -> None:
