@@ -36,6 +36,7 @@ from fedstac.db import (
     retention,
     search,
     sinks,
+    subscriptions,
 )
 from fedstac.db.bulks import DatasetChoice
 from fedstac.db.connections import Connection
@@ -51,6 +52,7 @@ from fedstac.domain.documents import ItemTexts
 from fedstac.domain.events import Cursor
 from fedstac.domain.groups import Identity
 from fedstac.domain.model import Outcome
+from fedstac.domain.policy import Principal
 from tests.db import writing
 from tests.support import large, plans
 from tests.support.databases import databases
@@ -141,6 +143,26 @@ async def read_the_feed(conn: Connection) -> None:
     for after in (0, large.DATASETS // 2, large.DATASETS - 10):
         await feed.resume(conn, Cursor(1, after))
         assert await feed.page(conn, after, 500)
+
+
+async def read_for_subscribers(conn: Connection) -> None:
+    """Read pages for subscribers with what their datasets were before, and keep what one of them refuses."""
+    new = subscriptions.NewSubscription(
+        name="maps", owner=Principal("anna", frozenset()), delivery="pull", url=None, format="cloudevents",
+        key_template="", filter="{}", batch=100, after=Cursor(1, 100),
+    )  # fmt: skip
+    await subscriptions.put(conn, new, actor="anna")
+    for after in (0, large.DATASETS // 2, large.DATASETS - 500):
+        page = (await subscriptions.look(conn, Cursor(1, after), {"CMIP6"}, 200)).events
+        assert page
+        assert await subscriptions.previous_events(conn, page)
+        assert not (await subscriptions.held_back(conn, "maps", page)).positions
+    await subscriptions.postpone(conn, "maps", [subscriptions.Postponement(event, "full", 0) for event in page])
+    due = await subscriptions.due(conn, "maps", 100)
+    assert await subscriptions.events_at(conn, [each.pos for each in due])
+    await subscriptions.bury_forgotten(conn, "maps")
+    assert (await subscriptions.missed_counts(conn, ["maps"]))["maps"].waiting == len(page)
+    await subscriptions.place_before(conn, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 async def look_for_few_events(conn: Connection) -> None:
@@ -310,6 +332,7 @@ CASES: dict[str, tuple[Run, int]] = {
     "feed": (read_the_feed, 5_000),
     "retention": (look_what_can_go, 3_000),
     "relay": (relay, 6_000),
+    "subscriptions": (read_for_subscribers, 30_000),
     "feed, filtered": (look_for_few_events, 60_000),
     "snapshot": (take_a_snapshot, 3_000),
     "consume": (consume, 1_000),

@@ -83,7 +83,7 @@ async def test_a_look_passes_over_what_is_of_other_collections(node: Node, conn:
 async def test_later_events_of_a_dataset_wait_behind_the_one_that_was_not_taken(node: Node, conn: Connection) -> None:
     await make_log(node, conn)
     new = NewSubscription(
-        name="s", owner=ANNA, delivery="pull", url=None, private=False, format="cloudevents", key_template="",
+        name="s", owner=ANNA, delivery="pull", url=None, format="cloudevents", key_template="",
         filter="{}", batch=10, after=START,
     )  # fmt: skip
     await subscriptions.put(conn, new, actor="anna")

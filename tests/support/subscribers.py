@@ -125,7 +125,7 @@ async def subscribe(
 ) -> Subscription:  # fmt: skip
     """Store a subscription that is sent to a webhook."""
     new = NewSubscription(
-        name=name, owner=owner, delivery="webhook", url=url, private=True, format=format, key_template="",
+        name=name, owner=owner, delivery="webhook", url=url, format=format, key_template="",
         filter=orjson.dumps(filter or {}).decode(), batch=batch, after=after,
     )  # fmt: skip
     async with conn.transaction():

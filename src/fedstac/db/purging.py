@@ -65,6 +65,12 @@ async def purge(conn: Connection, datasets: Sequence[DatasetName]) -> None:
            WHERE l.collection = d.collection AND l.dataset = d.id""",
         *names, PURGED_TEXT,
     )  # fmt: skip
+    await conn.execute(
+        """UPDATE fedstac.subscription_event e SET reason = $3
+           FROM unnest($1::text[], $2::text[]) d (collection, id)
+           WHERE e.collection = d.collection AND e.dataset = d.id AND e.reason <> ''""",
+        *names, PURGED_TEXT,
+    )  # fmt: skip
     await conn.execute(  # what other nodes said of its events, and of its entry in a snapshot
         """UPDATE fedstac.node_exception e SET detail = $3 FROM unnest($1::text[], $2::text[]) d (collection, id)
            WHERE e.dataset = d.id AND e.collection = d.collection AND e.detail <> ''""",

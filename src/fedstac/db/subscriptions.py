@@ -26,7 +26,7 @@ MOST_SUBSCRIPTIONS: Final = 5000
 MOST_OF_OWNER: Final = 500
 LONGEST_REASON: Final = 500
 
-COLUMNS = """name, owner, roles, identity, delivery, url, private, secret, format, key_template, filter, batch, epoch,
+COLUMNS = """name, owner, roles, identity, delivery, url, secret, format, key_template, filter, batch, epoch,
     pos, lease, leased_until, leased_epoch, leased_through, paused_reason, ended_reason, delivered, delivered_at,
     errors, failing_since, last_error, version, created, updated"""
 
@@ -41,7 +41,6 @@ class Subscription:
     identity: str | None
     delivery: str
     url: str | None
-    private: bool
     secret: bytes = field(repr=False)
     format: str
     key_template: str
@@ -120,7 +119,6 @@ class NewSubscription:
     owner: Principal
     delivery: str
     url: str | None
-    private: bool
     format: str
     key_template: str
     filter: str
@@ -150,20 +148,20 @@ async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation
     if current is None:
         await _refuse_too_many(conn, new.owner.name)
         row = await conn.fetchrow(
-            f"""INSERT INTO fedstac.subscription (name, owner, roles, identity, delivery, url, private, secret, format,
+            f"""INSERT INTO fedstac.subscription (name, owner, roles, identity, delivery, url, secret, format,
                                                   key_template, filter, batch, epoch, pos)
-                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
                 ON CONFLICT DO NOTHING RETURNING {COLUMNS}""",
-            new.name, new.owner.name, roles, identity, new.delivery, new.url, new.private, os.urandom(32), new.format,
+            new.name, new.owner.name, roles, identity, new.delivery, new.url, os.urandom(32), new.format,
             new.key_template, new.filter, new.batch, new.after.epoch, new.after.pos,
         )  # fmt: skip
         if row is None:
             raise Conflict(f"the name {new.name!r} was taken a moment ago; choose another one")
         await write_audit(conn, actor, correlation, "add-subscription", new.name, detail)
         return PutOutcome(subscription_of(row), is_new=True)
-    settings = (new.delivery, new.url, new.private, new.format, new.key_template, new.filter, new.batch)
+    settings = (new.delivery, new.url, new.format, new.key_template, new.filter, new.batch)
     current_settings = (
-        current.delivery, current.url, current.private, current.format, current.key_template, current.filter,
+        current.delivery, current.url, current.format, current.key_template, current.filter,
         current.batch,
     )  # fmt: skip
     has_stopped = current.ended_reason is not None or current.paused_reason is not None
@@ -171,8 +169,8 @@ async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation
     if is_same and not has_stopped:
         return PutOutcome(current, is_new=False)
     row = await conn.fetchrow(
-        f"""UPDATE fedstac.subscription SET roles = $2, identity = $3, delivery = $4, url = $5, private = $6,
-                   format = $7, key_template = $8, filter = $9, batch = $10, {UNLEASED}, {UNSTOPPED},
+        f"""UPDATE fedstac.subscription SET roles = $2, identity = $3, delivery = $4, url = $5,
+                   format = $6, key_template = $7, filter = $8, batch = $9, {UNLEASED}, {UNSTOPPED},
                    version = version + 1, updated = clock_timestamp()
             WHERE name = $1 RETURNING {COLUMNS}""",
         new.name, roles, identity, *settings,
@@ -493,12 +491,10 @@ async def held_back(conn: Connection, name: str, page: Sequence[LoggedEvent]) ->
 async def due(conn: Connection, name: str, limit: int) -> list[MissedEvent]:
     """Return the events whose time has come: of each dataset the first that waits, in the order of the log."""
     rows = await conn.fetch(
-        f"""SELECT {EVENT_COLUMNS} FROM fedstac.subscription_event e
-            WHERE subscription = $1 AND dead_at IS NULL AND retry_at <= clock_timestamp() AND NOT EXISTS (
-                SELECT FROM fedstac.subscription_event earlier
-                WHERE earlier.subscription = $1 AND earlier.dead_at IS NULL AND earlier.collection = e.collection
-                  AND earlier.dataset IS NOT DISTINCT FROM e.dataset AND earlier.pos < e.pos)
-            ORDER BY pos LIMIT $2""",
+        f"""SELECT {EVENT_COLUMNS} FROM (
+                SELECT DISTINCT ON (collection, dataset) * FROM fedstac.subscription_event
+                WHERE subscription = $1 AND dead_at IS NULL ORDER BY collection, dataset, pos) first
+            WHERE retry_at <= clock_timestamp() ORDER BY pos LIMIT $2""",
         name, limit,
     )  # fmt: skip
     return [_missed_event(row) for row in rows]

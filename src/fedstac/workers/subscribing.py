@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -29,9 +30,10 @@ from fedstac.db.subscriptions import (
     PutOutcome,
     Subscription,
 )
+from fedstac.db.webhook_deliveries import MOST_WAITING
 from fedstac.domain import destinations
 from fedstac.domain.destinations import Channel
-from fedstac.domain.errors import BadRequest, Conflict, NotFound
+from fedstac.domain.errors import BadRequest, Conflict, CursorGone, NotFound
 from fedstac.domain.events import Cursor, EventFormat, LoggedEvent
 from fedstac.domain.model import moment, rfc3339
 from fedstac.domain.policy import Principal
@@ -156,12 +158,25 @@ async def put(
         return await subscriptions.put(
             conn,
             NewSubscription(
-                name=wish.name, owner=caller, delivery=wish.delivery, url=wish.url, private=private,
+                name=wish.name, owner=caller, delivery=wish.delivery, url=wish.url,
                 format=wish.format, key_template=wish.key_template, filter=filter_text, batch=wish.batch,
                 after=await place_of(conn, wish.start),
             ),
             actor=caller.name, correlation=correlation,
         )  # fmt: skip
+
+
+@contextmanager
+def _telling_subscribers() -> Iterator[None]:
+    """Say in the refusal of a place what a subscriber does, who has no snapshot."""
+    try:
+        yield
+    except CursorGone as error:
+        raise CursorGone(
+            "the log no longer has what comes after this place; read everything with a search, and go on from the "
+            "place that was `head` before",
+            earliest=error.earliest,
+        ) from None
 
 
 async def place_of(conn: Connection, text: str) -> Cursor:
@@ -180,7 +195,8 @@ async def place_of(conn: Connection, text: str) -> Cursor:
             f"{text[:40]!r} is no place in the log; write head, start, a cursor such as 1.4711, or a moment such as "
             f"2026-11-29T10:00:00Z"
         ) from None
-    return await feed.resume(conn, cursor)
+    with _telling_subscribers():
+        return await feed.resume(conn, cursor)
 
 
 async def own(conn: Connection, name: str, caller: Principal) -> Subscription:
@@ -256,6 +272,9 @@ async def _look(
             )  # fmt: skip
             await subscriptions.give_out(conn, name, [each.source.cursor.pos for each in due.events], lease.id)
             return _Look(NextEvents(due.events, encoder, lease, lease.through))
+        counts = await subscriptions.missed_counts(conn, [name])
+        if counts.get(name, MissedCounts()).waiting >= MOST_WAITING:  # it takes none of these: nothing new is added
+            return _Look(NextEvents((), encoder, None, subscription.cursor))
         return await _new(node, conn, subscription, subscriber, encoder, most, lease_seconds)
 
 
@@ -288,9 +307,10 @@ async def _new(
     lease_seconds: float,
 ) -> _Look:  # fmt: skip
     name = subscription.name
-    log_slice = await subscriptions.look(
-        conn, subscription.cursor, subscriber.filter.collections, min(max(2 * most, LEAST_PAGE), PAGE_EVENTS)
-    )
+    with _telling_subscribers():
+        log_slice = await subscriptions.look(
+            conn, subscription.cursor, subscriber.filter.collections, min(max(2 * most, LEAST_PAGE), PAGE_EVENTS)
+        )
     fitting = (await deliveries(node, conn, log_slice.events, [subscriber]))[name]
     fitting = [each for each in fitting if encoder.tells(each.event)]
     blocked = await subscriptions.held_back(conn, name, [each.source for each in fitting])
@@ -481,9 +501,10 @@ async def changes_since(
     while True:
         sequenced = node.sequenced.next()
         async with node.search_pool.acquire() as conn:
-            log_slice = await subscriptions.look(
-                conn, after, condition.collections, min(max(2 * limit, LEAST_PAGE), PAGE_EVENTS)
-            )
+            with _telling_subscribers():
+                log_slice = await subscriptions.look(
+                    conn, after, condition.collections, min(max(2 * limit, LEAST_PAGE), PAGE_EVENTS)
+                )
             events = (await deliveries(node, conn, log_slice.events, [subscriber]))[subscriber.name]
             head = await feed.head(conn)
         events = [each for each in events if encoder.tells(each.event)]

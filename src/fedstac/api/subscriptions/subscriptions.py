@@ -138,6 +138,10 @@ async def get_next(call: Call) -> Response:
     Nobody else gets events of it until the lease is over or everything is acknowledged; what was not acknowledged then
     is given out again. With `wait` an answer without events comes only when the time is up.
     """
+    if call.method == "HEAD":  # takes nothing
+        async with call.node.pool.acquire() as conn:
+            await _visible(call, conn)
+        return _answer({})
     parameters = call.query_params
     limit = numbers.whole(parameters, "limit", default=0, most=subscribing.MOST_EVENTS)
     lease = numbers.whole(parameters, "lease", default=LEASE_SECONDS, most=LONGEST_LEASE)
