@@ -11,7 +11,18 @@ def main() -> None:
     parser.add_argument(
         "benchmark",
         nargs="?",
-        choices=("write", "read", "search", "validate", "messaging", "race", "snapshots", "replica", "bulk_marks"),
+        choices=(
+            "write",
+            "read",
+            "search",
+            "validate",
+            "messaging",
+            "race",
+            "snapshots",
+            "replica",
+            "bulk_marks",
+            "grants",
+        ),
         help="which; without: write, read and validate",
     )
     parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; its figures mean nothing")
@@ -34,6 +45,7 @@ def main() -> None:
 
     from benchmarks import (  # so that --help needs no database driver
         bulk_marks,
+        grants,
         load,
         messaging,
         race,
@@ -55,6 +67,9 @@ def main() -> None:
         return
     if options.benchmark == "bulk_marks":
         bulk_marks.run(count=2_000 if options.quick else options.items, seconds=5 if options.quick else 30)
+        return
+    if options.benchmark == "grants":
+        grants.run(count=20_000 if options.quick else 1_000_000, checks=1_000 if options.quick else 20_000)
         return
     if options.benchmark == "replica":
         replica.run(quick=options.quick, rounds=rounds)

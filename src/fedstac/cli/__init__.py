@@ -25,6 +25,7 @@ from fedstac.cli import (
     download_check,
     facets,
     files,
+    grants,
     identity,
     notifications,
     operations,
@@ -65,6 +66,7 @@ app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")
 app.add_typer(collections.commands, name="collections", rich_help_panel="Client")
 app.add_typer(deletions.commands, name="deletion", rich_help_panel="Client")
 app.add_typer(reconciling.commands)
+app.add_typer(grants.commands, name="grant", rich_help_panel="Client")
 app.add_typer(bulk_changes.commands, name="bulk", rich_help_panel="Client")
 app.add_typer(subscribing.commands, name="subscription", rich_help_panel="Client")
 app.add_typer(subscribing.changes)

@@ -1,0 +1,148 @@
+"""Grants over HTTP and on the command line: given, checked, listed, withdrawn, in bulk; their events in the feed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from fedstac.demo import sample
+from tests.support.commands import Fedstac
+from tests.support.nodes import Api
+from tests.support.waiting import until
+
+ITEM = next(sample.items(1, versions=1))
+DATASET = f"CMIP6/{ITEM['id']}"
+UNTIL = "2999-01-01T00:00:00.000000Z"
+
+
+@pytest.fixture
+async def west(api: Api) -> Api:
+    """A node with one dataset."""
+    answer = await api.admin.post("/collections/CMIP6/items", json=ITEM, headers={"Prefer": "wait=60"})
+    assert answer.status_code == 201, answer.text
+    return api
+
+
+def bearer(api: Api, role: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api.tokens[role]}"}
+
+
+async def check(api: Api, role: str = "node:east", **who: str) -> Any:
+    answer = await api.anyone.get("/grants/check", params={"dataset": DATASET, **who}, headers=bearer(api, role))
+    return answer.json()["valid_until"] if answer.status_code == 200 else answer.status_code
+
+
+async def test_a_grant_is_given_checked_and_withdrawn(west: Api) -> None:
+    wish = {"subject": "publisher:NCAR", "dataset": DATASET, "valid_until": UNTIL}
+    created = await west.admin.post("/grants", json=wish)
+    assert created.status_code == 201
+    assert created.headers["Location"] == f"{west.url}/grants/{created.json()['id']}"
+    again = await west.admin.post("/grants", json=wish)
+    assert (again.status_code, again.json()) == (200, created.json())
+    assert await check(west, subject="publisher:NCAR") == UNTIL
+    assert await check(west, subject="somebody else") is None
+    assert await check(west, "publisher:NCAR", subject="publisher:NCAR") == UNTIL  # their own
+    assert await check(west, "publisher:NCAR", subject="somebody else") == 403
+    own = await west.anyone.get("/grants", headers=bearer(west, "publisher:NCAR"))
+    assert [each["id"] for each in own.json()["grants"]] == [created.json()["id"]]
+    others = await west.anyone.get("/grants", headers=bearer(west, "node:east"))
+    assert others.json() == {"grants": [], "links": []}
+    refused = await west.anyone.delete(f"/grants/{created.json()['id']}", headers=bearer(west, "publisher:NCAR"))
+    assert refused.status_code == 403
+    for _ in range(2):
+        withdrawn = await west.admin.delete(f"/grants/{created.json()['id']}", params={"reason": "over"})
+        assert (withdrawn.json()["stand"], withdrawn.json()["closed_why"]) == ("closed", "over")
+    assert await check(west, subject="publisher:NCAR") is None
+
+
+async def test_a_marked_dataset_gets_no_grant_and_the_answer_names_the_deletion(west: Api) -> None:
+    path = f"/collections/CMIP6/items/{ITEM['id']}"
+    assert (await west.admin.delete(path, headers={"Prefer": "wait=60"})).status_code == 200
+    wish = {"subject": "bert", "dataset": DATASET, "valid_until": UNTIL}
+    answer = await west.admin.post("/grants", json=wish)
+    assert answer.status_code == 409
+    [deletion] = (await west.admin.get("/deletions")).json()["deletions"]
+    assert answer.json()["deletion"].endswith(f"/deletions/{deletion['id']}"), answer.json()
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {}, {"subject": "bert", "project": "CMIP6"}, {"subject": "bert", "valid_until": UNTIL},
+        {"subject": "bert", "project": "CMIP6", "dataset": DATASET, "valid_until": UNTIL},
+        {"subject": "bert", "project": "CMIP6", "valid_until": "2000-01-01T00:00:00Z"},
+        {"subject": "bert", "project": "CMIP6/x", "valid_until": UNTIL},
+        {"subject": "bert", "dataset": "CMIP6", "valid_until": UNTIL},
+        {"subject": "a\nb", "project": "CMIP6", "valid_until": UNTIL},
+        {"subject": {"iss": "https://x.example"}, "project": "CMIP6", "valid_until": UNTIL},
+        {"subject": "bert", "project": "CMIP6", "valid_until": "tomorrow"},
+        {"subject": "bert", "project": "CMIP6", "valid_until": UNTIL, "more": 1},
+        {"subject": "bert", "project": "CMIP6", "valid_until": UNTIL, "valid_from": UNTIL},
+    ],
+)  # fmt: skip
+async def test_what_is_no_grant_is_refused(api: Api, wish: dict[str, Any]) -> None:
+    answer = await api.admin.post("/grants", json=wish)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad-request")
+
+
+async def test_many_grants_are_given_withdrawn_and_paged(west: Api) -> None:
+    lines = [{"subject": f"person {n}", "project": "CMIP6", "valid_until": UNTIL} for n in range(7)]
+    body = b"\n".join([*map(orjson.dumps, lines), b"no JSON", orjson.dumps({**lines[0], "project": "none"})])
+    headers = {"Content-Type": "application/x-ndjson"}
+    first = (await west.admin.post("/grants/import", content=body, headers=headers)).json()
+    assert (first["given"], first["present"], [each["line"] for each in first["refused"]]) == (7, 0, [8, 9])
+    second = (await west.admin.post("/grants/import", json={"grants": lines})).json()
+    assert second == {"given": 0, "present": 7, "refused": []}
+    subjects, address = [], "/grants?project=CMIP6&limit=3"
+    while address:
+        page = (await west.admin.get(address)).json()
+        subjects += [each["subject"] for each in page["grants"]]
+        address = next((link["href"] for link in page["links"] if link["rel"] == "next"), "")
+    assert sorted(subjects) == [line["subject"] for line in lines]
+    [visa] = (await west.admin.get("/grants?format=ga4gh&subject=person 3")).json()["visas"]
+    assert visa["ga4gh_visa_v1"]["value"] == f"{west.url}/collections/CMIP6"
+    one = await west.admin.delete("/grants?project=CMIP6&subject=person 3")
+    rest = await west.admin.delete("/grants?project=CMIP6")
+    again = await west.admin.delete("/grants?project=CMIP6")
+    assert [answer.json()["withdrawn"] for answer in (one, rest, again)] == [1, 6, 0]
+    assert (await west.admin.delete("/grants")).status_code == 400
+
+
+async def test_events_about_grants_are_for_callers_with_the_right_and_cursors_move_on(west: Api) -> None:
+    wish = {"subject": "bert", "project": "CMIP6", "valid_until": UNTIL}
+    assert (await west.admin.post("/grants", json=wish)).status_code == 201
+    assert (await west.admin.delete("/grants?project=CMIP6")).json() == {"withdrawn": 1}
+
+    async def is_sequenced() -> bool:
+        head = await west.anyone.get("/events/head", headers=bearer(west, "node:east"))
+        return bool(head.json()["cursor"].endswith(".4"))
+
+    await until(is_sequenced)
+    answer = await west.anyone.get("/events", headers=bearer(west, "node:east"))
+    assert [event["type"].split(".")[2] for event in answer.json()] == ["collection", "dataset"]
+    rest = await west.anyone.get("/events?after=1.2", headers=bearer(west, "node:east"))
+    assert (rest.json(), rest.headers["X-Cursor"]) == ([], "1.4")
+    named = await west.anyone.get("/events?type=org.fedstac.grant.given.v1", headers=bearer(west, "node:east"))
+    assert (named.json(), named.headers["X-Cursor"]) == ([], "1.4")
+
+
+async def test_the_commands_do_the_same(west: Api, fedstac: Fedstac) -> None:
+    env = {"FEDSTAC_URL": west.url, "FEDSTAC_TOKEN": west.tokens["admin"]}
+    given = await fedstac("grant", "give", "bert", "--dataset", DATASET, "--until", "2999-01-01", "-o", "json", **env)
+    assert given.code == 0, given.stderr
+    grant = orjson.loads(given.stdout)
+    assert grant["valid_until"] == UNTIL
+    checked = await fedstac("grant", "check", DATASET, "--subject", "bert", **env)
+    assert (checked.code, checked.stdout) == (0, f"until {UNTIL}\n")
+    exported = await fedstac("grant", "export", **env)
+    imported = await fedstac("grant", "import", "-", "-o", "json", stdin=exported.stdout.encode() + b"{}\n", **env)
+    result = orjson.loads(imported.stdout)
+    assert (imported.code, result["given"], result["present"], len(result["refused"])) == (1, 0, 1, 1)
+    listed = await fedstac("grant", "list", "-o", "ndjson", **env)
+    assert [orjson.loads(line)["id"] for line in listed.stdout.splitlines()] == [grant["id"]]
+    assert (await fedstac("grant", "withdraw", **env)).code == 2
+    withdrawn = await fedstac("grant", "withdraw", "--dataset", DATASET, "-o", "json", **env)
+    assert orjson.loads(withdrawn.stdout) == {"withdrawn": 1}
+    assert (await fedstac("grant", "check", DATASET, "--subject", "bert", **env)).code == 1
