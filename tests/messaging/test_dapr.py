@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import orjson
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -16,6 +18,7 @@ from fedstac.demo import dapr
 from fedstac.demo.dapr import IN_MEMORY
 from fedstac.demo.kafka import KafkaBroker
 from fedstac.domain.events import Cursor
+from fedstac.messaging.formats import Encoder, EventFormat
 from fedstac.messaging.sinks import (
     OutgoingEvent,
     PageRefused,
@@ -28,6 +31,7 @@ from fedstac.messaging.sinks import (
 )
 from fedstac.messaging.sinks.dapr import DaprSink
 from tests.messaging.relaying import add_sink, fill, relaying, sent_through
+from tests.messaging.story import story
 from tests.support.brokers import fresh_name
 from tests.support.dapr import TOPIC, application, sidecar
 
@@ -72,7 +76,7 @@ async def test_each_event_goes_to_the_topic_with_its_key_and_its_attributes() ->
 
 @pytest.mark.parametrize(("status", "failure"), [
     (400, SinkRefused), (403, SinkRefused), (404, SinkRefused), (302, SinkRefused), (413, PageRefused),
-    (500, SinkAway), (503, SinkAway),
+    (431, PageRefused), (500, SinkAway), (503, SinkAway),
 ])  # fmt: skip
 async def test_what_a_sidecar_refuses_stops_the_sink_and_what_it_cannot_do_just_now_is_tried_again(
     status: int, failure: type[Exception]
@@ -140,6 +144,34 @@ async def test_a_value_without_an_envelope_gets_one_of_dapr_with_the_id_and_type
                 await sink.publish([EVENT], await sink.begin())
     assert (event["id"], event["source"], event["type"]) == ("id-7", "west", EVENT.event_type)
     assert event["data"] == {"id": "a", "operation": "DELETE"}
+
+
+@pytest.mark.dapr
+async def test_a_service_behind_a_sidecar_gets_every_format_with_the_ids_of_the_events() -> None:
+    """Dapr leaves an envelope as it is, and puts any other value into one of its own, byte for byte the same JSON."""
+    log = [each for each in story() if each.dataset is not None]
+    async with application() as app, sidecar(IN_MEMORY, app_port=app.port) as running:
+        count = 0
+        for form in EventFormat:
+            encoder = Encoder(form, feed_url="https://west.example/events")
+            outgoing = [encoder.encode(event, event.cursor.pos - 1) for event in log if encoder.tells(event)]
+            async with sink_of(running.process.port) as sink:
+                await sink.publish(outgoing, await sink.begin())
+            count += len(outgoing)
+            arrivals = {event["id"]: event for event in (await app.has(count))[-len(outgoing) :]}
+            assert arrivals.keys() == {event.event_id for event in outgoing}, form
+            for event in outgoing:
+                value, arrival = orjson.loads(event.value), arrivals[event.event_id]
+                is_whole = "data" in value and "specversion" in value
+                kept = {name: arrival[name] for name in value} if is_whole else arrival["data"]
+                names = {"topic", "pubsubname"}  # which Dapr knows better
+                assert _without(kept, names) == _without(value, names), form
+                event_type = event.headers.get("ce-type", event.event_type)  # overview and resource have their own
+                assert is_whole or (arrival["source"], arrival["type"]) == ("west", event_type), form
+
+
+def _without(value: Any, names: set[str]) -> Any:
+    return {name: each for name, each in value.items() if name not in names} if isinstance(value, dict) else value
 
 
 @pytest.mark.dapr

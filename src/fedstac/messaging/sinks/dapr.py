@@ -18,6 +18,7 @@ from fedstac.messaging.sinks.webhook import WebhookSink, url_of
 
 TOKEN_HEADER: Final = "dapr-api-token"  # noqa: S105 -- the name of a header
 STRUCTURED: Final = "application/cloudevents+json"  # Dapr keeps the envelope of what has this type
+JSON: Final = "application/json"
 ATTRIBUTES: Final = ("id", "source", "type", "traceparent")  # that Dapr takes for the envelope that it makes
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,248}")
 
@@ -25,7 +26,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,248}")
 class DaprSink(WebhookSink):
     """Publishes the events of a feed through a sidecar."""
 
-    about_the_event = (413, 415, 422)
+    about_the_event = (413, 415, 422, 431)
     about_the_caller = (400, 401, 403, 404)  # 400 and 404: the sidecar has no such component
     remedy = "see to the sidecar: its token, and that it has this pub/sub component and lets this application publish"
 
@@ -38,12 +39,13 @@ class DaprSink(WebhookSink):
         return publish_url(target.address, private=target.private)
 
     async def _send(self, event: OutgoingEvent, place: Mapping[str, str]) -> None:
-        metadata = {"metadata.partitionKey": event.key}
+        metadata, headers = {"metadata.partitionKey": event.key}, {**event.headers, **place}
         if not event.headers["content-type"].startswith(STRUCTURED):
             metadata |= {f"metadata.cloudevent.{name}": text for name, text in self._attributes(event).items()}
+            headers["content-type"] = JSON  # of any other type, GeoJSON's too, Dapr makes a text
         token = {TOKEN_HEADER: self._token} if self._token else {}
         url = f"{self._url}?{urlencode(metadata, quote_via=quote)}"
-        await self._post_signed(url, event, {**event.headers, **place, **token})
+        await self._post_signed(url, event, {**headers, **token})
 
     def _attributes(self, event: OutgoingEvent) -> dict[str, str]:
         """Return the attributes of the envelope that Dapr makes, as far as it takes them.
