@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any, cast
 
@@ -29,6 +31,7 @@ from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.events import EventFormat, LoggedEvent
 from fedstac.messaging.formats import KAFKA_PREFIX, Encoder, schema_of
+from fedstac.messaging.sinks import OutgoingEvent
 from fedstac.publication import Work
 from tests.db import writing
 from tests.db.writing import ANNA
@@ -40,6 +43,7 @@ from tests.support.nodes import Api
 Json = dict[str, Any]
 log = logging.getLogger(__name__)
 SEED = 20261129
+AT_ONCE = 2000  # messages that a library is given
 FEW = 1000  # events: test_readers.py has them read by others
 VERSION = writing.CMIP6.version if writing.CMIP6 else ""
 QUARANTINE = {"reason": "personal data?", "case": "T-17", "contact": "data@west.example"}
@@ -98,31 +102,56 @@ async def delete_some(conn: Connection, random: Random) -> None:
     assert await perform(conn, [Purge(target, ANNA) for target in targets[::2]]) == len(targets[::2])
 
 
-async def change_much(conn: Connection, count: int) -> int:
-    """Change datasets until the log has so many events more. Return how many it has."""
+async def change_much(conn: Connection, count: int) -> AsyncIterator[list[LoggedEvent]]:
+    """Change datasets until the log has so many events. Yield what is new in it, as a relay that keeps up reads it."""
     random = Random(SEED)
     items = [
         cast("Json", strict_json.parse(orjson.dumps(item)))
         for item in sample.items(max(count // 12, 30), versions=2, seed=SEED)
     ]
-    events = 0
-    while events < count:
+    pos = 0
+    while pos < count:
         await perform(conn, [command(random, random.choice(items)) for _ in range(100)])
         if random.random() < 0.2:
             await delete_some(conn, random)
-        events = await conn.fetchval("SELECT count(*) FROM fedstac.outbox")
-    await writing.sequence_all(conn)
-    return events
+        await writing.sequence_all(conn)
+        while page := await sinks.events_after(conn, pos):
+            yield page
+            pos = page[-1].cursor.pos
 
 
-async def pages(conn: Connection) -> list[list[LoggedEvent]]:
-    """Return the log."""
-    read: list[list[LoggedEvent]] = []
-    after = 0
-    while page := await sinks.events_after(conn, after):
-        read.append(list(page))
-        after = page[-1].cursor.pos
-    return read
+@dataclass
+class FormatReading:
+    """What is done with the messages of one format: they are judged, and a consumer takes them."""
+
+    form: EventFormat
+    encoder: Encoder
+    validator: Any
+    consumer: DialectConsumer | None
+    for_library: list[OutgoingEvent] | None  # that reads the format beside its schema, where it is here
+    count: int = 0
+    seconds: float = 0.0  # of processor time, to write, judge and take
+
+    def take(self, page: Sequence[LoggedEvent]) -> None:
+        """Write, judge and take what the format tells of a page."""
+        began = time.thread_time()
+        messages = [self.encoder.encode(event, event.cursor.pos - 1) for event in page if self.encoder.tells(event)]
+        for message in messages:
+            self.validator.validate(orjson.loads(message.value))
+            if self.consumer is not None and message.event_type.startswith("org.fedstac.dataset."):
+                self.consumer.take(message)
+        self.count += len(messages)
+        self.seconds += time.thread_time() - began
+        if self.for_library is not None:
+            self.for_library += messages
+            if len(self.for_library) > AT_ONCE:
+                self.end()
+
+    def end(self) -> None:
+        """Let the library read what it has not read yet."""
+        if self.for_library:
+            assert len(readers.read(LIBRARIES[self.form], self.for_library)) == len(self.for_library)
+            self.for_library.clear()
 
 
 def plain(item: Json) -> Json:
@@ -156,28 +185,26 @@ async def test_consumers_of_every_dialect_reach_the_state_of_the_catalogue(
 ) -> None:
     api: Api = await start_api(dsn=dsn, background=False)
     assert (await api.admin.post("/collections", json=sample.collection())).status_code == 201
-    events = await change_much(conn, count)
-    whole_log = await pages(conn)
-    assert sum(map(len, whole_log)) == events
-    kinds = Counter(event.type.removeprefix("org.fedstac.").removesuffix(".v1") for page in whole_log for event in page)
-    log.info("seed %s: %s events, %s", SEED, events, dict(kinds))
-    assert len(kinds) >= (12 if count < FEW else 14)
-
     consumers = {form: DialectConsumer(form) for form in (*FULL_STATE, *BY_REFERENCE)}
-    for form in EventFormat:
-        encoder = Encoder(form, header_prefix=KAFKA_PREFIX, feed_url=f"{api.url}/events")
-        validator = jsonschema_rs.validator_for(schema_of(form), validate_formats=True)
-        began, messages_of_form = time.process_time(), 0
-        for page in whole_log:
-            messages = [encoder.encode(event, event.cursor.pos - 1) for event in page if encoder.tells(event)]
-            messages_of_form += len(messages)
-            for message in messages:
-                validator.validate(orjson.loads(message.value))
-                if form in consumers and message.event_type.startswith("org.fedstac.dataset."):
-                    consumers[form].take(message)
-            if count > FEW and form in LIBRARIES and messages and readers.are_here():
-                assert len(readers.read(LIBRARIES[form], messages)) == len(messages)
-        log.info("%s: %s messages, %.1f s of processor time", form, messages_of_form, time.process_time() - began)
+    readings = [
+        FormatReading(
+            form, Encoder(form, header_prefix=KAFKA_PREFIX, feed_url=f"{api.url}/events"),
+            jsonschema_rs.validator_for(schema_of(form), validate_formats=True), consumers.get(form),
+            [] if count > FEW and form in LIBRARIES and readers.are_here() else None,
+        )
+        for form in EventFormat
+    ]  # fmt: skip
+    kinds = Counter[str]()
+    async for page in change_much(conn, count):
+        kinds.update(event.type.removeprefix("org.fedstac.").removesuffix(".v1") for event in page)
+        for reading in readings:
+            await asyncio.to_thread(reading.take, page)
+    log.info("seed %s: %s events, %s", SEED, kinds.total(), dict(kinds))
+    for reading in readings:
+        await asyncio.to_thread(reading.end)
+        log.info("%s: %s messages, %.1f s of processor time", reading.form, reading.count, reading.seconds)
+    assert kinds.total() >= count
+    assert len(kinds) >= (12 if count < FEW else 14)
 
     rows = await conn.fetch("SELECT id, state, encode(digest, 'hex') AS digest, latest FROM fedstac.record")
     present = {row["id"]: row for row in rows if row["state"] in ("published", "retracted")}

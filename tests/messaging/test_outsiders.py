@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from fedstac.bootstrap import Node
 from fedstac.db import sinks
 from fedstac.db.connections import Connection
 from fedstac.db.sinks import NewSink
 from fedstac.demo import sample
 from fedstac.domain.events import EventFormat
 from fedstac.messaging.formats import DIALECTS, Encoder
-from tests.messaging.relaying import sent_through_pos
+from tests.messaging.relaying import is_paused, relaying, sent_through_pos
 from tests.support.nodes import Api
 from tests.support.sinks import Message, hook
 from tests.support.waiting import until
@@ -80,3 +81,11 @@ def test_a_format_that_leads_to_this_node_needs_its_address() -> None:
     assert Encoder(EventFormat.WIS2, feed_url="/events").lacks_address
     assert not Encoder(EventFormat.WIS2, feed_url="https://west.example/events").lacks_address
     assert not Encoder(EventFormat.OVERVIEW, feed_url="/events").lacks_address
+
+
+async def test_a_sink_whose_messages_would_lead_nowhere_is_paused(node: Node, conn: Connection) -> None:
+    new = NewSink("wis2", "http://127.0.0.1:9/hook", "wis2", "", required=True, private=True, after=0)
+    await sinks.add(conn, new, actor="test")
+    async with relaying(node):
+        sink = await is_paused(node, "wis2")
+    assert "set FEDSTAC_PUBLIC_URL" in (sink.paused_reason or "")
