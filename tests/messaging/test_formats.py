@@ -41,6 +41,15 @@ def test_golden_files(form: EventFormat) -> None:
     assert golden(form) == json.loads(golden_file(form).read_text())
 
 
+@pytest.mark.parametrize("form", EventFormat)
+def test_a_rebuild_takes_a_dataset_away_and_brings_it_again_under_one_key(form: EventFormat) -> None:
+    cleared = max(place for place, event in enumerate(LOG) if event.type == events.CLEARED)
+    gone, back = encoded(form, LOG[cleared : cleared + 2])
+    assert (gone.event_type, back.event_type) == (events.CLEARED, events.PUBLISHED)
+    assert gone.key == back.key
+    assert gone.cursor < back.cursor
+
+
 @pytest.mark.parametrize("event", LOG, ids=lambda event: event.type)
 @pytest.mark.parametrize("prefix", [PREFIX, KAFKA_PREFIX])
 def test_the_binary_form_has_all_of_the_structured_one(event: LoggedEvent, prefix: str) -> None:
