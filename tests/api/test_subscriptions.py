@@ -219,6 +219,43 @@ async def test_what_is_no_subscription_is_refused(api: Api) -> None:
     assert (await api.admin.put("/subscriptions/-", json={})).status_code == 400
 
 
+async def test_what_the_log_no_longer_has_is_said_and_head_takes_nothing(
+    api: Api, conn: Connection, administrator: Connection
+) -> None:
+    await head_is(api, conn, 4)
+    await subscribe(api)
+    assert (await api.admin.head("/subscriptions/mine/next")).status_code == 200
+    assert (await api.admin.get("/subscriptions/mine")).json()["leased_until"] is None
+    await administrator.execute("UPDATE fedstac.forgotten SET pos = 2")
+    gone = await api.admin.get("/subscriptions/mine/next")
+    assert (gone.status_code, "read everything with a search" in gone.json()["detail"]) == (410, True)
+    assert (await api.anyone.get("/changes?since=1.1")).status_code == 410
+    assert (await api.admin.post("/subscriptions/mine/seek", json={"cursor": "1.1"})).status_code == 410
+    assert (await api.admin.post("/subscriptions/mine/seek", json={"cursor": "head"})).json()["cursor"] == "1.4"
+
+
+async def test_what_waits_is_acknowledged_after_the_log_has_forked(
+    api: Api, conn: Connection, administrator: Connection
+) -> None:
+    await head_is(api, conn, 4)
+    await administrator.execute("INSERT INTO fedstac.epoch (n, forked_at_pos) VALUES (2, 4)")
+    await administrator.execute("UPDATE fedstac.feed_state SET epoch = 2")
+    await subscribe(api, **{"from": "head"})
+    await retitle(api, 1, "c")
+    page = await next_of(api)
+    body = {"event_id": page["events"][0]["event_id"], "reason": "no", "retry_in": 0}
+    assert (await api.admin.post("/subscriptions/mine/nack", json=body)).status_code == 200
+    await conn.execute("UPDATE fedstac.subscription SET leased_until = clock_timestamp()")
+    again = await next_of(api)
+    assert (again["cursor"], names(again["events"])) == ("2.4", [("thing-1", "changed")])
+    assert (await ack(api, again))["cursor"] == "2.4"
+    repeat = await next_of(api)  # its batch was never acknowledged
+    assert [each["event_id"] for each in repeat["events"]] == [body["event_id"]]
+    assert (await ack(api, repeat))["cursor"] == "2.5"
+    lost = await api.admin.post("/subscriptions/mine/ack", json={"cursor": "1.5"})
+    assert lost.status_code == 409  # of the branch that was lost
+
+
 async def test_changes_from_cursor_to_cursor(api: Api, conn: Connection) -> None:
     await retitle(api, 1, "b")
     await head_is(api, conn, 5)

@@ -12,11 +12,13 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import audit, connections, invariants, notifications, own_groups, people
+from fedstac.db import audit, connections, invariants, notifications, own_groups, people, subscriptions
 from fedstac.db.connections import Connection
 from fedstac.db.own_groups import GroupRole
 from fedstac.db.people import PersonalGroup
+from fedstac.db.subscriptions import NewSubscription
 from fedstac.demo import embedded, sample
+from fedstac.domain.events import START
 from fedstac.domain.groups import Identity
 from fedstac.domain.policy import Principal
 from fedstac.runtime import failpoints
@@ -101,6 +103,18 @@ async def test_who_leaves_a_project_leaves_its_groups_and_waits_for_nothing_of_i
     again = await people.leave(deleter, anna, "CMIP6")
     assert (again.is_empty, again.datasets) == (True, len(ITEMS))
     assert await rows_of(conn) == after
+
+
+async def test_who_is_erased_follows_nothing_any_more(conn: Connection, deleter: Connection, anna: str) -> None:
+    for name in ("hers", "others"):
+        owner = Principal(anna if name == "hers" else "somebody", frozenset())
+        new = NewSubscription(
+            name=name, owner=owner, delivery="pull", url=None, format="cloudevents", key_template="", filter="{}",
+            batch=1, after=START,
+        )  # fmt: skip
+        await subscriptions.put(conn, new, actor=owner.name)
+    await people.erase(deleter, anna)
+    assert [each.name for each in await subscriptions.every(conn, owner=None, after="", limit=10)] == ["others"]
 
 
 async def test_who_is_erased_leaves_a_name_that_names_nobody(conn: Connection, deleter: Connection, anna: str) -> None:

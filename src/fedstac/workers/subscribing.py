@@ -347,8 +347,10 @@ async def ack(
         is_done = cursor.pos <= subscription.pos
         leased = subscription.leased_cursor
         holds_lease = leased is not None and lease in (None, subscription.lease)
-        if cursor != await subscriptions.place_at(conn, cursor.pos):
-            raise Conflict(f"{cursor} is no place of this log any more; ask for the next events again")
+        try:
+            await feed.resume(conn, cursor)
+        except CursorGone:
+            raise Conflict(f"{cursor} is no place of this log any more; ask for the next events again") from None
         if not (holds_lease and leased is not None and cursor.pos <= leased.pos):
             if is_done:
                 return subscription
