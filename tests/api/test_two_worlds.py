@@ -224,6 +224,28 @@ async def test_a_quarantined_dataset_shows_a_notice_and_no_files_and_its_reason_
     assert worlds.REASON.encode() not in texts
 
 
+async def test_the_addresses_of_controlled_files_are_in_no_answer_but_to_who_has_a_right(both: Nodes) -> None:
+    secret, receivers = worlds.SECRET.encode(), set()
+    for answers in (both.warm, both.cold, both.never):
+        for (caller, question), answer in answers.items():
+            if secret in answer.body and question.name != "shares its files":  # which sends them itself
+                receivers.add((caller, question.path.partition("?")[0]))
+    assert {caller for caller, _ in receivers} <= {worlds.NODE}, receivers
+    paths = {question.path for _, question in both.cold if question.name == "controlled"}
+    assert len(paths) > 10
+
+
+async def test_changes_tell_nothing_of_what_is_hidden_but_the_names_of_what_left(both: Nodes) -> None:
+    answers = {key: answer for key, answer in both.cold.items() if key[1].path.startswith("/changes")}
+    assert len(answers) > 1
+    for (caller, _), answer in answers.items():
+        assert answer.status == 200
+        for n, hidden in enumerate(worlds.HIDDEN, 1):
+            may_read = caller == worlds.NODE or (caller == worlds.CREATOR and hidden.state == worlds.PRIVATE)
+            if hidden.state != worlds.QUARANTINED and not may_read:
+                assert f'"Unheardof{n}"'.encode() not in answer.body, (caller, hidden)
+
+
 async def test_what_is_deleted_says_its_id_and_its_date_and_no_more(both: Nodes) -> None:
     gone = {key: answer for key, answer in both.cold.items() if answer.status == 410 and answer.body}
     assert {question.about.state for _, question in gone if question.about} == {worlds.DELETED, worlds.PURGED}

@@ -78,6 +78,18 @@ SAMPLE: Final = list(sample.items(80, versions=1))
 FIRST: Final = next(item for item in SAMPLE if item["properties"]["cmip6:institution_id"] == INSTITUTION)
 SHOWN: Final = [item for item in SAMPLE if item["properties"]["cmip6:institution_id"] != INSTITUTION][:8]
 RETRACTED: Final = SHOWN[0]["id"]  # whose replacement is hidden
+SECRET: Final = "https://nobody-is-given-this.example"
+
+
+def with_secret_files(item: Json) -> Json:
+    """Return an item whose files are controlled: only who has a right to them may learn their addresses."""
+    assets = {key: {**asset, "href": f"{SECRET}/{key}"} for key, asset in item["assets"].items()}
+    return {**item, "properties": {**item["properties"], "fedstac:access": "controlled"}, "assets": assets}
+
+
+NOT_CAS: Final = next(n for n, item in enumerate(SHOWN[3:], 3) if item["properties"]["cmip6:institution_id"] != "CAS")
+CONTROLLED: Final = with_secret_files(SHOWN[NOT_CAS])
+SHOWN[NOT_CAS] = CONTROLLED
 
 
 def member(n: int) -> Json:
@@ -167,6 +179,24 @@ def everywhere() -> Iterator[Question]:
     yield Question("whose replacement is hidden", "POST", "/datasets/status", [RETRACTED])
     for item in SHOWN[1:3]:
         yield get(f"{ITEMS}/{item['id']}")
+    yield from about_files(CONTROLLED)
+
+
+def about_files(item: Json) -> Iterator[Question]:
+    """Yield what might tell the addresses of a controlled dataset's files."""
+    path, id = f"{ITEMS}/{item['id']}", item["id"]
+    for way in ("", "?access=full", "/history"):
+        yield get(path + way, "controlled")
+    for way in ("", "&access=full", "&fields=assets", "&f=geoparquet", "&f=geoparquet&access=full"):
+        yield get(f"/search?ids={id}{way}", "controlled")
+    yield get(f"/search?filter=assets.x.href='{SECRET}/x'", "controlled")
+    yield get(f"/search?q={SECRET.removeprefix('https://')}", "controlled")
+    yield get("/changes?since=0.0&limit=1000", "controlled")
+    yield Question("controlled", "POST", "/datasets/status", [id])
+    yield Question("controlled", "PATCH", f"{path}?dry_run=true", {"properties": {"title": "x"}})
+    yield Question("controlled", "POST", f"{ITEMS}?dry_run=true", {**item, "assets": FIRST["assets"]})
+    yield Question("controlled", "POST", "/bulk/preview", {"action": "mark", "ids": [id]})
+    yield Question("shares its files", "POST", f"{ITEMS}?dry_run=true", {**member(98), "assets": item["assets"]})
 
 
 def about(hidden: HiddenDataset) -> Iterator[Question]:
@@ -269,10 +299,12 @@ def is_allowed(caller: str, question: Question, answer: Answer) -> bool:
 
     Whoever may publish versions of the dataset learns that an id was used before, and which version is the newest. What
     is under quarantine is there for whoever names it. What is private is there for its publishers and for nodes. A
-    deleted id is gone, and GET says so. A node follows the events.
+    deleted id is gone, and GET says so. A node follows the events. Changes have places in the log, and name what left.
     """
     if question.path in LOG:
         return caller == NODE
+    if question.path.startswith("/changes"):
+        return True
     if question.about is None:
         return False
     if question.path == f"{ITEMS}?dry_run=true":
