@@ -210,7 +210,7 @@ def asks(route: Route, names: Names = Names()) -> tuple[Ask, ...]:
         "request_id": names.request, "destination_id": "00000000-0000-0000-0000-000000000001", "project": "CMIP6",
         "version": names.vocabulary, "facet": "source_id", "name": "bad-request",
         "sink": "none" if method == "DELETE" else "portal", "letter": "1", "event": "1",
-        "subscription": "hostile",
+        "subscription": "hostile", "format": "ogc", "grant": "00000000-0000-0000-0000-000000000007",
         "part": "items-1.parquet", "deletion": names.deletion, "bulk_id": names.bulk, "load_id": names.load,
         "n": "2", **PLACES.get(route, {}),
     }  # fmt: skip

@@ -33,6 +33,10 @@ REFUSED = {  # what needs a state that no request of the corpus makes
     (404, ("DELETE", "/notifications/{destination_id}")),
     (404, ("POST", "/notifications/{destination_id}/confirm")),
     (404, ("POST", "/notifications/{destination_id}/test")),
+    *((404, (verb, "/grants/{grant}")) for verb in ("GET", "DELETE")),
+    *((404, ("POST", f"/subscriptions/{{subscription}}/{verb}")) for verb in ("ack", "nack", "seek")),
+    *((404, ("GET", f"/subscriptions/{{subscription}}/{verb}")) for verb in ("next", "dead-letters")),
+    (404, ("POST", "/subscriptions/{subscription}/dead-letters/{letter}/redrive")),
 }
 
 
