@@ -18,8 +18,10 @@ from fedstac.bootstrap import Node
 from fedstac.db import grants, invariants
 from fedstac.db.connections import Connection
 from fedstac.domain.actions import Command
+from fedstac.domain.actions.clear import Clear
 from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark, Unmark
+from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.quarantine import Quarantine, Release
 from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
@@ -32,6 +34,9 @@ from tests.db.writing import ANNA
 
 DATASETS, STEPS = 4, 60
 SUBJECTS: Final = ("bert", "carla")
+COMMANDS: Final = (
+    "retract", "reinstate", "quarantine", "release", "mark", "unmark", "delete", "clear", "publish",
+)  # fmt: skip
 CALLER: Final = Caller(ANNA, writing.RULES.policy)
 UNTIL: Final = datetime(2999, 1, 1, tzinfo=UTC)
 NAMES: Final = tuple(("plain", f"thing-{n}") for n in range(DATASETS))
@@ -45,10 +50,11 @@ class ModelDataset:
     is_quarantined: bool = False
     is_marked: bool = False
     is_deleted: bool = False
+    is_cleared: bool = False
 
     @property
     def is_published(self) -> bool:
-        return not (self.is_retracted or self.is_quarantined or self.is_marked or self.is_deleted)
+        return not (self.is_retracted or self.is_quarantined or self.is_marked or self.is_deleted or self.is_cleared)
 
 
 @dataclass
@@ -88,6 +94,10 @@ def command_of(name: str, n: int) -> Command:
             return Mark(target, ANNA)
         case "unmark":
             return Unmark(target, ANNA)
+        case "clear":
+            return Clear(target, ANNA)
+        case "publish":
+            return Publish(writing.draft(writing.plain(n)), ANNA)
     return Delete(target, ANNA)
 
 
@@ -102,6 +112,10 @@ def follow(dataset: ModelDataset, name: str) -> None:
             dataset.is_marked = name == "mark"
         case "delete":
             dataset.is_deleted = True
+        case "clear":
+            dataset.is_cleared, dataset.is_retracted = True, False
+        case "publish":
+            dataset.is_cleared = False
 
 
 class Run:
@@ -129,8 +143,7 @@ class Run:
             case "expire":
                 return await self.expire()
         return await self.change(
-            self.draw.choice(("retract", "reinstate", "quarantine", "release", "mark", "unmark", "delete")),
-            self.draw.sample(range(DATASETS), self.draw.choice((1, 2))),
+            self.draw.choice(COMMANDS), self.draw.sample(range(DATASETS), self.draw.choice((1, 2)))
         )
 
     async def give(self, subject: str, target: GrantTarget) -> str:
@@ -143,7 +156,7 @@ class Run:
             is_there = True
         else:
             dataset = self.model.datasets[int(target.name.rpartition("-")[2])]
-            is_there = not (dataset.is_marked or dataset.is_deleted)
+            is_there = not (dataset.is_marked or dataset.is_deleted or dataset.is_cleared)
         assert (outcome.problem is None) is is_there, outcome
         if is_there:
             assert outcome.is_new is ((subject, target) not in self.model.grants)
@@ -183,7 +196,7 @@ class Run:
         for n, receipt in zip(numbers, receipts, strict=True):
             if receipt.problem is None:
                 follow(self.model.datasets[n], name)
-                if name == "delete":
+                if name in ("delete", "clear"):
                     gone = GrantTarget("plain", GrantScope.DATASET, f"thing-{n}")
                     self.model.grants = {key: value for key, value in self.model.grants.items() if key[1] != gone}
         return f"{name} {numbers}: {[receipt.outcome.value for receipt in receipts]}"
