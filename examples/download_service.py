@@ -4,6 +4,7 @@
     curl http://127.0.0.1:8090/CMIP6.CMIP.…
 
 The node keeps our place in its log, and writes each event as an overview of the dataset. Kill the service at any time.
+Its token has no role: we get what everybody may have, and so may hand it out to everybody.
 """
 
 import json

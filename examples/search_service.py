@@ -4,6 +4,7 @@
     python search_service.py search.db NCAR historical tas
 
 The node keeps our place in its log, and writes each event as a resource for searches. Kill the service at any time.
+Its token has no role: we get what everybody may have, and so may show it to everybody.
 """
 
 import os

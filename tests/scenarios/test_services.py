@@ -53,6 +53,7 @@ def examples(running: Federation) -> Iterator[Examples]:
 
 
 def test_the_examples_have_what_is_there_though_each_is_killed(running: Federation, examples: Examples) -> None:
+    """They show what everybody may see: no files of a controlled dataset, and nothing of a private one."""
     publisher = Publisher(running)
     publisher.publish(fresh_items(60))
     settle(running)
@@ -67,10 +68,17 @@ def test_the_examples_have_what_is_there_though_each_is_killed(running: Federati
             settle(running)
             ids = sorted(await items_of(http))
             await delete_acknowledged(http, ids[:3])
+            controlled, private = ids[3:5]
+            for id, level in ((controlled, "controlled"), (private, "private")):
+                change = {"properties": {"fedstac:access": level}}
+                headers = {"Content-Type": "application/merge-patch+json", "Prefer": "wait=20"}
+                answer = await http.patch(f"/collections/CMIP6/items/{id}", json=change, headers=headers)
+                assert answer.status_code == 200, answer.text
             settle(running)
             await wait_until_followed(running, http)
             catalogue = await items_of(http)
-            assert catalogue.keys() == set(ids[3:])
+            assert catalogue.keys() == {*ids[3:]} - {private}
+            assert catalogue[controlled]["assets"] == {}
             assert examples.have(catalogue, but_not=ids[:3])
 
     asyncio.run(follow())

@@ -117,10 +117,13 @@ class Examples:
     folder: Path
 
     async def start(self) -> None:
-        """Start them, each with a token of its own."""
+        """Start them, each with a token of its own.
+
+        Only the one that reports has a role. The others show to everybody what they get, so they get no more.
+        """
         for name, script in SCRIPTS.items():
             arguments = [str(self._database(name)), *([str(_free_port())] if name == DOWNLOADS else [])]
-            token = await self.running.issue_token(name, f"node:{name}")
+            token = await self.running.issue_token(name, *([f"node:{name}"] if name == IDENTIFIERS else []))
             self.running.start_program(
                 name, settings.folder("examples") / script, *arguments, FEDSTAC_URL=self.running.west,
                 FEDSTAC_TOKEN=token,
