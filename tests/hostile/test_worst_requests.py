@@ -270,4 +270,5 @@ def test_the_routes_that_take_much_have_knobs_of_their_own() -> None:
         ("POST", "/sinks"), ("POST", "/sinks/{sink}/pause"), ("POST", "/sinks/{sink}/seek"),
         ("POST", "/sinks/{sink}/audit"), ("POST", "/dead-letters/redrive"), ("POST", "/dead-letters/discard"),
         ("POST", "/parked-events/requeue"), ("POST", "/parked-events/discard"),
+        *(("POST", f"/subscriptions/{{subscription}}/{verb}") for verb in ("ack", "nack", "seek")),
     }  # fmt: skip

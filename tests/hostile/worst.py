@@ -340,6 +340,16 @@ def many_reports_of_a_sidecar(draft: Draft, level: int) -> Draft:
     return replace(draft, document=body)
 
 
+def many_grants(draft: Draft, level: int) -> Draft:
+    [grant, *_] = draft.document["grants"]
+    return replace(draft, document={"grants": [{**grant, "subject": f"person:{n}"} for n in range(part(level, 1_000))]})
+
+
+def large_filter_of_a_subscription(draft: Draft, level: int) -> Draft:
+    terms = " OR ".join(f"title = 'x{n}'" for n in range(part(level, 1_000)))
+    return replace(draft, document={**draft.document, "filter": {"cql2": terms}})
+
+
 def many_to_change(draft: Draft, level: int) -> Draft:
     """Return a body that chooses by ids in place of a search."""
     conditions = ("filter", "filter-lang", "collections", "ids", "bbox", "intersects", "datetime", "q")
@@ -433,6 +443,9 @@ KNOBS: Mapping[Route, tuple[Knob, ...]] = {
     ("POST", "/events/status"): (many_exceptions,),
     ("POST", "/deletions/reports"): (many_reports,),
     ("POST", "/dapr/deletion-reports"): (many_reports_of_a_sidecar,),
+    ("POST", "/grants"): (_long("reason", 2_000),),
+    ("POST", "/grants/import"): (many_grants,),
+    ("PUT", "/subscriptions/{subscription}"): (large_filter_of_a_subscription,),
     ("POST", "/collections"): (large_summaries, many_extents, long_title, packed),
     ("PUT", "/collections/{collection_id}"): (large_summaries, many_extents, long_title, packed),
     ("PATCH", "/collections/{collection_id}"): (large_summaries, many_extents, long_title, many_members),
