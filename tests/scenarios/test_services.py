@@ -69,19 +69,31 @@ def test_the_examples_have_what_is_there_though_each_is_killed(running: Federati
             ids = sorted(await items_of(http))
             await delete_acknowledged(http, ids[:3])
             controlled, private = ids[3:5]
-            for id, level in ((controlled, "controlled"), (private, "private")):
-                change = {"properties": {"fedstac:access": level}}
-                headers = {"Content-Type": "application/merge-patch+json", "Prefer": "wait=20"}
-                answer = await http.patch(f"/collections/CMIP6/items/{id}", json=change, headers=headers)
-                assert answer.status_code == 200, answer.text
+            await set_level(http, controlled, "controlled")
+            await set_level(http, private, "private")
             settle(running)
             await wait_until_followed(running, http)
             catalogue = await items_of(http)
             assert catalogue.keys() == {*ids[3:]} - {private}
             assert catalogue[controlled]["assets"] == {}
             assert examples.have(catalogue, but_not=ids[:3])
+            for id in (controlled, private):
+                await set_level(http, id, None)
+            settle(running)
+            await wait_until_followed(running, http)
+            catalogue = await items_of(http)
+            assert catalogue.keys() == {*ids[3:]}
+            assert examples.have(catalogue, but_not=ids[:3])
 
     asyncio.run(follow())
+
+
+async def set_level(http: httpx.AsyncClient, id: str, level: str | None) -> None:
+    """Set who may have a dataset; None: everybody."""
+    change = {"properties": {"fedstac:access": level}}
+    headers = {"Content-Type": "application/merge-patch+json", "Prefer": "wait=20"}
+    answer = await http.patch(f"/collections/CMIP6/items/{id}", json=change, headers=headers)
+    assert answer.status_code == 200, answer.text
 
 
 @dataclass(frozen=True)
