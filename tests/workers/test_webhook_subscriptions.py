@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -19,6 +24,8 @@ from tests.db import writing
 from tests.support.subscribers import (
     TAKEN,
     Request,
+    Subscriber,
+    agree,
     sending,
     subscribe,
     subscriber,
@@ -143,3 +150,178 @@ async def test_what_a_receiver_drops_is_not_sent_again(node: Node, conn: Connect
             stored = await subscription_that(conn, lambda each: each.delivered == 3)
     assert (len(receiver.requests), stored.failing_since) == (3, None)
     assert await conn.fetchval("SELECT count(*) FROM fedstac.subscription_event") == 0
+
+
+@pytest.mark.parametrize("answer", ["429 Too Many Requests\r\nRetry-After: 0", "503 Service Unavailable", "hang up"])
+async def test_a_receiver_that_is_busy_or_does_not_answer_is_left_in_peace_and_gets_everything_later(
+    node: Node, conn: Connection, answer: str
+) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, *range(8))
+    is_busy = asyncio.Event()
+    is_busy.set()
+    async with subscriber() as receiver:
+
+        async def respond(request: Request) -> str:
+            if is_busy.is_set() and answer == "hang up":
+                raise ConnectionError
+            return answer if is_busy.is_set() else TAKEN
+
+        receiver.respond = respond
+        await subscribe(conn, receiver.url)
+        async with sending(node):
+            failing = await subscription_that(conn, lambda each: each.failing_since is not None and each.errors > 2)
+            assert (failing.pos, failing.delivered) == (0, 0)
+            is_busy.clear()
+            stored = await subscription_that(conn, lambda each: each.delivered == 9)
+    assert (stored.failing_since, stored.paused_reason) == (None, None)
+    assert len({request.headers["webhook-id"] for request in receiver.taken}) == len(receiver.taken) == 9
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.subscription_event") == 0  # nothing was counted
+
+
+async def test_a_receiver_that_times_out_is_tried_again(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_chunks, "ANSWER_SECONDS", 0.2)
+    await writing.create_collections(node, "plain")
+    await publish(conn, 1)
+    slow = asyncio.Event()
+    slow.set()
+    async with subscriber() as receiver:
+
+        async def respond(request: Request) -> str:
+            if slow.is_set():
+                await asyncio.Event().wait()
+            return TAKEN
+
+        receiver.respond = respond
+        await subscribe(conn, receiver.url)
+        async with sending(node):
+            stored = await subscription_that(conn, lambda each: each.errors > 1)
+            assert (stored.delivered, stored.last_error) == (0, "no answer in time")
+            monkeypatch.setattr(webhook_chunks, "ANSWER_SECONDS", 60.0)
+            slow.clear()
+            await subscription_that(conn, lambda each: each.delivered == 2)
+
+
+async def test_a_receiver_that_is_gone_ends_its_subscription_and_another_put_begins_it_anew(
+    node: Node, conn: Connection
+) -> None:
+    await writing.create_collections(node, "plain")
+    await writing.sequence_all(conn)
+    async with subscriber() as receiver:
+
+        async def respond(request: Request) -> str:
+            return "410 Gone"
+
+        receiver.respond = respond
+        await subscribe(conn, receiver.url)
+        async with sending(node):
+            stored = await subscription_that(conn, lambda each: each.ended_reason is not None)
+            assert stored.ended_reason == "the receiver answered 410: it wants no more events"
+            await publish(conn, 1)
+            assert len(receiver.requests) == 1
+            receiver.respond = agree
+            await subscribe(conn, receiver.url)
+            await subscription_that(conn, lambda each: each.delivered == 2)
+    actions = await conn.fetch("SELECT action FROM fedstac.audit WHERE dataset = 'subscription/one' ORDER BY id")
+    assert [row["action"] for row in actions] == ["add-subscription", "end-subscription", "change-subscription"]
+
+
+async def test_a_redirect_to_a_private_address_is_not_followed_and_pauses_the_subscription(
+    node: Node, conn: Connection
+) -> None:
+    await writing.create_collections(node, "plain")
+    await writing.sequence_all(conn)
+    async with subscriber() as private, subscriber() as receiver:
+
+        async def respond(request: Request) -> str:
+            return f"307 Temporary Redirect\r\nLocation: {private.url}"
+
+        receiver.respond = respond
+        await subscribe(conn, receiver.url)
+        async with sending(node):
+            stored = await subscription_that(conn, lambda each: each.paused_reason is not None)
+    assert stored.paused_reason is not None
+    assert "redirects are not followed" in stored.paused_reason
+    assert (stored.pos, private.requests, private.handshakes) == (0, [], [])
+
+
+async def test_a_private_address_that_the_operator_did_not_list_is_not_connected_to(
+    node: Node, conn: Connection
+) -> None:
+    settings = node.settings.model_copy(update={"webhook_networks": ("10.0.0.0/8",)})
+    await writing.create_collections(node, "plain")
+    async with subscriber() as receiver:
+        await subscribe(conn, receiver.url)
+        async with sending(replace(node, settings=settings)):
+            stored = await subscription_that(conn, lambda each: each.paused_reason is not None)
+    assert stored.paused_reason == "127.0.0.1 leads to an address that is not of the internet"
+    assert (receiver.requests, receiver.handshakes) == ([], [])
+
+
+async def test_a_receiver_that_does_not_agree_gets_nothing(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    async with subscriber() as receiver:
+        receiver.consent = "200 OK\r\nWebHook-Allowed-Origin: east.example"
+        await subscribe(conn, receiver.url)
+        async with sending(node):
+            stored = await subscription_that(conn, lambda each: each.paused_reason is not None)
+    assert "did not agree" in (stored.paused_reason or "")
+    assert (len(receiver.handshakes), receiver.requests) == (1, [])
+
+
+async def test_a_slow_and_a_failing_receiver_do_not_delay_the_others(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    lags: dict[bool, list[float]] = {False: [], True: []}  # by whether a slow and a failing one are beside
+    published: dict[str, float] = {}
+
+    async def be_slow(request: Request) -> str:
+        await asyncio.sleep(1.0)
+        return TAKEN
+
+    async def fail(request: Request) -> str:
+        return "500 Internal Server Error"
+
+    good: list[Subscriber] = []
+
+    async def have_taken(count: int) -> bool:
+        return all(len(each.taken) == count for each in good)
+
+    async with AsyncExitStack() as stack:
+        good += [await stack.enter_async_context(subscriber()) for _ in range(4)]
+        slow, failing = [await stack.enter_async_context(subscriber()) for _ in range(2)]
+        slow.respond, failing.respond = be_slow, fail
+        for n, receiver in enumerate(good):
+            await subscribe(conn, receiver.url, f"good-{n}", filter={"types": ["dataset.published"]})
+        await stack.enter_async_context(sending(node))
+        for has_others in (False, True):
+            if has_others:
+                await subscribe(conn, slow.url, "slow", filter={"types": ["dataset.published"]})
+                await subscribe(conn, failing.url, "failing", filter={"types": ["dataset.published"]})
+                await subscription_that(conn, lambda each: each.failing_since is not None, "failing")
+            for number in range(30):
+                number += 1000 * has_others
+                await publish(conn, number)
+                published[f"thing-{number}"] = time.monotonic()
+                node.sequenced.wake()
+            await until(partial(have_taken, 30 * (1 + has_others)))
+            for receiver in good:
+                lags[has_others] += [each.at - published[each.dataset] for each in receiver.taken[-30:]]
+        assert len(slow.taken) < 60
+        assert not failing.taken
+    figures = {has: (statistics.median(own), sorted(own)[int(len(own) * 0.95)]) for has, own in lags.items()}
+    print(
+        f"lag in seconds, median and 95th percentile: alone {figures[False]}, beside slow and failing {figures[True]}"
+    )
+
+
+async def test_several_senders_share_subscriptions_and_send_nothing_twice(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, *range(30))
+    async with subscriber() as receiver, sending(node), sending(node):
+        for n in range(6):
+            await subscribe(conn, f"{receiver.url}/{n}", f"s{n}", batch=5)
+        for n in range(6):
+            await subscription_that(conn, lambda each: each.delivered == 31, f"s{n}")
+    assert set(Counter((each.path, each.headers["webhook-id"]) for each in receiver.taken).values()) == {1}
