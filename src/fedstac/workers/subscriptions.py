@@ -1,7 +1,7 @@
 """Sends subscriptions to their webhooks: one signed POST of a CloudEvent for each event, at each receiver's pace.
 
 Every process takes subscriptions that have something to send, by a lease (db/webhook_deliveries.claim). Those that
-stand at the same place of the log share one reading of it. Each has its own task, so that a receiver that is slow holds
+stand close together in the log share one reading of it. Each has its own task, so that a receiver that is slow holds
 up nobody else; and those that are slow or fail have a share of the tasks that they cannot exceed.
 
 The events of one dataset are sent one after the other. One that fails is stored with the time of its next attempt, what
@@ -115,35 +115,44 @@ class WebhookSender:
             conn, uuid4(), self._lease_seconds, most=max(room, 0), most_slow=max(slow_room, 0)
         )
         failpoint("subscriptions.claimed")
-        groups: dict[Cursor, list[Turn]] = {}
+        agreed_turns = [turn for turn in turns if turn.has_consent]
         for turn in turns:
-            if turn.has_consent:
-                groups.setdefault(turn.subscription.cursor, []).append(turn)
-            else:
+            if not turn.has_consent:
                 self._start(turn, Reading())
-        for cursor, group in groups.items():
-            await self._begin(conn, cursor, group)
+        for group in groups_of(agreed_turns):
+            await self._begin(conn, group)
         return bool(turns)
 
-    async def _begin(self, conn: Connection, cursor: Cursor, group: Sequence[Turn]) -> None:
-        """Read the log for subscriptions that stand at one place, and begin the turns of those that get something."""
+    async def _begin(self, conn: Connection, group: Sequence[Turn]) -> None:
+        """Read the log once for subscriptions that stand close together, and begin the turns of those with events."""
         subscribers = await subscribing.subscribers_of(conn, [turn.subscription for turn in group])
         names = [each.filter.collections for each in subscribers]
         collections = None if None in names else frozenset[str]().union(*(each for each in names if each is not None))
         try:
-            page = await subscriptions.look(conn, cursor, collections, PAGE_EVENTS)
+            page = await subscriptions.look(conn, group[0].subscription.cursor, collections, PAGE_EVENTS)
         except CursorGone as error:
             refusal = WebhookOutcome(WebhookVerdict.REFUSED, error.detail)
-            for turn in group:
-                self._start(turn, Reading(), refusal=refusal)
+            for turn in group:  # those further on have their turn again
+                is_gone = turn.subscription.cursor == group[0].subscription.cursor
+                self._start(turn, Reading(), refusal=refusal if is_gone else None)
             return
-        deliveries = await subscribing.deliveries(self._node, conn, page.events, subscribers)
+        group_deliveries = await subscribing.deliveries(self._node, conn, page.events, subscribers)
+        deliveries = {
+            turn.name: [
+                each for each in group_deliveries[turn.name] if each.source.cursor.pos > turn.subscription.pos
+            ]
+            for turn in group
+        }  # fmt: skip
         full = {turn.name for turn in group if turn.waiting >= MOST_WAITING}  # they get only what waits
-        idle = [turn for turn in group if not deliveries[turn.name] and not turn.is_due and turn.name not in full]
+        idle = [
+            turn for turn in group
+            if not deliveries[turn.name] and not turn.is_due and turn.name not in full
+            and page.through.pos >= turn.subscription.pos
+        ]  # fmt: skip
         if idle:
             await webhook_deliveries.pass_over(conn, idle[0].lease, [turn.name for turn in idle], page.through)
         for turn, subscriber in zip(group, subscribers, strict=True):
-            if turn.name in full:
+            if turn.name in full or page.through.pos < turn.subscription.pos:  # of large events a page has few
                 self._start(turn, Reading(subscriber))
             elif deliveries[turn.name] or turn.is_due:
                 self._start(turn, Reading(subscriber, deliveries[turn.name], page.through))
@@ -274,6 +283,22 @@ class WebhookSender:
         elif result.error is not None and turn.subscription.failing_since is None:
             logger.info("a receiver does not take an event; it is sent again", reason=result.error)
         return is_own
+
+
+def groups_of(turns: Sequence[Turn]) -> list[list[Turn]]:
+    """Return the turns of subscriptions that stand within half a page of each other: one reading does for them.
+
+    Afterwards all of a group stand at one place, but for those that were held up.
+    """
+    groups: list[list[Turn]] = []
+    for turn in sorted(turns, key=lambda each: each.subscription.cursor):
+        first = groups[-1][0].subscription if groups else None
+        is_close = first is not None and turn.subscription.pos <= first.pos + PAGE_EVENTS // 2
+        if first is not None and is_close and turn.subscription.epoch == first.epoch:
+            groups[-1].append(turn)
+        else:
+            groups.append([turn])
+    return groups
 
 
 @dataclass(frozen=True, slots=True)
