@@ -255,7 +255,7 @@ SCENARIO: Final = (
     Ask("GET /subscriptions", "The caller's subscriptions", "guest"),
     Ask("GET /subscriptions/{subscription}", "How far it is", "guest", MODEL),
     Ask("GET /subscriptions/{subscription}/next", "Somebody else's", "anna", MODEL),
-    Ask("POST /subscriptions/{subscription}/ack", "What was not given out", "guest", MODEL, body={"cursor": "1.9"}),
+    Ask("POST /subscriptions/{subscription}/ack", "A cursor of another log", "guest", MODEL, body={"cursor": "7.9"}),
     Ask("POST /subscriptions/{subscription}/nack", "What is not given out", "guest", MODEL,
         body={"event_id": NO_DELETION["deletion"], "reason": "The disk is full."}),
     Ask("POST /subscriptions/{subscription}/seek", "Back to the start", "guest", MODEL, body={"cursor": "start"}),
