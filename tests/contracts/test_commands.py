@@ -12,7 +12,7 @@ from fedstac.cli import app
 
 # Commands that show nothing but that they did it: the exit code says so, or they run until they are stopped.
 WITHOUT_RESULT = {
-    "alive", "admin erase-person", "admin new-epoch", "audit export", "groups delete",
+    "alive", "admin erase-person", "admin new-epoch", "audit export", "grant export", "groups delete",
     "file-server", "groups manager add", "groups manager remove", "groups member add", "groups member remove",
     "identity-provider", "index-node", "logout", "migrate", "notifications remove", "notifications test", "notifier",
     "rebuild", "relay", "replica-node", "sequencer", "serve", "sink remove", "subscription remove",
