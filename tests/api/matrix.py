@@ -536,7 +536,8 @@ TABLE: Final[tuple[Line, ...]] = (
          NOT_FOUND),
     # the feed is for nodes, each for itself
     Line(NODES, ("read the feed", "stream the feed", "read the feed's head", "read a snapshot", "read the digests",
-                 "acknowledge", "report on a deletion"), (NO_DATASET,), ANSWERED),
+                 "acknowledge", "report on a deletion", "ask what a sidecar brings",
+                 "report on a deletion by a sidecar"), (NO_DATASET,), ANSWERED),
     Line(NODES, ("read the manifest of files", "read a part of a snapshot"), (NO_DATASET,), NOT_FOUND),  # none there
     # metrics are for those who watch over the node
     Line((ADMIN,), ("read the metrics", "look at the federation"), (NO_DATASET,), ANSWERED),
