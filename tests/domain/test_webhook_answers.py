@@ -61,6 +61,7 @@ def test_what_an_answer_means(
     (None, None), ("0", 0.0), (" 30 ", 30.0), ("99999999999999", 3600.0), ("1.5", None), ("-1", None), ("soon", None),
     ("٣", None), (HALF_PAST, 1800.0), ("Sun, 29 Nov 2026 11:30:00 GMT", 0.0), ("Sun, 29 Nov 2026 12:00:09", 9.0),
     ("Sun, 29 Nov 2099 12:00:00 GMT", 3600.0), ("", None),
+    ("Sun, 29 Nov 2026 12:00:00 +9999999999999999", None),
 ])  # fmt: skip
 def test_how_long_a_receiver_wants_to_be_left_in_peace(text: str | None, seconds: float | None) -> None:
     assert retry_after(text, NOW) == seconds

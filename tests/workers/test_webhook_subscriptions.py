@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import subscriptions
 from fedstac.db.connections import Connection
 from fedstac.domain import destinations
+from fedstac.domain.subscriptions import SubscriptionFilter
 from fedstac.settings import Settings
 from fedstac.workers import webhook_chunks
 from tests.db import writing
@@ -269,6 +271,40 @@ async def test_a_receiver_that_does_not_agree_gets_nothing(node: Node, conn: Con
             stored = await subscription_that(conn, lambda each: each.paused_reason is not None)
     assert "did not agree" in (stored.paused_reason or "")
     assert (len(receiver.handshakes), receiver.requests) == (1, [])
+
+
+async def test_a_subscription_that_nobody_can_work_on_waits_and_holds_up_no_other(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, 1)
+
+    async with subscriber() as receiver, subscriber() as odd:
+
+        def read(text: object) -> SubscriptionFilter:
+            if text == {"cql2": "title = 'fault'"}:
+                raise RuntimeError
+            return SubscriptionFilter.parse(text)
+
+        async def respond(request: Request) -> str:
+            return "503 Later\r\nRetry-After: Mon, 01 Jan 2024 00:00:00 +9999999999999999"
+
+        odd.respond = respond
+        monkeypatch.setattr("fedstac.workers.subscribing.SubscriptionFilter", SimpleNamespace(parse=read))
+        await subscribe(conn, receiver.url, "good")
+        await subscribe(conn, odd.url, "odd answer")
+        await subscribe(conn, "https://a..b.example/hook", "odd host")
+        await subscribe(conn, receiver.url, "old filter", filter={"no": "member"})
+        await subscribe(conn, receiver.url, "fault", filter={"cql2": "title = 'fault'"})
+        async with sending(node):
+            for name in ("odd answer", "odd host", "fault"):
+                await subscription_that(conn, lambda each: each.errors > 1, name)
+            old = await subscription_that(conn, lambda each: each.paused_reason is not None, "old filter")
+            await subscription_that(conn, lambda each: each.delivered == 2, "good")
+            fault = await subscription_that(conn, lambda each: each.failing_since is not None, "fault")
+    assert "put it again" in (old.paused_reason or "")
+    assert fault.last_error == "a fault in fedstac: RuntimeError; ask its operators"
+    assert len(receiver.taken) == 2
 
 
 async def test_a_slow_and_a_failing_receiver_do_not_delay_the_others(node: Node, conn: Connection) -> None:

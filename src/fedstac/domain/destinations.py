@@ -25,6 +25,7 @@ _MAILBOX = re.compile(
     r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)", re.ASCII
 )
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|[0-9a-f:.]+", re.ASCII)
+_LABEL = re.compile(r"[^.]{1,63}")
 _VISIBLE = re.compile(r"[!-~]+", re.ASCII)
 
 
@@ -85,6 +86,8 @@ def _host_of(url: str, *, private: bool) -> str:
     host = (parts.hostname or "").rstrip(".")
     if parts.username is not None or parts.password is not None or parts.fragment or not _HOST.fullmatch(host):
         raise BadRequest("a webhook's address is https://host/path, with a plain host and without a user or a fragment")
+    if not _is_ip(host) and not all(map(_LABEL.fullmatch, host.split("."))):
+        raise BadRequest("a webhook's host has an empty part, or one of more than 63 characters")
     if not private and (host == "localhost" or (_is_ip(host) and not is_public(host))):
         raise BadRequest("a webhook's address is one of the internet, not of this machine or its network")
     return host

@@ -111,7 +111,7 @@ def retry_after(text: str | None, now: datetime) -> float | None:
         return min(float(text[:9]), LONGEST_WAIT_SECONDS)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return min(max((moment - now).total_seconds(), 0.0), LONGEST_WAIT_SECONDS)

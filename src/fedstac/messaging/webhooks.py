@@ -64,7 +64,7 @@ class _CheckingBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:  # fmt: skip
         try:
             addresses = list(dict.fromkeys(await self._find(host, port)))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one
             raise httpcore.ConnectError(f"{host} has no address") from error
         if not self._private and not all(is_within(address, self._networks) for address in addresses):
             raise Forbidden(f"{host} leads to an address that is not of the internet")

@@ -28,13 +28,14 @@ from fedstac.db.connections import Connection
 from fedstac.db.subscriptions import HeldBack
 from fedstac.db.webhook_deliveries import MOST_WAITING, DeliveryResult, Stop, Turn
 from fedstac.domain import destinations
-from fedstac.domain.errors import CursorGone
+from fedstac.domain.errors import BadRequest, CursorGone
 from fedstac.domain.events import Cursor
 from fedstac.domain.subscriptions import Subscriber, SubscriberEvent
 from fedstac.domain.webhook_answers import Consent, WebhookOutcome, WebhookVerdict, consent_of
 from fedstac.messaging.formats import Encoder, EventFormat
 from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks, resolve
 from fedstac.runtime import supervision
+from fedstac.runtime.causes import Cause, cause_of
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import Backoff, pause
 from fedstac.settings import Misconfigured, Settings
@@ -124,6 +125,19 @@ class WebhookSender:
         return bool(turns)
 
     async def _begin(self, conn: Connection, group: Sequence[Turn]) -> None:
+        """Begin the turns of subscriptions that stand close together. One whose reading fails holds up no other."""
+        try:
+            await self._read(conn, group)
+        except Exception as error:
+            if cause_of(error) is not Cause.OURS:
+                raise
+            if len(group) == 1:
+                self._start(group[0], Reading(), refusal=self._fault(error))
+                return
+            for turn in group:
+                await self._begin(conn, [turn])
+
+    async def _read(self, conn: Connection, group: Sequence[Turn]) -> None:
         """Read the log once for subscriptions that stand close together, and begin the turns of those with events."""
         subscribers = await subscribing.subscribers_of(conn, [turn.subscription for turn in group])
         names = [each.filter.collections for each in subscribers]
@@ -186,15 +200,29 @@ class WebhookSender:
         """Send what a subscription gets. If the database fails, its lease ends and it has its turn again."""
         try:
             try:
-                if refusal is not None:
-                    await self._note(turn, result_of_refusal(turn, refusal, datetime.now(UTC)))
-                elif turn.has_consent or await self._ask_consent(turn):
-                    await self._send_chunks(turn, reading)
+                await self._work(turn, reading, refusal)
+            except Exception as error:
+                if cause_of(error) is not Cause.OURS:
+                    raise
+                await self._work(turn, reading, self._fault(error))
             finally:
                 async with self._node.pool.acquire() as conn:
                     await webhook_deliveries.release(conn, turn.lease, [turn.name])
         except Exception as error:
             self._node.parts.fails(PART, error)
+
+    async def _work(self, turn: Turn, reading: Reading, refusal: WebhookOutcome | None) -> None:
+        if refusal is not None:
+            await self._note(turn, result_of_refusal(turn, refusal, datetime.now(UTC)))
+        elif turn.has_consent or await self._ask_consent(turn):
+            await self._send_chunks(turn, reading)
+
+    def _fault(self, error: Exception) -> WebhookOutcome:
+        """Report a fault that came with one subscription. Return what it comes to: that one waits, longer each time."""
+        if isinstance(error, BadRequest):  # its filter is none by the rules of this release
+            return WebhookOutcome(WebhookVerdict.REFUSED, f"{error.detail}; put it again with another filter")
+        self._node.parts.fails(PART, error)
+        return WebhookOutcome(WebhookVerdict.BUSY, f"a fault in fedstac: {type(error).__name__}; ask its operators")
 
     async def _ask_consent(self, turn: Turn) -> bool:
         """Ask the receiver whether it wants events, and store what it says. Return whether it agreed."""
