@@ -133,6 +133,23 @@ async def test_a_refused_event_is_given_again_and_its_dataset_waits_for_it(api: 
     assert (await api.admin.post("/subscriptions/mine/nack", json=refused)).status_code == 404
 
 
+async def test_what_follows_a_refused_event_in_its_batch_comes_again_after_it(api: Api, conn: Connection) -> None:
+    await retitle(api, 1, "c")
+    await head_is(api, conn, 5)
+    await subscribe(api, filter={"types": ["dataset.published", "dataset.updated"]})
+    page = await next_of(api)
+    assert [each["value"]["data"]["id"] for each in page["events"]] == ["thing-1", "thing-2", "thing-3", "thing-1"]
+    body = {"event_id": page["events"][0]["event_id"], "reason": "the disk is full", "retry_in": 0}
+    assert (await api.admin.post("/subscriptions/mine/nack", json=body)).status_code == 200
+    await ack(api, page)
+    for kind in ("entered", "changed"):
+        retried = await next_of(api)
+        assert names(retried["events"]) == [("thing-1", kind)]
+        await ack(api, retried)
+    assert (await next_of(api, wait=0))["events"] == []
+    assert (await api.admin.get("/subscriptions/mine")).json()["waiting"] == 0
+
+
 async def test_what_is_refused_too_often_is_a_dead_letter_that_can_be_sent_again(api: Api, conn: Connection) -> None:
     await head_is(api, conn, 4)
     await subscribe(api, filter={"types": ["dataset.published"]})

@@ -94,6 +94,9 @@ async def test_later_events_of_a_dataset_wait_behind_the_one_that_was_not_taken(
     assert blocked.positions == {2, 4}
     assert blocked.datasets == {("plain", "thing-1")}
     assert other.dataset == "thing-2"
+    await subscriptions.postpone(conn, "s", [Postponement(page[0], "broken", 60)])
+    assert ("plain", None) in (await subscriptions.held_back(conn, "s", page)).datasets, "the collection's events too"
+    await subscriptions.settle(conn, "s", [1])
     assert [each.pos for each in await subscriptions.due(conn, "s", 10)] == [2]
     await subscriptions.postpone(conn, "s", [Postponement(first, "broken", 60)])
     assert await subscriptions.due(conn, "s", 10) == []

@@ -465,6 +465,20 @@ async def postpone(conn: Connection, name: str, postponements: Sequence[Postpone
     )  # fmt: skip
 
 
+async def postpone_followers(conn: Connection, name: str, event: LoggedEvent, through: int, reason: str) -> None:
+    """Store what the log has of an event's dataset after it, through a position: it was given out, and waits for it."""
+    await conn.execute(
+        """INSERT INTO fedstac.subscription_event
+                  (subscription, epoch, pos, event_id, key, collection, dataset, type, attempts, reason)
+           SELECT $1, (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos), f.pos, o.event_id::text, o.key,
+                  o.collection, o.dataset, o.type, 0, $7
+           FROM fedstac.outbox o JOIN fedstac.feed f ON f.id = o.id
+           WHERE o.key = $2 AND o.collection = $3 AND o.dataset IS NOT DISTINCT FROM $4 AND f.pos > $5 AND f.pos <= $6
+           ON CONFLICT DO NOTHING""",
+        name, event.key, event.collection, event.dataset, event.cursor.pos, through, reason,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class HeldBack:
     """What may not be given out of a page: positions that are stored already, and datasets with an earlier event."""
@@ -477,10 +491,12 @@ async def held_back(conn: Connection, name: str, page: Sequence[LoggedEvent]) ->
     """Return what of a page is not to be given out now, as it is stored or waits behind what is stored."""
     rows = await conn.fetch(
         """SELECT e.collection, e.dataset, e.pos, e.dead_at IS NULL AS waits FROM fedstac.subscription_event e
-           WHERE e.subscription = $1 AND (e.pos = ANY ($2::bigint[]) OR e.dead_at IS NULL AND (e.collection, e.dataset)
-                 IN (SELECT * FROM unnest($3::text[], $4::text[])))""",
+           WHERE e.subscription = $1 AND (
+               e.pos = ANY ($2::bigint[])
+               OR e.dead_at IS NULL AND (e.collection, e.dataset) IN (SELECT * FROM unnest($3::text[], $4::text[]))
+               OR e.dead_at IS NULL AND e.dataset IS NULL AND e.collection = ANY ($5::text[]))""",
         name, [event.cursor.pos for event in page], [event.collection for event in page],
-        [event.dataset for event in page],
+        [event.dataset for event in page], [event.collection for event in page if event.dataset is None],
     )  # fmt: skip
     return HeldBack(
         frozenset(row["pos"] for row in rows),

@@ -367,7 +367,8 @@ async def nack(
 ) -> MissedEvent:  # fmt: skip
     """Store an event that was given out and not taken: it is given again, after so many seconds at the earliest.
 
-    Later events of its dataset wait behind it; others go on. Without `retry_in` the time grows with the attempts.
+    Later events of its dataset wait behind it, also those of the same batch; others go on. Without `retry_in` the time
+    grows with the attempts.
     After MOST_ATTEMPTS it is a dead letter. NotFound where no event of that id is given out now.
     """
     async with conn.transaction():
@@ -380,6 +381,9 @@ async def nack(
         seconds = retry_in if retry_in is not None else min(FIRST_RETRY * 2 ** (attempts - 1), LONGEST_RETRY)
         postponements = [Postponement(event, reason, seconds if attempts < MOST_ATTEMPTS else None) for event in page]
         await subscriptions.postpone(conn, name, postponements)
+        if place.attempts == 0:  # of the stored ones a lease gives out the first of each dataset only
+            for event in page:
+                await subscriptions.postpone_followers(conn, name, event, subscription.leased_through or 0, WAITS)
         return await subscriptions.missed_event(conn, name, place.pos)
 
 
