@@ -16,13 +16,14 @@ import pytest
 
 from fedstac import bootstrap
 from fedstac.bootstrap import Node
-from fedstac.db import subscriptions
+from fedstac.db import notifications, subscriptions
 from fedstac.db.connections import Connection
 from fedstac.domain import destinations
 from fedstac.domain.subscriptions import SubscriptionFilter
 from fedstac.settings import Settings
-from fedstac.workers import webhook_chunks
+from fedstac.workers import notifier, webhook_chunks
 from tests.db import writing
+from tests.support.receivers import receiving
 from tests.support.subscribers import (
     TAKEN,
     Request,
@@ -305,6 +306,47 @@ async def test_a_subscription_that_nobody_can_work_on_waits_and_holds_up_no_othe
     assert "put it again" in (old.paused_reason or "")
     assert fault.last_error == "a fault in fedstac: RuntimeError; ask its operators"
     assert len(receiver.taken) == 2
+
+
+async def test_an_owner_is_told_what_ails_their_subscriptions_and_nobody_else_is(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_chunks, "MOST_TRIES", 1)
+    monkeypatch.setattr(notifier, "LOOK_SECONDS", 0.05)
+    settings = node.settings.model_copy(update={"notify_private": True, "notify_window_seconds": 0.0})
+    node = replace(node, settings=settings)
+    await writing.create_collections(node, "plain")
+    await publish(conn, 1, 2)
+    stop = asyncio.Event()
+    async with subscriber() as strict, subscriber() as moved, receiving() as own, receiving() as of_others:
+
+        async def refuse(request: Request) -> str:
+            return "422 No" if request.dataset == "thing-1" else TAKEN
+
+        async def redirect(request: Request) -> str:
+            return "301 Moved"
+
+        strict.respond, moved.respond = refuse, redirect
+        for owner, receiver in (("ben", own), ("eve", of_others)):
+            await notifications.register(conn, owner, receiver.url, ["subscription"], confirmed=True)
+        await subscribe(conn, strict.url, "strict")
+        await subscribe(conn, moved.url, "moved")
+        async with sending(node):
+            await subscription_that(conn, lambda each: each.delivered == 2, "strict")
+            await subscription_that(conn, lambda each: each.paused_reason is not None, "moved")
+        telling = asyncio.create_task(notifier.Notifier(node).run(stop))
+        message = (await own.next()).json
+        stop.set()
+        await telling
+        assert of_others.calls.empty()
+    assert (message["type"], message["data"]["total"]) == ("fedstac.subscriptions.troubled", 2)
+    redirected, with_letter = message["data"]["subscriptions"]
+    assert (redirected["name"], redirected["stand"], redirected["dead_letters"]) == ("moved", "paused", 0)
+    assert "redirects are not followed" in redirected["reason"]
+    assert with_letter == {
+        "name": "strict", "stand": "sent", "reason": None, "dead_letters": 1,
+        "last_reason": "the receiver answered 422", "url": "https://west.example/subscriptions/strict",
+    }  # fmt: skip
 
 
 async def test_a_slow_and_a_failing_receiver_do_not_delay_the_others(node: Node, conn: Connection) -> None:

@@ -355,14 +355,14 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         {"name": TEXT, "project": TEXT, "institution": TEXT, "title": TEXT}, maybe=("name", "title")
     ),
     "Destination": _object(
-        {"id": ID, "address": TEXT, "kind": TEXT, "on": _list(_enum("request", "dataset")), "confirmed": MAYBE_TIME,
-         "created": TIME, "owner": TEXT, "secret": TEXT},
+        {"id": ID, "address": TEXT, "kind": TEXT, "on": _list(_enum("request", "dataset", "subscription")),
+         "confirmed": MAYBE_TIME, "created": TIME, "owner": TEXT, "secret": TEXT},
         maybe=("secret",),
     ),
     "Destinations": _object({"destinations": _list(_ref("Destination"))}),
     "NewDestination": _object(
         {"address": {**TEXT, "description": "mailto:…, https://… or slack+https://…"},
-         "on": _list(_enum("request", "dataset"))},
+         "on": _list(_enum("request", "dataset", "subscription"))},
         maybe=("on",),
     ),
     "CascadePreview": _object(

@@ -23,6 +23,7 @@ class On(StrEnum):
 
     REQUEST = "request"
     DATASET = "dataset"
+    SUBSCRIPTION = "subscription"
 
 
 def _path(id: str) -> str:
@@ -37,6 +38,7 @@ def _post(server: Transport, path: str, body: object) -> Any:
     epilog=examples(
         "fedstac notifications add mailto:anna@ncar.example",
         "fedstac notifications add slack+https://hooks.slack.com/services/… --on request --on dataset",
+        "fedstac notifications add mailto:anna@ncar.example --on subscription",
         codes=True,
     )
 )
@@ -46,7 +48,9 @@ def add(
     on: Annotated[
         list[On] | None,
         typer.Option(
-            "--on", help="request: one of yours is final; dataset: somebody else changed one of yours.",
+            "--on",
+            help="request: one of yours is final; dataset: somebody else changed one of yours; subscription: one of "
+            "yours is paused or ended, or has dead letters.",
             show_default="request",
         ),
     ] = None,

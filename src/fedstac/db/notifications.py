@@ -17,7 +17,14 @@ import orjson
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import events
 from fedstac.domain.errors import Finding
-from fedstac.domain.notices import DatasetChange, DueDeletion, FinalRequest, Incident, RefusedItem
+from fedstac.domain.notices import (
+    DatasetChange,
+    DueDeletion,
+    FinalRequest,
+    Incident,
+    RefusedItem,
+    SubscriptionTrouble,
+)
 from fedstac.domain.policy import DELETION_MANAGER
 
 OPERATORS = ""  # the owner of the destinations that the settings name
@@ -143,11 +150,15 @@ async def tell(conn: Connection, destination: UUID, topic: str, about: Sequence[
 
 
 async def tell_owner(conn: Connection, owner: str, topic: str, about: Sequence[str], *, after: float) -> None:
-    """Put something into the open digests of somebody's destinations that want the topic. Join a transaction."""
+    """Put something into the open digests of somebody's destinations that want the topic. Join a transaction.
+
+    What a digest has already it does not get again.
+    """
     await conn.execute(
         f"""INSERT INTO fedstac.notification (destination, topic, about, due)
             SELECT id, $2, $3, clock_timestamp() + make_interval(secs => $4) FROM fedstac.destination
-            WHERE owner = $1 AND $2 = ANY (topics) AND confirmed IS NOT NULL ORDER BY id {GATHER}""",
+            WHERE owner = $1 AND $2 = ANY (topics) AND confirmed IS NOT NULL ORDER BY id
+            {GATHER} WHERE NOT notification.about @> EXCLUDED.about""",
         owner, topic, list(about), after,
     )  # fmt: skip
 
@@ -438,3 +449,21 @@ async def due_deletions(conn: Connection, about: Sequence[str], limit: int) -> l
         [id for id, _, _ in pairs], [name for _, _, name in pairs], limit,
     )  # fmt: skip
     return [DueDeletion(**{**dict(row), "id": str(row["id"]), "event_id": str(row["event_id"])}) for row in rows]
+
+
+async def subscription_troubles(
+    conn: Connection, owner: str, names: Sequence[str], limit: int
+) -> list[SubscriptionTrouble]:  # fmt: skip
+    """Return what ails these subscriptions of an owner now, the first few; without those that nothing ails any more."""
+    rows = await conn.fetch(
+        """SELECT s.name, coalesce(s.ended_reason, s.paused_reason) AS reason, s.ended_reason IS NOT NULL AS has_ended,
+                  letters.count AS dead_letters, letters.reason AS last_reason
+           FROM fedstac.subscription s CROSS JOIN LATERAL (
+               SELECT count(*) AS count, (array_agg(e.reason ORDER BY e.dead_at DESC))[1] AS reason
+               FROM fedstac.subscription_event e WHERE e.subscription = s.name AND e.dead_at IS NOT NULL) letters
+           WHERE s.owner = $1 AND s.name = ANY ($2::text[])
+             AND (s.ended_reason IS NOT NULL OR s.paused_reason IS NOT NULL OR letters.count > 0)
+           ORDER BY s.name LIMIT $3""",
+        owner, list(names), limit,
+    )  # fmt: skip
+    return [SubscriptionTrouble(**dict(row)) for row in rows]

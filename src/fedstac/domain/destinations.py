@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from fedstac.domain.errors import BadRequest
 
 LONGEST = 1000
-TOPICS = ("request", "dataset")  # what somebody may subscribe to; alerts go where the settings say
+TOPICS = ("request", "dataset", "subscription")  # what somebody may ask for; alerts go where the settings say
 _MAILBOX = re.compile(
     r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)", re.ASCII
 )

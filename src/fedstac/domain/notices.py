@@ -67,6 +67,9 @@ class Sender:
     def dataset(self, collection: str, id: str) -> str | None:
         return f"{self.base}/collections/{quote(collection)}/items/{quote(id)}" if self.base else None
 
+    def subscription(self, name: str) -> str | None:
+        return f"{self.base}/subscriptions/{quote(name)}" if self.base else None
+
     def message(self, type: str, subject: str, lines: Sequence[str | None], data: Mapping[str, Any]) -> Message:
         printable = tuple(one_line(line) for line in lines if line is not None)
         whole = one_line(f"fedstac {self.node}: {subject}", LONGEST_SUBJECT)
@@ -333,6 +336,60 @@ def of_due_deletions(sender: Sender, due: Sequence[DueDeletion], total: int) -> 
         ],
     }  # fmt: skip
     return sender.message("fedstac.deletions.due", f"{total} datasets wait to be deleted", lines, data)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionTrouble:
+    """What its owner has to see to of a subscription that is sent to a webhook.
+
+    reason: why nothing more is sent; None while events are sent. last_reason: of the last event that became a dead
+    letter.
+    """
+
+    name: str
+    reason: str | None
+    has_ended: bool
+    dead_letters: int
+    last_reason: str | None
+
+    @property
+    def stand(self) -> str:
+        """In one word, how it stands."""
+        return "sent" if self.reason is None else "ended" if self.has_ended else "paused"
+
+
+def of_subscriptions(sender: Sender, troubles: Sequence[SubscriptionTrouble]) -> Message:
+    """Return the message about subscriptions to their owner."""
+    stops = [each for each in troubles if each.reason is not None]
+    with_letters = [each for each in troubles if each.dead_letters]
+    lines: list[str | None] = []
+    if stops:
+        lines += ["Nothing more is sent to these subscriptions of yours:"]
+        lines += [f"- {each.name} ({each.stand}): {each.reason}" for each in stops[:SHOWN]]
+        lines += [
+            _and_more(len(stops), "subscriptions"),
+            "Mend the receiver, then put the subscription again: it goes on where it stopped.", "",
+        ]  # fmt: skip
+    if with_letters:
+        lines += ["These subscriptions of yours have dead letters, events that were never taken:"]
+        lines += [
+            f"- {each.name}: {each.dead_letters}, the last one: {each.last_reason}" for each in with_letters[:SHOWN]
+        ]
+        lines += [
+            _and_more(len(with_letters), "subscriptions"),
+            "See them with `fedstac subscription dead-letters NAME`; `fedstac subscription redrive` sends one again.",
+        ]
+    parts = [f"{len(stops)} of your subscriptions get nothing"] if stops else []
+    parts += [f"{sum(each.dead_letters for each in with_letters)} dead letters"] if with_letters else []
+    data = {
+        "total": len(troubles),
+        "subscriptions": [
+            {"name": each.name, "stand": each.stand, "reason": each.reason, "dead_letters": each.dead_letters,
+             "last_reason": each.last_reason, "url": sender.subscription(each.name)}
+            for each in troubles[: SHOWN * 5]
+        ],
+    }  # fmt: skip
+    return sender.message("fedstac.subscriptions.troubled", "; ".join(parts), lines, data)
 
 
 @dataclass(frozen=True, slots=True)

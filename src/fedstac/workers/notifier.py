@@ -209,6 +209,10 @@ class Notifier:
                 case "deletion":
                     due = await notifications.due_deletions(conn, notification.about, notices.SHOWN * 5)
                     return notices.of_due_deletions(self.sender, due, len(due)) if due else None
+                case "subscription":
+                    owner, names = notification.owner, notification.about
+                    ailing = await notifications.subscription_troubles(conn, owner, names, notices.SHOWN * 5)
+                    return notices.of_subscriptions(self.sender, ailing) if ailing else None
                 case _:
                     troubles = await notifications.troubles(conn, notification.about)
                     return notices.of_troubles(self.sender, troubles, len(notification.about))
