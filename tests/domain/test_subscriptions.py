@@ -15,6 +15,7 @@ from fedstac.domain.events import Cursor, LoggedEvent
 from fedstac.domain.subscriptions import (
     DELIVERED_TYPES,
     ChangeKind,
+    FilterCache,
     LoggedDataset,
     LogPage,
     Subscriber,
@@ -199,3 +200,19 @@ def test_a_filter_that_is_none_is_refused(value: object) -> None:
 def test_every_type_of_an_event_can_be_wanted() -> None:
     names = {value for value in vars(events).values() if isinstance(value, str) and value.endswith(".v1")}
     assert names - DELIVERED_TYPES == {events.CURRENT, events.COLLECTION_CURRENT}  # of snapshots
+
+
+def test_filters_of_one_text_are_read_once_and_those_used_last_are_kept() -> None:
+    texts = [f'{{"cql2":"size = {number}"}}' for number in range(10, 14)]
+    cache = FilterCache(most_characters=3 * len(texts[0]))
+    first, second, third = [cache.read(text) for text in texts[:3]]
+    assert [cache.read(text) for text in texts[:3]] == [first, second, third]
+    assert cache.read(texts[0]) is first
+    cache.read(texts[3])
+    assert len(cache) == 3
+    assert (cache.read(texts[0]), cache.read(texts[1]) is second) == (first, False)
+    with pytest.raises(BadRequest):
+        cache.read('{"no": "member"}')
+    assert len(cache) == 3
+    cache.read('{"cql2":"title = \'' + "a" * 200 + "'\"}")  # more than it keeps at all
+    assert len(cache) == 0

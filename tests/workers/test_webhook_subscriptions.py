@@ -291,7 +291,7 @@ async def test_a_subscription_that_nobody_can_work_on_waits_and_holds_up_no_othe
             return "503 Later\r\nRetry-After: Mon, 01 Jan 2024 00:00:00 +9999999999999999"
 
         odd.respond = respond
-        monkeypatch.setattr("fedstac.workers.subscribing.SubscriptionFilter", SimpleNamespace(parse=read))
+        monkeypatch.setattr("fedstac.domain.subscriptions.SubscriptionFilter", SimpleNamespace(parse=read))
         await subscribe(conn, receiver.url, "good")
         await subscribe(conn, odd.url, "odd answer")
         await subscribe(conn, "https://a..b.example/hook", "odd host")

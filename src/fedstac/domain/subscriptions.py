@@ -12,6 +12,7 @@ dataset left: whoever never had it has nothing to forget.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -72,6 +73,34 @@ class SubscriptionFilter:
     def takes_type(self, event_type: str) -> bool:
         """Tell whether it wants events of a type."""
         return self.types is None or event_type in self.types
+
+
+class FilterCache:
+    """Filters that were read from their text and compiled, those used last. Not to be shared among threads.
+
+    most_characters: of the texts that it keeps, which bound its memory.
+    """
+
+    def __init__(self, most_characters: int = 4 << 20) -> None:
+        self._most_characters = most_characters
+        self._filters: OrderedDict[str, SubscriptionFilter] = OrderedDict()
+        self._characters = 0
+
+    def __len__(self) -> int:
+        return len(self._filters)
+
+    def read(self, text: str) -> SubscriptionFilter:
+        """Return the filter of a JSON text that was checked before."""
+        known = self._filters.get(text)
+        if known is not None:
+            self._filters.move_to_end(text)
+            return known
+        fresh = self._filters[text] = SubscriptionFilter.parse(orjson.loads(text))
+        self._characters += len(text)
+        while self._characters > self._most_characters:
+            oldest, _ = self._filters.popitem(last=False)
+            self._characters -= len(oldest)
+        return fresh
 
 
 def _where(value: Json) -> Any:
