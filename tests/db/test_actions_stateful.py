@@ -113,7 +113,10 @@ REASON = st.sampled_from(
 )
 
 
-ELSEWHERE = (Outcome.QUARANTINED, Outcome.RELEASED, Outcome.DELETED, Outcome.PURGED)  # test_deletion_stateful.py
+ELSEWHERE = (
+    Outcome.QUARANTINED, Outcome.RELEASED, Outcome.DELETED, Outcome.PURGED,  # test_deletion_stateful.py
+    Outcome.CLEARED, Outcome.REBUILT,  # test_clearing.py, and tests/workers/test_load_kills.py
+)  # fmt: skip
 
 
 class Actions(RuleBasedStateMachine):
