@@ -91,10 +91,9 @@ class FilterCache:
 
     def read(self, text: str) -> SubscriptionFilter:
         """Return the filter of a JSON text that was checked before."""
-        known = self._filters.get(text)
-        if known is not None:
+        if text in self._filters:
             self._filters.move_to_end(text)
-            return known
+            return self._filters[text]
         fresh = self._filters[text] = SubscriptionFilter.parse(orjson.loads(text))
         self._characters += len(text)
         while self._characters > self._most_characters:
