@@ -21,7 +21,8 @@ from fedstac.domain.reconcile import WORK, ChangeSet, LoadChange, LoadMode
 
 KEPT_DAYS: Final = 7  # that a load stays, unless it is being applied
 NO_TEXTS: Final = ItemTexts(None)
-SWEPT: Final = 20  # loads that are forgotten at once
+TOO_OLD: Final = "it is older than a week"  # in place of who cancelled it
+FORGOTTEN_AT_ONCE: Final = 5_000  # datasets of a load
 COLUMNS: Final = """id, collection, mode, override, submitter, roles, identity, correlation, traceparent, created,
                     compared_at, current, bulk, cancelled_by"""
 
@@ -153,6 +154,8 @@ async def compare(conn: Connection, load: Load, origin: str) -> None:
 
     Documents with another digest count as changed; `doubtful` gives those where that may not be so.
     """
+    # the planner may know small loads alone: it would look for each dataset here in all those of a large one
+    await conn.execute("SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '64MB'")
     await conn.execute("DELETE FROM fedstac.load_dataset WHERE load = $1 AND part IS NULL", load.id)
     await conn.execute(
         """UPDATE fedstac.load_dataset l SET expected = c.digest, change = c.change
@@ -165,7 +168,8 @@ async def compare(conn: Connection, load: Load, origin: str) -> None:
                  FROM fedstac.load_dataset s
                  LEFT JOIN fedstac.record r ON r.collection = $3 AND r.id = s.dataset
                  WHERE s.load = $1) c
-           WHERE l.load = $1 AND l.dataset = c.dataset""",
+           WHERE l.load = $1 AND l.dataset = c.dataset
+             AND (l.expected, l.change) IS DISTINCT FROM (c.digest, c.change)""",
         load.id, origin, load.collection,
     )  # fmt: skip
     await conn.execute(
@@ -182,6 +186,7 @@ async def compare(conn: Connection, load: Load, origin: str) -> None:
            WHERE id = $1""",
         load.id, origin, load.collection,
     )  # fmt: skip
+    await conn.execute("SET LOCAL enable_nestloop = on; RESET work_mem")
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,14 +324,31 @@ async def cancel(conn: Connection, id: UUID, by: str) -> None:
     await conn.execute("UPDATE fedstac.load SET cancelled_by = $2 WHERE id = $1", id, by)
 
 
-async def forget_old(conn: Connection) -> int:
-    """Remove loads that are KEPT_DAYS old and not being applied, a few at a time; return how many."""
-    rows = await conn.fetch(
-        """DELETE FROM fedstac.load WHERE id IN (
-               SELECT l.id FROM fedstac.load l LEFT JOIN fedstac.bulk b ON b.id = l.bulk
+async def forget_old(conn: Connection) -> bool:
+    """Remove a part of what is kept of a load that is KEPT_DAYS old and not being applied; False where there is none.
+
+    It is cancelled first: whoever applied what is left of it would clear datasets that it stated.
+    """
+    async with conn.transaction():
+        id = await conn.fetchval(
+            """SELECT l.id FROM fedstac.load l LEFT JOIN fedstac.bulk b ON b.id = l.bulk
                WHERE l.created < clock_timestamp() - make_interval(days => $1)
                  AND (l.bulk IS NULL OR b.finished_at IS NOT NULL)
-               ORDER BY l.created LIMIT $2) RETURNING id""",
-        KEPT_DAYS, SWEPT,
-    )  # fmt: skip
-    return len(rows)
+               ORDER BY l.created LIMIT 1 FOR UPDATE OF l SKIP LOCKED""",
+            KEPT_DAYS,
+        )
+        if id is None:
+            return False
+        await conn.execute(
+            "UPDATE fedstac.load SET cancelled_by = $2 WHERE id = $1 AND bulk IS NULL AND cancelled_by IS NULL",
+            id, TOO_OLD,
+        )  # fmt: skip
+        removed = await conn.fetch(
+            """DELETE FROM fedstac.load_dataset WHERE load = $1 AND dataset = ANY (ARRAY(
+                   SELECT dataset FROM fedstac.load_dataset WHERE load = $1 ORDER BY dataset LIMIT $2))
+               RETURNING 1""",
+            id, FORGOTTEN_AT_ONCE,
+        )  # fmt: skip
+        if len(removed) < FORGOTTEN_AT_ONCE:
+            await conn.execute("DELETE FROM fedstac.load WHERE id = $1", id)
+        return True
