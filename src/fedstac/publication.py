@@ -48,7 +48,7 @@ from fedstac.domain import grants as grant_rules
 from fedstac.domain.access import level_of_draft
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
-from fedstac.domain.actions.clear import Rebuild
+from fedstac.domain.actions.clear import Clear, Rebuild
 from fedstac.domain.actions.delete import Purge
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.publish import Publish
@@ -311,8 +311,10 @@ def _promoting(commands: Sequence[Command], world: World) -> list[str]:
     """Return the keys of the lineages in which a command may promote the previous version, whose event is whole."""
     return [
         command.target.lineage for command in commands
-        if world.policy.promotes(command.target.collection) and (
-            not isinstance(command, Publish) or level_of_draft(command.draft, world.policy) is Level.PRIVATE
+        if isinstance(command, Clear)
+        or (
+            world.policy.promotes(command.target.collection)
+            and (not isinstance(command, Publish) or level_of_draft(command.draft, world.policy) is Level.PRIVATE)
         )
     ]  # fmt: skip
 

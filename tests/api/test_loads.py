@@ -35,6 +35,10 @@ async def west(api: Api) -> Api:
     return api
 
 
+def is_latest(item: Json) -> bool:
+    return item["properties"]["latest"] is True
+
+
 async def catalogue(api: Api) -> dict[str, Json]:
     features = (await api.anyone.get(f"{ITEMS}?limit=1000")).json()["features"]
     return {each["id"]: each for each in features}
@@ -62,11 +66,14 @@ async def test_the_difference_is_applied(west: Api) -> None:
     after = await catalogue(west)
     assert after.keys() == {item["id"] for item in items}
     assert {after[item["id"]]["properties"]["description"] for item in changed} == {"better"}
-    assert all(after[item["id"]] == before[item["id"]] for item in kept)
+    promoted_ids = [id for id in after if id in before and is_latest(after[id]) and not is_latest(before[id])]
+    assert promoted_ids, "where the latest was removed, the version before is the latest"
+    unchanged_ids = {item["id"] for item in kept} - set(promoted_ids)
+    assert all(after[id] == before[id] for id in unchanged_ids)
     later = (await log(west))[start:]
     assert sorted(later) == sorted(
         [("cleared", item["id"]) for item in removed] + [("updated", item["id"]) for item in changed]
-        + [("published", item["id"]) for item in NEW]
+        + [("published", item["id"]) for item in NEW] + [("updated", id) for id in promoted_ids]
     )  # fmt: skip
     gone = await west.anyone.get(f"{ITEMS}/{removed[0]['id']}")
     assert gone.status_code == 404

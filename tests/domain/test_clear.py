@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from fedstac.domain import events
+from fedstac.domain import events, patching
+from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.clear import Clear, Rebuild
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.publish import Publish
+from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import ItemDoesNotExist, MarkedForDeletion, MissingPermission, PreconditionFailed
 from fedstac.domain.model import Lineage, Outcome, State
@@ -72,6 +74,35 @@ def test_a_rebuild_keeps_which_version_is_the_latest() -> None:
         assert len(decision.changes) == 2, "no other version is demoted or promoted"
         lineage = lineage.after(decision.changes)
     assert [record.id for record in lineage.records.values() if record.latest] == [LATER.id]
+
+
+def latest_of(lineage: Lineage) -> list[str]:
+    return [record.id for record in lineage.records.values() if record.latest]
+
+
+def test_a_rebuild_keeps_a_version_the_latest_that_stands_in_for_a_retracted_one() -> None:
+    world = replace(WORLD, policy=replace(WORLD.policy, promoting=frozenset({"CMIP6"})))
+    lineage = after(PUBLISH, Publish(LATER, ROOT, VERSION))
+    lineage = lineage.after(Retract(LATER_TARGET, ROOT, {"reason": "wrong"}).decide(lineage, world).changes)
+    assert latest_of(lineage) == [DRAFT.id]
+    decision = Rebuild(Clear(TARGET, ROOT), PUBLISH).decide(lineage, world)
+    assert latest_of(lineage.after(decision.changes)) == [DRAFT.id]
+
+
+def test_a_rebuild_does_not_make_a_version_the_latest_that_its_publisher_gave_up() -> None:
+    lineage = after(PUBLISH, Publish(LATER, ROOT, VERSION))
+    edit = patching.read([{"op": "replace", "path": "/properties/latest", "value": False}])
+    lineage = lineage.after(Amend(LATER_TARGET, ROOT, edit, VERSION).decide(lineage, WORLD).changes)
+    decision = Rebuild(Clear(LATER_TARGET, ROOT), Publish(LATER, ROOT, VERSION)).decide(lineage, WORLD)
+    lineage = lineage.after(decision.changes)
+    assert (lineage.records[LATER.id].superseded, lineage.records[LATER.id].latest) == (True, False)
+
+
+def test_the_version_before_is_the_latest_when_the_latest_is_cleared() -> None:
+    lineage = after(PUBLISH, Publish(LATER, ROOT, VERSION), Clear(LATER_TARGET, ROOT))
+    assert latest_of(lineage) == [DRAFT.id], "as if the cleared one had never been there"
+    lineage = after(PUBLISH, Publish(LATER, ROOT, VERSION), Clear(TARGET, ROOT))
+    assert latest_of(lineage) == [LATER.id]
 
 
 def test_a_version_that_was_cleared_does_not_count_as_newer() -> None:

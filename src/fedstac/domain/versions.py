@@ -78,7 +78,8 @@ def changes(change: Change, lineage: Lineage, world: World) -> tuple[Change, ...
     """Return a change with those that it brings along, in the order in which they are written and announced.
 
     Another version that was the latest is demoted before. Where a retraction, a mark or a level takes the latest away
-    and the project wants it (promote_previous), the version before is promoted after.
+    and the project wants it (promote_previous), the version before is promoted after. Where the latest is cleared, it
+    counts as never there: the version before is promoted in every project, if it may be the latest.
     """
     demoted = _demotion(lineage, world, by=change.after.id) if change.after.latest else ()
     lineage = lineage.after(demoted)
@@ -87,9 +88,15 @@ def changes(change: Change, lineage: Lineage, world: World) -> tuple[Change, ...
         change.before is not None and change.before.latest
         and (change.after.state is not State.PUBLISHED or change.after.access is Level.PRIVATE)
     )  # fmt: skip
-    if not gives_up_latest or not world.policy.promotes(change.after.collection):
+    if not gives_up_latest:
         return (*demoted, own)
-    return (*demoted, own, *_promotion(lineage.after((own,)), world, instead_of=own.after))
+    previous = _previous(lineage := lineage.after((own,)))
+    is_wanted = world.policy.promotes(own.after.collection) or (
+        own.after.state is State.CLEARED and previous is not None and may_be_latest(previous, lineage)
+    )
+    if previous is None or not is_wanted:
+        return (*demoted, own)
+    return (*demoted, own, _promotion(previous, lineage, world, instead_of=own.after))
 
 
 def alone(change: Change, lineage: Lineage, world: World) -> Change:
@@ -110,19 +117,21 @@ def _demotion(lineage: Lineage, world: World, *, by: str) -> tuple[Change, ...]:
     return (Change(events.SUPERSEDED, old, after, reason=f"superseded by {by}"),)
 
 
-def _promotion(lineage: Lineage, world: World, *, instead_of: Record) -> tuple[Change, ...]:
+def _previous(lineage: Lineage) -> Record | None:
+    """Return the highest version that could stand in for the latest; None without one."""
     candidates = [
         record
         for record in lineage.records.values()
         if record.is_found and record.state is State.PUBLISHED and not record.superseded
     ]
-    previous = max(candidates, key=lambda record: record.version or 0, default=None)
-    if previous is None:
-        return ()
+    return max(candidates, key=lambda record: record.version or 0, default=None)
+
+
+def _promotion(previous: Record, lineage: Lineage, world: World, *, instead_of: Record) -> Change:
     after = _next(replace(previous, latest=True, claims_latest=True), lineage, world)
     what = instead_of.state if instead_of.state is not State.PUBLISHED else instead_of.access
     reason = f"latest again: {instead_of.id} is {what}"
-    return (Change(events.UPDATED, previous, after, reason=reason, actions=(PROMOTE,)),)
+    return Change(events.UPDATED, previous, after, reason=reason, actions=(PROMOTE,))
 
 
 def _next(record: Record, lineage: Lineage, world: World) -> Record:

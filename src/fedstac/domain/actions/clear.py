@@ -5,7 +5,7 @@ Nobody has to acknowledge it, and no tombstone stays: only a deletion is final (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedstac.domain import events, versions
 from fedstac.domain.actions.publish import Publish
@@ -54,7 +54,10 @@ class Clear:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """Clear a dataset and publish it again, in one step: two events, one after the other, and no moment without it."""
+    """Clear a dataset and publish it again, in one step: two events, one after the other, and no moment without it.
+
+    Its place among the versions stays: whether it is the latest, and whether its publisher gave it up.
+    """
 
     clear: Clear
     publish: Publish
@@ -71,5 +74,5 @@ class Rebuild:
         """Do both, or nothing where one of them is refused. No other version is promoted in between."""
         record = self.clear.find(lineage, world)
         clearing = versions.alone(self.clear.change(record), lineage, world)
-        decision = self.publish.decide(lineage.after((clearing,)), world)
+        decision = replace(self.publish, rebuilt=record).decide(lineage.after((clearing,)), world)
         return Decision(Outcome.REBUILT, (clearing, *decision.changes), decision.warnings)

@@ -28,6 +28,7 @@ class Publish:
     cv_version: str | None = None  # fixed when the request was accepted
     errors: tuple[Finding, ...] = ()  # by that version, which the stored document may excuse
     only_new: bool = False  # If-None-Match: *
+    rebuilt: Record | None = None  # the record that a full-state load cleared a moment ago
 
     @classmethod
     def read(cls, action: QueuedAction) -> Publish:
@@ -79,6 +80,9 @@ class Publish:
         )
         is_newest = versions.is_newest(self.draft.version, lineage)
         record = self._record(lineage, world, latest=is_newest)
+        if self.rebuilt is not None:
+            latest = not self.rebuilt.superseded and (is_newest or self.rebuilt.latest)
+            record = replace(record, latest=latest, claims_latest=latest, superseded=self.rebuilt.superseded)
         if record.access is Level.PRIVATE:
             record = replace(record, latest=False, claims_latest=False)
         published = Change(events.PUBLISHED, cleared, record, self.draft)
