@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from fedstac.bootstrap import Node
-from fedstac.db import subscriptions
+from fedstac.db import nodes, subscriptions
 from fedstac.db.connections import Connection
 from fedstac.db.subscriptions import NewSubscription, Subscription
 from fedstac.domain.events import START, Cursor
@@ -123,7 +123,8 @@ async def subscribe(
     conn: Connection, url: str, name: str = "one", *, filter: Mapping[str, object] | None = None,
     owner: Principal = ANYBODY, format: str = "cloudevents", batch: int = 50, after: Cursor = START,
 ) -> Subscription:  # fmt: skip
-    """Store a subscription that is sent to a webhook."""
+    """Store a subscription that is sent to a webhook, and a token of its owner's."""
+    await nodes.issue_token(conn, owner.name, sorted(owner.roles), token=f"of {owner.name}")
     new = NewSubscription(
         name=name, owner=owner, delivery="webhook", url=url, format=format, key_template="",
         filter=orjson.dumps(filter or {}).decode(), batch=batch, after=after,

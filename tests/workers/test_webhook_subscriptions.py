@@ -16,12 +16,14 @@ import pytest
 
 from fedstac import bootstrap
 from fedstac.bootstrap import Node
-from fedstac.db import notifications, subscriptions
+from fedstac.db import nodes, notifications, subscriptions
 from fedstac.db.connections import Connection
 from fedstac.domain import destinations
+from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import SubscriptionFilter
 from fedstac.settings import Settings
 from fedstac.workers import notifier, webhook_chunks
+from fedstac.workers.subscriptions import WITHOUT_TOKEN
 from tests.db import writing
 from tests.support.receivers import receiving
 from tests.support.subscribers import (
@@ -347,6 +349,43 @@ async def test_an_owner_is_told_what_ails_their_subscriptions_and_nobody_else_is
         "name": "strict", "stand": "sent", "reason": None, "dead_letters": 1,
         "last_reason": "the receiver answered 422", "url": "https://west.example/subscriptions/strict",
     }  # fmt: skip
+
+
+async def test_an_owner_whose_token_is_revoked_gets_nothing_and_later_what_the_next_one_may_read(
+    node: Node, conn: Connection
+) -> None:
+    await writing.create_collections(node, "plain")
+    private = writing.plain(1)
+    private["properties"]["fedstac:access"] = "private"
+    await writing.publish(conn, private)
+    await publish(conn, 2)
+    async with subscriber() as receiver:
+        await subscribe(
+            conn, receiver.url, owner=Principal("opal", frozenset({"admin"})), filter={"types": ["dataset.published"]}
+        )
+        await nodes.revoke_tokens(conn, "opal")
+        async with sending(node):
+            stored = await subscription_that(conn, lambda each: each.errors > 1)
+            assert (receiver.requests, stored.last_error) == ([], WITHOUT_TOKEN.reason)
+            await nodes.issue_token(conn, "opal", ["publisher:nobody"])
+            stored = await subscription_that(conn, lambda each: each.delivered == 1)
+    assert (receiver.datasets, stored.failing_since) == (["thing-2"], None)
+
+
+async def test_a_subscription_behind_the_log_says_what_its_owner_does(
+    node: Node, conn: Connection, administrator: Connection
+) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, 1)
+    async with subscriber() as receiver:
+        await subscribe(conn, receiver.url)
+        async with sending(node):
+            await subscription_that(conn, lambda each: each.delivered == 2)
+        await administrator.execute("UPDATE fedstac.subscription SET pos = 0")
+        await administrator.execute("UPDATE fedstac.forgotten SET pos = 1")
+        async with sending(node):
+            stored = await subscription_that(conn, lambda each: each.paused_reason is not None)
+    assert "seek the place" in (stored.paused_reason or "")
 
 
 async def test_a_slow_and_a_failing_receiver_do_not_delay_the_others(node: Node, conn: Connection) -> None:

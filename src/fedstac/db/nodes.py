@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -67,6 +67,17 @@ async def token_hashes(conn: Connection, role: str) -> list[bytes]:
         role,
     )
     return [row["hash"] for row in rows]
+
+
+async def roles_of(conn: Connection, names: Collection[str]) -> dict[str, frozenset[str]]:
+    """Return the roles that the valid tokens of names have together, by name; without names that have none."""
+    rows = await conn.fetch(
+        """SELECT name, array_agg(role) FILTER (WHERE role IS NOT NULL) AS roles
+           FROM fedstac.token LEFT JOIN LATERAL unnest(roles) role ON true
+           WHERE name = ANY ($1::text[]) AND (expires IS NULL OR expires > clock_timestamp()) GROUP BY name""",
+        list(names),
+    )  # fmt: skip
+    return {row["name"]: frozenset(row["roles"] or ()) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

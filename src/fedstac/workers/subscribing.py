@@ -18,7 +18,7 @@ from uuid import UUID
 import orjson
 
 from fedstac.bootstrap import Node
-from fedstac.db import feed, own_groups, subscriptions
+from fedstac.db import feed, nodes, own_groups, subscriptions
 from fedstac.db.connections import Connection
 from fedstac.db.sinks import PAGE_EVENTS
 from fedstac.db.subscriptions import (
@@ -95,18 +95,34 @@ def _institution_of(vocabularies: Vocabularies, data: Mapping[str, Any]) -> str 
     return institution if isinstance(institution, str) else None
 
 
-async def subscribers_of(conn: Connection, rows: Sequence[Subscription]) -> list[Subscriber]:
-    """Return what stored subscriptions want, and with whose rights: for webhooks, whose owners send no token.
+async def owners_of(conn: Connection, rows: Sequence[Subscription]) -> dict[str, Principal]:
+    """Return with whose rights stored subscriptions are read whose owners send no token, by the subscription's name.
 
-    Roles, groups and entitlements are those of the last PUT, memberships in own groups those of now.
+    Of an owner that an identity provider knows: with groups and entitlements of the last PUT. Of one with a token of
+    this node: with the roles of the last PUT that a valid token of that name still has; absent where there is none.
+    Memberships in own groups are those of now.
     """
-    memberships = await own_groups.memberships(conn, {each.owner for each in rows})
-    return [
-        Subscriber(
-            each.name, filter_of(each), Principal.of_submitter(each.owner, each.roles, each.identity, memberships)
+    owners = {each.owner for each in rows}
+    memberships = await own_groups.memberships(conn, owners)
+    token_roles = await nodes.roles_of(conn, {each.owner for each in rows if each.identity is None})
+    return {
+        each.name: Principal.of_submitter(
+            each.owner,
+            each.roles if each.identity is not None else token_roles[each.owner].intersection(each.roles),
+            each.identity, memberships,
         )
-        for each in rows
-    ]
+        for each in rows if each.identity is not None or each.owner in token_roles
+    }  # fmt: skip
+
+
+async def subscribers_of(rows: Sequence[Subscription], owners: Mapping[str, Principal]) -> list[Subscriber]:
+    """Return what stored subscriptions want, and with whose rights (`owners_of`). BadRequest where a filter is none."""
+
+    subscribers = list[Subscriber]()
+    for each in rows:
+        subscribers.append(Subscriber(each.name, filter_of(each), owners[each.name]))
+        await asyncio.sleep(0)  # a filter of the longest takes some milliseconds to read
+    return subscribers
 
 
 def filter_of(subscription: Subscription) -> SubscriptionFilter:

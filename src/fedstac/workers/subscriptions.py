@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -30,6 +30,7 @@ from fedstac.db.webhook_deliveries import MOST_WAITING, DeliveryResult, Stop, Tu
 from fedstac.domain import destinations
 from fedstac.domain.errors import BadRequest, CursorGone
 from fedstac.domain.events import Cursor
+from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import Subscriber, SubscriberEvent
 from fedstac.domain.webhook_answers import Consent, WebhookOutcome, WebhookVerdict, consent_of
 from fedstac.messaging.formats import Encoder, EventFormat
@@ -52,6 +53,13 @@ LEASE_SECONDS: Final = 15.0
 LEAST_POLL_SECONDS, MOST_POLL_SECONDS = 0.02, 0.25
 END_SECONDS: Final = 3.0  # that posts under way have to end, when the process stops
 RATE_SHARE: Final = 7  # chunks of a minute, for a receiver that wants so many requests a minute at most
+WITHOUT_TOKEN: Final = WebhookOutcome(
+    WebhookVerdict.BUSY, "its owner has no valid token of this node; issue one, or remove the subscription"
+)
+BEHIND_THE_LOG: Final = (
+    "the log no longer has what comes next; read everything with a search, seek the place that was `head` before, "
+    "which begins it anew"
+)
 NOTHING_HELD: Final = HeldBack(frozenset(), frozenset())
 log = structlog.get_logger()
 
@@ -120,14 +128,18 @@ class WebhookSender:
         for turn in turns:
             if not turn.has_consent:
                 self._start(turn, Reading())
-        for group in groups_of(agreed_turns):
-            await self._begin(conn, group)
+        owners = await subscribing.owners_of(conn, [turn.subscription for turn in agreed_turns])
+        for turn in agreed_turns:
+            if turn.name not in owners:
+                self._start(turn, Reading(), refusal=WITHOUT_TOKEN)
+        for group in groups_of([turn for turn in agreed_turns if turn.name in owners]):
+            await self._begin(conn, group, owners)
         return bool(turns)
 
-    async def _begin(self, conn: Connection, group: Sequence[Turn]) -> None:
+    async def _begin(self, conn: Connection, group: Sequence[Turn], owners: Mapping[str, Principal]) -> None:
         """Begin the turns of subscriptions that stand close together. One whose reading fails holds up no other."""
         try:
-            await self._read(conn, group)
+            await self._read(conn, group, owners)
         except Exception as error:
             if cause_of(error) is not Cause.OURS:
                 raise
@@ -135,17 +147,17 @@ class WebhookSender:
                 self._start(group[0], Reading(), refusal=self._fault(error))
                 return
             for turn in group:
-                await self._begin(conn, [turn])
+                await self._begin(conn, [turn], owners)
 
-    async def _read(self, conn: Connection, group: Sequence[Turn]) -> None:
+    async def _read(self, conn: Connection, group: Sequence[Turn], owners: Mapping[str, Principal]) -> None:
         """Read the log once for subscriptions that stand close together, and begin the turns of those with events."""
-        subscribers = await subscribing.subscribers_of(conn, [turn.subscription for turn in group])
+        subscribers = await subscribing.subscribers_of([turn.subscription for turn in group], owners)
         names = [each.filter.collections for each in subscribers]
         collections = None if None in names else frozenset[str]().union(*(each for each in names if each is not None))
         try:
             page = await subscriptions.look(conn, group[0].subscription.cursor, collections, PAGE_EVENTS)
-        except CursorGone as error:
-            refusal = WebhookOutcome(WebhookVerdict.REFUSED, error.detail)
+        except CursorGone:
+            refusal = WebhookOutcome(WebhookVerdict.REFUSED, BEHIND_THE_LOG)
             for turn in group:  # those further on have their turn again
                 is_gone = turn.subscription.cursor == group[0].subscription.cursor
                 self._start(turn, Reading(), refusal=refusal if is_gone else None)
@@ -256,7 +268,9 @@ class WebhookSender:
             place += max(len(news), 1)
             is_last = place >= len(reading.deliveries)
             async with self._node.pool.acquire() as conn:
-                chunk = await self._chunk(conn, turn, reading, news, has_stored=has_stored, is_first=place <= size)
+                chunk = await self._chunk(
+                    conn, turn, reading, news, has_stored=has_stored, most_due=size if place <= size else 0
+                )
             chunk.through = reading.through if is_last else news[-1].event.cursor
             room = self._posts[turn.is_hindered]
             await ChunkPost(self._hooks, room, encoder, self._node.metrics, self._stop.is_set, chunk).send()
@@ -271,18 +285,18 @@ class WebhookSender:
 
     async def _chunk(
         self, conn: Connection, turn: Turn, reading: Reading, news: Sequence[SubscriberEvent], *, has_stored: bool,
-        is_first: bool,
+        most_due: int,
     ) -> Chunk:  # fmt: skip
-        """Return what is to be sent: new events; in the first chunk of a turn also those that failed and are due."""
+        """Return what is to be sent: new events, and so many of those that failed and are due."""
         events = [each.source for each in news]
         held_back = await subscriptions.held_back(conn, turn.name, events) if has_stored and news else NOTHING_HELD
         items = [
             Item(each, is_behind=(each.source.collection, each.source.dataset) in held_back.datasets)
             for each in news if each.source.cursor.pos not in held_back.positions
         ]  # fmt: skip
-        if not (is_first and turn.is_due) or reading.subscriber is None:
+        if not (most_due and turn.is_due) or reading.subscriber is None:
             return Chunk(turn, (), items)
-        stored_events = await subscriptions.due(conn, turn.name, turn.subscription.batch)
+        stored_events = await subscriptions.due(conn, turn.name, most_due)
         events = await subscriptions.events_at(conn, [each.pos for each in stored_events])
         deliveries = await subscribing.deliveries(self._node, conn, events, [reading.subscriber])
         kept_positions = {event.cursor.pos for event in events}
