@@ -14,6 +14,7 @@ from fedstac.db import feed, subscriptions
 from fedstac.db.connections import Connection
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target
@@ -113,6 +114,35 @@ async def test_who_had_a_private_dataset_by_a_grant_learns_that_it_is_gone(node:
     got = await deliveries(node, conn)
     assert got["holder"] == [(private["id"], ChangeKind.LEFT, False)], "a retraction suspends the grant"
     assert got["anyone"] == got["other"] == []
+
+
+async def test_who_had_a_private_dataset_by_a_grant_learns_of_its_deletion_though_the_log_lost_its_text(
+    node: Node, conn: Connection
+) -> None:
+    await writing.create_collections(node, "plain")
+    private = thing(1, "private")
+    await writing.publish(conn, private)
+    await give(conn, private, "holder")
+    assert (await deliveries(node, conn))["holder"] == [(private["id"], ChangeKind.ENTERED, True)]
+    await change(conn, Mark(target(private), ANNA))
+    await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at - interval '1 second'")
+    await change(conn, Delete(target(private), ANNA))
+    got = await deliveries(node, conn)
+    assert got["holder"] == [(private["id"], ChangeKind.LEFT, False)]
+    assert got["anyone"] == got["other"] == []
+
+
+async def test_a_private_dataset_leaves_whose_grant_ran_out(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    private = thing(1, "private")
+    await writing.publish(conn, private)
+    await give(conn, private, "holder")
+    assert (await deliveries(node, conn))["holder"] == [(private["id"], ChangeKind.ENTERED, True)]
+    await conn.execute("UPDATE fedstac.access_grant SET valid_until = clock_timestamp()")
+    await change(conn, Amend(target(private), ANNA, MergePatch({"properties": {"title": "b"}}), None))
+    assert (await deliveries(node, conn))["holder"] == [(private["id"], ChangeKind.LEFT, False)]
+    await conn.execute("UPDATE fedstac.access_grant SET valid_until = valid_from + interval '1 second'")
+    assert (await deliveries(node, conn))["holder"] == [], "it ran out before the dataset was there"
 
 
 async def test_an_event_of_a_private_dataset_says_its_level(node: Node, conn: Connection) -> None:

@@ -55,7 +55,7 @@ async def open_to(conn: Connection, subject: str, keys: Iterable[tuple[str, str]
 class CoveringGrants:
     """For which datasets subjects have grants that are valid now, as (subject, collection, id).
 
-    open_now: those that open the dataset. at_last: also those that are suspended by its state, or were closed lately.
+    open_now: those that open the dataset. at_last: also those that are suspended by its state, or ended lately.
     """
 
     open_now: frozenset[tuple[str, str, str]] = frozenset()
@@ -67,19 +67,20 @@ async def covering(
 ) -> CoveringGrants:
     """Return the grants of many subjects for many datasets, by collection and id. One query for all; none for nobody.
 
-    closed_after: one that was closed later counts among those `at_last`.
+    closed_after: one that was closed later, or ran out later, counts among those `at_last`.
     """
     if not subjects or not keys:
         return CoveringGrants()
     names = list(keys)
     rows = await conn.fetch(
-        """SELECT g.subject, r.collection, r.id, bool_or(g.closed_at IS NULL AND r.state = 'published') AS is_open
+        """SELECT g.subject, r.collection, r.id, bool_or(
+                      g.closed_at IS NULL AND g.valid_until > clock_timestamp() AND r.state = 'published') AS is_open
            FROM unnest($2::text[], $3::text[]) d (collection, id)
            JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.id
            CROSS JOIN LATERAL (VALUES ('dataset', r.id), ('lineage', r.lineage), ('project', '')) c (scope, target)
            JOIN fedstac.access_grant g ON g.collection = r.collection AND g.scope = c.scope AND g.target = c.target
            WHERE g.subject = ANY ($1::text[]) AND g.valid_from <= clock_timestamp()
-             AND g.valid_until > clock_timestamp() AND (g.closed_at IS NULL OR g.closed_at > $4)
+             AND g.valid_until > least($4, clock_timestamp()) AND (g.closed_at IS NULL OR g.closed_at > $4)
            GROUP BY g.subject, r.collection, r.id""",
         list(subjects), [collection for collection, _ in names], [id for _, id in names], closed_after,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from fedstac.domain import access
 from fedstac.domain.access import DatasetAccess, DatasetReader, View
 from fedstac.domain.events import COLLECTION_PREFIX, LoggedEvent
 from fedstac.domain.grants import PREFIX as GRANT_PREFIX
-from fedstac.domain.model import moment
+from fedstac.domain.model import WITHOUT_DOCUMENT, moment
 from fedstac.domain.policy import Action, Policy, Resource
 from fedstac.domain.subscriptions import LoggedDataset, LogPage, Subscriber
 
@@ -59,15 +59,23 @@ class ReadersNow:
 
     def view_of(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
         """Return how much a subscriber may see of a dataset as it is in the log."""
-        return self._view(subscriber, dataset.access, self.grants.open_now)
+        return self._view_as_of_now(subscriber, dataset.access)
 
     def view_now(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
         """Return how much a subscriber may see of the dataset as its record is now."""
         of_record = self.records.get(dataset.access.key)
         if of_record is None:
             return View.EVERYTHING  # only the log knows it
-        current = replace(dataset.access, state=of_record.state, level=of_record.level)
-        return self._view(subscriber, current, self.grants.open_now)
+        return self._view_as_of_now(
+            subscriber, replace(dataset.access, state=of_record.state, level=of_record.level)
+        )  # fmt: skip
+
+    def _view_as_of_now(self, subscriber: Subscriber, dataset: DatasetAccess) -> View:
+        """Return how much a subscriber may see; of a dataset that is gone, whose grants closed with it, that it is."""
+        view = self._view(subscriber, dataset, self.grants.open_now)
+        if dataset.state not in WITHOUT_DOCUMENT:
+            return view
+        return max(view, min(self._view(subscriber, dataset, self.grants.at_last), View.METADATA))
 
     def may_see(self, subscriber: Subscriber, event: LoggedEvent) -> bool:
         """Tell whether a subscriber may see an event that is of no dataset.
