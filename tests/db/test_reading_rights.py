@@ -45,12 +45,14 @@ async def change(conn: Connection, *commands: Command) -> None:
     assert [receipt.problem for receipt in receipts] == [None] * len(commands)
 
 
-async def give(conn: Connection, item: dict[str, Any], subject: str) -> None:
+async def give(conn: Connection, item: dict[str, Any] | None, subject: str) -> None:
+    """Give a grant of a dataset; without one, of the project."""
     now = datetime.now(UTC)
     await conn.execute(
         """INSERT INTO fedstac.access_grant (id, subject, collection, scope, target, valid_from, valid_until, given_at,
-                                             given_by) VALUES ($1, $2, 'plain', 'dataset', $3, $4, $5, $4, 'anna')""",
-        uuid4(), subject, item["id"], now - timedelta(hours=1), now + timedelta(hours=1),
+                                             given_by) VALUES ($1, $2, 'plain', $3, $4, $5, $6, $5, 'anna')""",
+        uuid4(), subject, *(("dataset", item["id"]) if item else ("project", "")), now - timedelta(hours=1),
+        now + timedelta(hours=1),
     )  # fmt: skip
 
 
@@ -143,6 +145,24 @@ async def test_a_private_dataset_leaves_whose_grant_ran_out(node: Node, conn: Co
     assert (await deliveries(node, conn))["holder"] == [(private["id"], ChangeKind.LEFT, False)]
     await conn.execute("UPDATE fedstac.access_grant SET valid_until = valid_from + interval '1 second'")
     assert (await deliveries(node, conn))["holder"] == [], "it ran out before the dataset was there"
+
+
+async def test_whose_grant_ended_is_told_nothing_of_what_came_later(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    earlier, later = thing(1, "private"), thing(2, "private")
+    await writing.publish(conn, earlier)
+    for subject, ending in (
+        ("holder", "valid_until = clock_timestamp()"),
+        ("other", "closed_at = clock_timestamp(), closed_by = 'anna', closed_why = 'over'"),
+    ):
+        await give(conn, None, subject)
+        await conn.execute(f"UPDATE fedstac.access_grant SET {ending} WHERE subject = $1", subject)
+    await writing.publish(conn, later)
+    await change(conn, *(
+        Amend(target(each), ANNA, MergePatch({"properties": {"title": "another"}}), None) for each in (earlier, later)
+    ))  # fmt: skip
+    got = await deliveries(node, conn)
+    assert got["holder"] == got["other"] == [(earlier["id"], ChangeKind.LEFT, False)]
 
 
 async def test_an_event_of_a_private_dataset_says_its_level(node: Node, conn: Connection) -> None:

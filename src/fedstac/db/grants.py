@@ -53,9 +53,9 @@ async def open_to(conn: Connection, subject: str, keys: Iterable[tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class CoveringGrants:
-    """For which datasets subjects have grants that are valid now, as (subject, collection, id).
+    """For which datasets subjects have grants, as (subject, collection, id).
 
-    open_now: those that open the dataset. at_last: also those that are suspended by its state, or ended lately.
+    open_now: those that open the dataset. at_last: also those that are suspended by its state, or that ended lately.
     """
 
     open_now: frozenset[tuple[str, str, str]] = frozenset()
@@ -63,26 +63,45 @@ class CoveringGrants:
 
 
 async def covering(
-    conn: Connection, subjects: Collection[str], keys: Collection[tuple[str, str]], *, closed_after: datetime
+    conn: Connection, subjects: Collection[str], datasets: Mapping[tuple[str, str], datetime]
 ) -> CoveringGrants:
     """Return the grants of many subjects for many datasets, by collection and id. One query for all; none for nobody.
 
-    closed_after: one that was closed later, or ran out later, counts among those `at_last`.
+    datasets: with a moment each. A grant that was closed, or ran out, later than that counts among those `at_last`.
     """
-    if not subjects or not keys:
+    if not subjects or not datasets:
         return CoveringGrants()
-    names = list(keys)
     rows = await conn.fetch(
-        """SELECT g.subject, r.collection, r.id, bool_or(
-                      g.closed_at IS NULL AND g.valid_until > clock_timestamp() AND r.state = 'published') AS is_open
-           FROM unnest($2::text[], $3::text[]) d (collection, id)
-           JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.id
-           CROSS JOIN LATERAL (VALUES ('dataset', r.id), ('lineage', r.lineage), ('project', '')) c (scope, target)
-           JOIN fedstac.access_grant g ON g.collection = r.collection AND g.scope = c.scope AND g.target = c.target
-           WHERE g.subject = ANY ($1::text[]) AND g.valid_from <= clock_timestamp()
-             AND g.valid_until > least($4, clock_timestamp()) AND (g.closed_at IS NULL OR g.closed_at > $4)
-           GROUP BY g.subject, r.collection, r.id""",
-        list(subjects), [collection for collection, _ in names], [id for _, id in names], closed_after,
+        """WITH dataset AS MATERIALIZED (
+               SELECT r.collection, r.id, r.lineage, r.state, d.since
+               FROM unnest($2::text[], $3::text[], $4::timestamptz[]) d (collection, id, since)
+               JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.id),
+           covering AS (
+               SELECT d.collection, d.id, d.state, d.since, c.scope, c.target FROM dataset d CROSS JOIN LATERAL (
+                   VALUES ('dataset', d.id), ('lineage', d.lineage), ('project', '')) c (scope, target)),
+           wanted AS MATERIALIZED (
+               SELECT collection, scope, target, min(since) AS since FROM covering GROUP BY collection, scope, target),
+           holder AS MATERIALIZED (
+               SELECT s.subject FROM unnest($1::text[]) s (subject) CROSS JOIN LATERAL (
+                   SELECT FROM fedstac.access_grant g WHERE g.subject = s.subject AND g.closed_at IS NULL LIMIT 1) one),
+           valid AS (
+               SELECT h.subject, w.collection, w.scope, w.target, longest.valid_until AS ends,
+                      longest.valid_until > clock_timestamp() AS is_open
+               FROM holder h CROSS JOIN wanted w CROSS JOIN LATERAL (
+                   SELECT g.valid_until FROM fedstac.access_grant g
+                   WHERE g.subject = h.subject AND g.collection = w.collection AND g.scope = w.scope
+                     AND g.target = w.target AND g.closed_at IS NULL AND g.valid_from <= clock_timestamp()
+                     AND g.valid_until > w.since ORDER BY g.valid_until DESC LIMIT 1) longest
+               UNION ALL
+               SELECT g.subject, g.collection, g.scope, g.target, least(g.closed_at, g.valid_until), false
+               FROM fedstac.access_grant g
+               WHERE g.subject = ANY ($1::text[]) AND g.closed_at > (SELECT min(since) FROM dataset)
+                 AND g.valid_from < g.closed_at)
+           SELECT v.subject, c.collection, c.id, bool_or(v.is_open AND c.state = 'published') AS is_open
+           FROM valid v JOIN covering c USING (collection, scope, target) WHERE v.ends > c.since
+           GROUP BY v.subject, c.collection, c.id""",
+        list(subjects), [collection for collection, _ in datasets], [id for _, id in datasets],
+        list(datasets.values()),
     )  # fmt: skip
     return CoveringGrants(
         frozenset((row["subject"], row["collection"], row["id"]) for row in rows if row["is_open"]),
@@ -507,12 +526,12 @@ class GrantSight:
 async def page(
     conn: Connection, filter: GrantFilter, sight: GrantSight, *, after: UUID | None, limit: int
 ) -> list[AccessGrant]:
-    """Return grants in the order in which they were given, after one of them."""
-    conditions, values = ["true"], list[Any]()
+    """Return grants that somebody may see, in the order in which they were given, after one of them."""
+    conditions, values = list[str](), list[Any]()
 
-    def add(text: str, *parts: object) -> None:
-        places = [f"${len(values) + n}" for n in range(1, len(parts) + 1)]
-        values.extend(parts)
+    def add(text: str, *arguments: object) -> None:
+        places = [f"${len(values) + n}" for n in range(1, len(arguments) + 1)]
+        values.extend(arguments)
         conditions.append(text.format(*places))
 
     if filter.subject is not None:
@@ -524,12 +543,19 @@ async def page(
         conditions.append("closed_at IS NULL" if filter.is_open else "closed_at IS NOT NULL")
     if filter.is_valid:
         add("closed_at IS NULL AND valid_from <= clock_timestamp() AND valid_until > clock_timestamp()")
-    if not sight.sees_all:
-        add("(collection = ANY ({}::text[]) OR subject = {} OR given_by = {})", list(sight.projects), *[sight.name] * 2)
     if after is not None:
         add("id > {}", after)
-    add("true ORDER BY id LIMIT {}", limit)
-    rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.access_grant WHERE {' AND '.join(conditions)}", *values)
+    ways = ["true"]
+    if not sight.sees_all:  # each way by an index of its own: nobody reads what all others have
+        values += [sight.name, list(sight.projects)]
+        name, projects = f"${len(values) - 1}", f"${len(values)}"
+        ways = [f"subject = {name}", f"given_by = {name}", f"collection = ANY ({projects}::text[])"]
+    values.append(limit)
+    first = f"ORDER BY id LIMIT ${len(values)}"
+    parts = (
+        f"(SELECT {COLUMNS} FROM fedstac.access_grant WHERE {' AND '.join((way, *conditions))} {first})" for way in ways
+    )
+    rows = await conn.fetch(f"SELECT * FROM ({' UNION '.join(parts)}) shown {first}", *values)
     return [_grant(row) for row in rows]
 
 

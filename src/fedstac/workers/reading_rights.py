@@ -25,7 +25,7 @@ from fedstac.domain.policy import Action, Policy, Resource
 from fedstac.domain.subscriptions import LoggedDataset, LogPage, Subscriber
 
 ALL_GRANTS = Resource("all grants", "*", "*")
-LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
+LONG_AGO, NEVER = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,17 @@ class ReadersNow:
         levels = [replace(each, level=here[each.key].level) for each in datasets if each.key in here]
         keys = access.needing_grants([*datasets, *levels])
         subjects = {each.reader.name for each in subscribers if each.reader is not None} if keys else set()
-        oldest = min((_time_of(each) for each in page.datasets.values()), default=LONG_AGO)
-        return cls(policy, here, await grants.covering(conn, subjects, keys, closed_after=oldest))
+        moments: dict[tuple[str, str], datetime] = {}  # of the oldest event of each that somebody might have had
+        for each in page.datasets.values():
+            if (key := each.access.key) in keys:
+                moments[key] = min(moments.get(key, NEVER), _time_of(each))
+        return cls(policy, here, await grants.covering(conn, subjects, moments))
 
     def view_before(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
         """Return how much a subscriber could see before the event that is looked at.
 
-        A grant that was suspended or closed since counts: whoever had the dataset by it learns that it is gone.
+        A grant that was suspended, was closed or ran out since counts: whoever had the dataset by it learns that it is
+        gone.
         """
         return self._view(subscriber, dataset.access, self.grants.at_last)
 
