@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import feed, grants, subscriptions
@@ -17,6 +19,7 @@ from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.target import Target
+from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import START, Cursor, LoggedEvent
 from fedstac.domain.grants import GIVEN, GrantScope, GrantTarget
 from fedstac.domain.patching import MergePatch
@@ -70,6 +73,43 @@ async def test_the_event_before_is_looked_up_where_it_is_not_in_the_page(node: N
     assert (await subscriptions.previous_events(conn, (await subscriptions.look(conn, START, None, 2)).events)) == {
         2: None
     }
+
+
+async def test_a_page_whose_datasets_were_large_before_is_read_in_pieces(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_log(node, conn)
+    draft = writing.draft(thing(2, "b"))
+    change = Amend(Target("plain", draft.id, draft.lineage), ANNA, MergePatch({"properties": {"title": "a"}}), None)
+    await publication.perform(conn, writing.RULES, [Work(change, "anna", "change")])
+    await feed.sequence(conn)
+    page = (await subscriptions.look(conn, Cursor(1, 3), None)).events
+    readers = [STRANGER, TITLED_A, MANAGER]
+    whole = await subscribing.deliveries(node, conn, page, readers)
+    assert {
+        pos: event.cursor.pos for pos, event in (await subscriptions.previous_events(conn, page)).items() if event
+    } == {4: 2, 5: 4, 6: 3}
+    monkeypatch.setattr(subscriptions, "PREVIOUS_BYTES", 1)
+    assert set(await subscriptions.previous_events(conn, page)) == {4, 5}
+    assert await subscribing.deliveries(node, conn, page, readers) == whole
+    assert [each.event.cursor.pos for each in whole["titled"]] == [4, 6]
+
+
+async def test_what_retention_takes_during_a_look_is_not_passed_over(
+    node: Node, conn: Connection, administrator: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_log(node, conn)
+    resume = feed.resume
+
+    async def resume_and_forget(conn: Connection, after: Cursor) -> Cursor:
+        cursor = await resume(conn, after)
+        await administrator.execute("UPDATE fedstac.forgotten SET pos = 3")
+        await administrator.execute("DELETE FROM fedstac.feed WHERE pos <= 3")
+        return cursor
+
+    monkeypatch.setattr(feed, "resume", resume_and_forget)
+    with pytest.raises(CursorGone):
+        await subscriptions.look(conn, Cursor(1, 1), None)
 
 
 async def test_a_look_passes_over_what_is_of_other_collections(node: Node, conn: Connection) -> None:

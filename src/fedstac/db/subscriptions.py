@@ -25,6 +25,7 @@ from fedstac.domain.policy import Principal
 MOST_SUBSCRIPTIONS: Final = 5000
 MOST_OF_OWNER: Final = 500
 LONGEST_REASON: Final = 500
+PREVIOUS_BYTES: Final = 8 << 20  # of the events before those of a page, at once
 
 COLUMNS = """name, owner, roles, identity, delivery, url, secret, format, key_template, filter, batch, epoch,
     pos, lease, leased_until, leased_epoch, leased_through, paused_reason, ended_reason, delivered, delivered_at,
@@ -250,6 +251,12 @@ async def look(
     CursorGone where the log does not go on after that place. Of large events there are the first few.
     """
     after = await feed.resume(conn, after)
+    log_slice = await _read(conn, after, collections, limit)
+    await feed.resume(conn, after)  # retention may have come between: it says so before it takes a row away
+    return log_slice
+
+
+async def _read(conn: Connection, after: Cursor, collections: Iterable[str] | None, limit: int) -> LogSlice:
     reach = await conn.fetchrow(
         """SELECT max(pos) AS pos, (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < max(scanned.pos)) AS epoch
            FROM (SELECT pos FROM fedstac.feed WHERE pos > $1 ORDER BY pos LIMIT $2) scanned""",
@@ -275,7 +282,7 @@ async def previous_events(conn: Connection, page: Sequence[LoggedEvent]) -> dict
     """Return the dataset's event before each event of a page, by the latter's position; None where the log has none.
 
     page: in the order of the log, though not all of it; events of collections have none before. The event before is in
-    the page itself or is looked up, for all together.
+    the page itself or is looked up, for all together. Of large ones there are those of the first few of the page.
     """
     previous: dict[int, LoggedEvent | None] = {}
     last: dict[tuple[str, str], LoggedEvent] = {}
@@ -298,13 +305,19 @@ async def previous_events(conn: Connection, page: Sequence[LoggedEvent]) -> dict
                       ON o.key = page.key AND o.collection = page.collection AND o.dataset = page.dataset
                          AND o.id < page.id
                GROUP BY page.pos)
-           SELECT earlier.pos AS before, f.pos, o.event_id::text, o.key, o.collection, o.dataset, o.seq, o.type,
-                  o.event, (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch
-           FROM earlier JOIN fedstac.outbox o ON o.id = earlier.id JOIN fedstac.feed f ON f.id = o.id""",
+           SELECT before, pos, event_id, key, collection, dataset, seq, type, epoch,
+                  CASE WHEN bytes - size < $5 THEN event END AS event
+           FROM (SELECT earlier.pos AS before, f.pos, o.event_id::text, o.key, o.collection, o.dataset, o.seq, o.type,
+                        (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch, o.event,
+                        octet_length(o.event) AS size, sum(octet_length(o.event)) OVER (ORDER BY earlier.pos) AS bytes
+                 FROM earlier JOIN fedstac.outbox o ON o.id = earlier.id JOIN fedstac.feed f ON f.id = o.id) sized
+           ORDER BY before""",
         [event.cursor.pos for event in firsts], [event.key for event in firsts],
-        [event.collection for event in firsts], [event.dataset for event in firsts],
+        [event.collection for event in firsts], [event.dataset for event in firsts], PREVIOUS_BYTES,
     )  # fmt: skip
-    return previous | {row["before"]: logged_event(row) for row in rows}
+    end = next((row["before"] for row in rows if row["event"] is None), None)
+    previous |= {row["before"]: logged_event(row) for row in rows if row["event"] is not None}
+    return previous if end is None else {pos: event for pos, event in previous.items() if pos < end}
 
 
 async def events_at(conn: Connection, positions: Sequence[int]) -> list[LoggedEvent]:

@@ -73,13 +73,19 @@ async def deliveries(
     page: events in the order of the log, though not all (db/subscriptions.look, events_at). Asks what
     subscribers may read as of now.
     """
-    previous = await subscriptions.previous_events(conn, page)
-    if not page:
-        return {each.name: [] for each in subscribers}
     institution_of = partial(_institution_of, node.checker.vocabularies)
-    log_page = await asyncio.to_thread(LogPage.read, page, previous, institution_of)
-    rights = await ReadersNow.read(conn, node.policy, log_page, subscribers)
-    return await asyncio.to_thread(changes_for, log_page, subscribers, rights)
+    subscriber_events: dict[str, list[SubscriberEvent]] = {each.name: [] for each in subscribers}
+    rest = page
+    while rest:
+        previous = await subscriptions.previous_events(conn, rest)
+        is_complete = [event.dataset is None or event.cursor.pos in previous for event in rest]
+        count = is_complete.index(False) if False in is_complete else len(rest)
+        log_page = await asyncio.to_thread(LogPage.read, rest[:count], previous, institution_of)
+        rights = await ReadersNow.read(conn, node.policy, log_page, subscribers)
+        for name, part in (await asyncio.to_thread(changes_for, log_page, subscribers, rights)).items():
+            subscriber_events[name] += part
+        rest = rest[count:]
+    return subscriber_events
 
 
 def _institution_of(vocabularies: Vocabularies, data: Mapping[str, Any]) -> str | None:
