@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+
 import pytest
 
 from fedstac.domain import destinations
 from fedstac.domain.destinations import networks_of
 from fedstac.messaging.webhooks import Forbidden, Undelivered, Webhooks
-from tests.support.subscribers import subscriber, with_status
-from tests.support.waiting import PATIENCE
+from tests.support.receivers import listening
+from tests.support.subscribers import Subscriber, agree, subscriber, with_status
+from tests.support.waiting import PATIENCE, until
 
 SECRET = b"s" * 32
 
@@ -82,3 +87,51 @@ async def test_a_receiver_that_is_not_reached_is_told_from_one_that_does_not_ans
         with pytest.raises(Undelivered) as failure:
             await hooks.post(url, id="1", secret=SECRET, body=b"{}", seconds=PATIENCE)
     assert not failure.value.was_sent
+
+
+async def test_connections_are_used_again_and_no_more_are_kept_or_open_than_wanted() -> None:
+    receiver, starts = Subscriber(), 0
+    most_open = open_now = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal starts, most_open, open_now
+        starts, open_now = starts + 1, open_now + 1
+        most_open = max(most_open, open_now)
+        try:
+            await receiver.serve(reader, writer)
+        finally:
+            open_now -= 1
+
+    async def has_open(count: int) -> bool:
+        return open_now == count
+
+    async with listening(serve) as port, AsyncExitStack() as stack:
+        receiver.port = port
+        hooks = await stack.enter_async_context(Webhooks(private=True, keep=3, at_once=3))
+
+        async def post(count: int, hooks: Webhooks) -> None:
+            posts = (
+                hooks.post(receiver.url, id=str(n), secret=SECRET, body=b"{}", seconds=PATIENCE) for n in range(count)
+            )
+            assert {answer.status for answer in await asyncio.gather(*posts)} == {204}
+
+        await post(12, hooks)
+        assert (starts, most_open, len(receiver.taken)) == (3, 3, 12)
+        for _ in range(4):
+            await post(1, hooks)
+        assert (starts, open_now) == (3, 3)
+
+        async def hang_up(request: object) -> str:
+            raise ConnectionError
+
+        receiver.respond = hang_up
+        with pytest.raises(Undelivered):
+            await post(1, hooks)
+        receiver.respond = agree
+        await post(3, hooks)
+        assert starts == 4  # the one that was closed is not used again
+        async with Webhooks(private=True, keep=1) as thrifty:
+            await post(3, thrifty)
+            await until(partial(has_open, 4))
+        await until(partial(has_open, 3))
+    assert open_now == 0

@@ -12,9 +12,11 @@ import functools
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import httpcore
 import httpx
@@ -88,6 +90,65 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+OriginKey: TypeAlias = tuple[bytes, bytes, int]  # scheme, host, port
+
+
+class _Connections:
+    """Connections to receivers, each used by one message at a time; `keep` stay open between messages.
+
+    A pool of httpcore looks at all of its connections for each message, and asks the system about each of them.
+    """
+
+    def __init__(self, backend: _CheckingBackend, keep: int) -> None:
+        self._backend, self._keep = backend, keep
+        self._idle: dict[OriginKey, list[httpcore.AsyncHTTPConnection]] = {}
+        self._by_age: OrderedDict[httpcore.AsyncHTTPConnection, OriginKey] = OrderedDict()  # of those that are idle
+
+    @asynccontextmanager
+    async def one_to(self, origin: httpcore.Origin) -> AsyncIterator[httpcore.AsyncHTTPConnection]:
+        """Yield a connection for one message: one that is open, or a new one."""
+        key = (origin.scheme, origin.host, origin.port)
+        connection = await self._take(key) or httpcore.AsyncHTTPConnection(
+            origin, ssl_context=_certificates(), keepalive_expiry=KEPT_SECONDS, network_backend=self._backend
+        )
+        try:
+            yield connection
+        finally:
+            await self._give_back(connection, key)
+
+    async def close(self) -> None:
+        """Close those that are idle."""
+        while self._by_age:
+            await self._remove(next(iter(self._by_age))).aclose()
+
+    async def _take(self, key: OriginKey) -> httpcore.AsyncHTTPConnection | None:
+        while idle := self._idle.get(key):
+            connection = self._remove(idle[-1])
+            if connection.is_available() and not connection.has_expired():
+                return connection
+            await connection.aclose()
+        return None
+
+    async def _give_back(self, connection: httpcore.AsyncHTTPConnection, key: OriginKey) -> None:
+        if not (self._keep and connection.is_available()):  # its answer was not read to the end, or it is closed
+            await connection.aclose()
+            return
+        self._idle.setdefault(key, []).append(connection)
+        self._by_age[connection] = key
+        while self._by_age:
+            oldest = next(iter(self._by_age))
+            if len(self._by_age) <= self._keep and not oldest.has_expired():
+                break
+            await self._remove(oldest).aclose()
+
+    def _remove(self, connection: httpcore.AsyncHTTPConnection) -> httpcore.AsyncHTTPConnection:
+        key = self._by_age.pop(connection)
+        self._idle[key].remove(connection)
+        if not self._idle[key]:
+            del self._idle[key]
+        return connection
+
+
 class Webhooks:
     """Sends. `private`: to addresses of the own network too; `networks`: to those of them.
 
@@ -99,19 +160,16 @@ class Webhooks:
         at_once: int = MOST_AT_ONCE,
     ) -> None:  # fmt: skip
         self._keeps = keep > 0
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=_certificates(), max_connections=at_once, max_keepalive_connections=keep,
-            keepalive_expiry=KEPT_SECONDS, network_backend=_CheckingBackend(find, private=private, networks=networks),
-        )  # fmt: skip
+        self._connections = _Connections(_CheckingBackend(find, private=private, networks=networks), keep)
+        self._room = asyncio.Semaphore(at_once)
 
     async def __aenter__(self) -> Self:
-        await self._pool.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._pool.__aexit__(kind, error, trace)
+        await self._connections.close()
 
     async def send(
         self, url: str, *, id: str, secret: bytes, body: bytes, seconds: float, headers: Mapping[str, str] = NO_HEADERS
@@ -145,26 +203,23 @@ class Webhooks:
     async def _exchange(
         self, method: str, url: str, fields: Mapping[str, str], body: bytes, seconds: float
     ) -> WebhookAnswer:  # fmt: skip
-        limits = dict.fromkeys(("read", "write", "pool"), seconds) | {"connect": min(seconds, MOST_CONNECT_SECONDS)}
+        limits = {"read": seconds, "write": seconds, "connect": min(seconds, MOST_CONNECT_SECONDS)}
         fields = {**fields, "user-agent": f"fedstac/{__version__}"}
+        target, has_begun = httpcore.URL(url), False
         try:
-            async with (
-                asyncio.timeout(seconds),
-                self._pool.stream(
-                    method, url, headers=list(fields.items()), content=body, extensions={"timeout": limits}
-                ) as answer,
-            ):
-                begin = await _drain(answer) if self._keeps else b""
-                headers = {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in answer.headers}
-                return WebhookAnswer(answer.status, headers, begin)
+            async with asyncio.timeout(seconds), self._room, self._connections.one_to(target.origin) as connection:
+                has_begun = True
+                async with connection.stream(
+                    method, target, headers=list(fields.items()), content=body, extensions={"timeout": limits}
+                ) as answer:
+                    begin = await _drain(answer) if self._keeps else b""
+                    headers = {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in answer.headers}
+                    return WebhookAnswer(answer.status, headers, begin)
         except TimeoutError:
-            raise Undelivered("no answer in time") from None
-        except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout) as error:
+            raise Undelivered("no answer in time", was_sent=has_begun) from None
+        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
             raise Undelivered(type(error).__name__, was_sent=False) from error
-        except (
-            httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.UnsupportedProtocol,
-            OSError,
-        ) as error:  # fmt: skip
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
             raise Undelivered(type(error).__name__) from error
 
 
