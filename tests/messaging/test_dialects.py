@@ -7,12 +7,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import jsonschema_rs
 import orjson
 import pytest
 
-from fedstac.domain import events
+from fedstac.domain import events, identifiers
 from fedstac.domain.events import EventFormat, LoggedEvent
 from fedstac.messaging.dialects import ABOUT_COLLECTIONS, Operation, wis2
 from fedstac.messaging.dialects.overview import extension_of
@@ -137,6 +138,31 @@ def notification(event: LoggedEvent) -> Json:
     assert len(value) <= wis2.LARGEST
     found: Json = json.loads(value)
     return found
+
+
+@pytest.mark.parametrize("character", ["a", "\u00fc", "\u4e2d", "\U0001f30d", '"'])
+@pytest.mark.parametrize("event_type", [events.PUBLISHED, events.DELETED])
+def test_a_notification_of_the_longest_id_is_not_too_large(character: str, event_type: str) -> None:
+    longest_id = character * identifiers.LONGEST_ID
+    whole = json.loads(next(event.text for event in DATASETS if event.type == event_type))
+    whole["data"].update(id=longest_id, collection="c" * 128)
+    value = notification(replace(FIRST, type=event_type, dataset=longest_id, text=orjson.dumps(whole).decode()))
+    relation = "deletion" if event_type == events.DELETED else "canonical"
+    assert value["links"][0]["rel"] == relation
+    if event_type == events.DELETED or len(value["links"]) == 1:
+        assert value["links"][0]["href"].endswith(f"/items/{quote(longest_id, safe='')}")
+    jsonschema_rs.validator_for(schema_of(EventFormat.WIS2)).validate(value)
+
+
+def test_one_dataset_has_one_name_in_notifications() -> None:
+    long_id = "\u4e2d" * identifiers.LONGEST_ID
+    whole = json.loads(FIRST.text)
+    whole["data"]["id"] = long_id
+    event = replace(FIRST, dataset=long_id, text=orjson.dumps(whole).decode())
+    gone = replace(event, type=events.LEFT)
+    names = {notification(each)["properties"]["data_id"] for each in (event, gone)}
+    assert len(names) == 1
+    assert FIRST.dataset in notification(FIRST)["properties"]["data_id"]
 
 
 def test_one_file_has_its_checksum_and_several_are_found_by_the_item() -> None:

@@ -2,11 +2,13 @@
 
 One link has the relation canonical, update or deletion. It leads to the file of a dataset that has one, with its
 `integrity`; else to the dataset's item. The link with the relation item always leads there: who fetches it has the
-state of the catalogue. `pubtime` is the time of the change: it is the same however often a message is sent.
+state of the catalogue. Where the dataset's id is so long that two links are too large, the one with the relation of
+the change alone leads there. `pubtime` is the time of the change: it is the same however often a message is sent.
 """
 
 from __future__ import annotations
 
+import hashlib
 from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC
@@ -24,6 +26,7 @@ CONFORMS_TO: Final = ("http://wis.wmo.int/spec/wnm/1/conf/core",)
 VERSION: Final = "v04"
 LARGEST: Final = 8192  # bytes of a message
 LARGEST_GEOMETRY: Final = 2048  # bytes; of a larger one the box is sent
+LONGEST_ID: Final = 1024  # bytes of a dataset's id that a notification repeats; of a longer one it has the sha-256
 RELATIONS: Final = {Operation.CREATE: "canonical", Operation.UPDATE: "update", Operation.DELETE: "deletion"}
 GEOMETRIES: Final = ("Point", "Polygon")
 METHODS: Final = {"sha2-256": "sha256", "sha2-384": "sha384", "sha2-512": "sha512"}  # by the names of multihashes
@@ -31,23 +34,29 @@ FETCHED: Final = ("http://", "https://", "ftp://", "sftp://")
 
 
 def write(event: LoggedEvent, delivery: Delivery) -> WireMessage:
-    """Return an event as a WIS2 notification. What makes it too large is left out: the geometry, then the file."""
+    """Return an event as a WIS2 notification.
+
+    What makes it too large is left out: the geometry, then the file, then the second link.
+    """
     change = parse_event(event, delivery)
     geometry = None if change.is_gone else _geometry(change.data["document"])
     file = None if change.is_gone else _only_file(change)
-    for shown_geometry, shown_file in ((geometry, file), (None, file), (None, None)):
-        value = orjson.dumps(_notification(change, shown_geometry, shown_file, delivery))
+    contents = ((geometry, file, 2), (None, file, 2), (None, None, 2), (None, None, 1))
+    for shown_geometry, shown_file, link_count in contents:
+        value = orjson.dumps(_notification(change, shown_geometry, shown_file, delivery, link_count))
         if len(value) <= min(LARGEST, delivery.largest_value):
             return WireMessage({"content-type": GEOJSON}, value)
     raise ValueError(f"a notification of {len(value)} bytes is too large for WIS2, which takes {LARGEST}")
 
 
-def _notification(change: ParsedEvent, geometry: Json | None, file: Json | None, delivery: Delivery) -> Json:
+def _notification(
+    change: ParsedEvent, geometry: Json | None, file: Json | None, delivery: Delivery, link_count: int
+) -> Json:
     address = item_address(delivery, change.collection, change.id)
     item = {"href": address, "rel": "item", "type": GEOJSON}
     relation = RELATIONS[change.operation]
     links: list[Json] = [{**(_file_link(file) if file is not None else item), "rel": relation}]
-    if not change.is_gone:
+    if not change.is_gone and link_count > 1:
         links.append(item)
     document_properties = {} if change.is_gone else change.data["document"]["properties"]
     return {
@@ -57,7 +66,7 @@ def _notification(change: ParsedEvent, geometry: Json | None, file: Json | None,
         "type": "Feature",
         "geometry": geometry,
         "properties": {
-            "data_id": f"{change.collection}/{change.id}",
+            "data_id": f"{change.collection}/{_name(change.id)}",
             "metadata_id": f"urn:wmo:md:{change.envelope['source']}:{change.collection}",
             "pubtime": change.envelope["time"],
             **_times(document_properties),
@@ -66,6 +75,12 @@ def _notification(change: ParsedEvent, geometry: Json | None, file: Json | None,
         },
         "links": links,
     }
+
+
+def _name(id: str) -> str:
+    """Return a dataset's id, or a short text in place of a long one: the same in every event of the dataset."""
+    octets = id.encode()
+    return id if len(octets) <= LONGEST_ID else f"sha-256:{hashlib.sha256(octets).hexdigest()}"
 
 
 def _times(properties: Json) -> Json:
