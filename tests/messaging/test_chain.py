@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedstac.domain import events
 from fedstac.domain.events import Cursor
 from fedstac.messaging.sources import EventPage, RawEvent
 from fedstac.messaging.sources.brokers import READ_MESSAGES
@@ -225,3 +226,45 @@ def test_what_waits_in_all_is_bounded_and_what_is_due_can_still_come() -> None:
         headers = {"pos": str(number + 2), "epoch": "1", "prev": str(number + 1)}
         chain.put(LogMessage(name, 0, headers, b" " * (MOST_BYTES // 7 + 1)))
     assert chain.partitions_ahead() == set(names[1:])
+
+
+# --- a dataset that is cleared and published again ---
+
+
+def of_type(pos: int, event_type: str) -> LogMessage:
+    return message(pos, offset=pos, value=orjson.dumps({**event(pos), "type": event_type}))
+
+
+def positions(page: EventPage) -> list[int]:
+    return [each["pos"] for each in page.events]
+
+
+def test_no_page_ends_between_a_clearing_and_the_publication_after_it() -> None:
+    for limit in range(2, 8):
+        chain = Chain.begin(Cursor(1, 0), {}, ["0"])
+        for pos in range(1, 25):
+            chain.put(of_type(pos, events.CLEARED if pos % 2 else events.PUBLISHED))
+        pages = []
+        while (page := chain.take(limit)).events:
+            pages.append(positions(page))
+        assert [pos for page in pages for pos in page] == list(range(1, 25))
+        assert all(page[-1] % 2 == 0 for page in pages), pages
+
+
+def test_a_clearing_waits_once_for_what_the_broker_has_not_brought_yet() -> None:
+    chain = Chain.begin(Cursor(1, 0), {}, ["0"])
+    chain.put(of_type(1, events.PUBLISHED))
+    chain.put(of_type(2, events.CLEARED))
+    assert positions(chain.take(7)) == [1]
+    assert positions(chain.take(7)) == []
+    assert chain.is_holding
+    chain.put(of_type(3, events.PUBLISHED))
+    assert positions(chain.take(7)) == [2, 3]
+    assert not chain.is_holding
+
+
+def test_a_clearing_that_nothing_follows_comes_after_its_wait() -> None:
+    chain = Chain.begin(Cursor(1, 0), {}, ["0"])
+    chain.put(of_type(1, events.CLEARED))
+    assert [positions(chain.take(7)) for _ in range(3)] == [[], [1], []]
+    assert not chain.is_holding

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from urllib.parse import parse_qs, urlsplit
 
+import orjson
 import pytest
 
+from fedstac.domain import events
 from fedstac.domain.events import Cursor
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import BehindRetention, NotServed, SourceAway, SourceRefused
@@ -52,6 +55,53 @@ async def test_nobody_there_is_waited_for() -> None:
     async with Origin(SourceAddress(address, "")) as source:
         with pytest.raises(SourceAway):
             await source.head()
+
+
+# --- pages of the feed ---
+
+
+@asynccontextmanager
+async def feeding(types: Sequence[str]) -> AsyncIterator[HttpSource]:
+    """Yield the feed of a node whose log has events of these types."""
+    log = [{"pos": pos, "epoch": 1, "type": event_type} for pos, event_type in enumerate(types, 1)]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        query = parse_qs(urlsplit(request.split()[1]).query)
+        after, limit = int(query["after"][0].partition(".")[2]), int(query["limit"][0])
+        page = log[after : after + limit]
+        body = orjson.dumps(page)
+        head = f"HTTP/1.1 200 OK\r\nx-cursor: 1.{after + len(page)}\r\ncontent-length: {len(body)}\r\n"
+        writer.write(f"{head}connection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+
+    async with (
+        listening(answer) as port, HttpSource(SourceAddress(f"http://127.0.0.1:{port}", "fst_secret")) as source
+    ):  # fmt: skip
+        yield source
+
+
+async def pages_of(source: HttpSource, limit: int) -> list[list[int]]:
+    pages, cursor = [], Cursor(1, 0)
+    while (page := await source.receive(cursor, limit=limit, wait=0)).events:
+        pages.append([event["pos"] for event in page.events])
+        cursor = page.cursor
+    return pages
+
+
+@pytest.mark.parametrize("limit", [2, 3, 5, 100])
+async def test_no_page_ends_between_a_clearing_and_the_publication_after_it(limit: int) -> None:
+    async with feeding([events.CLEARED, events.PUBLISHED] * 6) as source:
+        pages = await pages_of(source, limit)
+    assert [pos for page in pages for pos in page] == list(range(1, 13))
+    assert all(page[-1] % 2 == 0 for page in pages), pages
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+async def test_datasets_that_are_cleared_and_stay_away_come_one_after_the_other(limit: int) -> None:
+    async with feeding([events.PUBLISHED, *[events.CLEARED] * 4]) as source:
+        pages = await pages_of(source, limit)
+    assert [pos for page in pages for pos in page] == list(range(1, 6))
 
 
 # --- whom to follow, as the settings say it ---

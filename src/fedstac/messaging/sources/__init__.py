@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
-from fedstac.domain.events import Cursor
+from fedstac.domain.events import CLEARED, Cursor
 from fedstac.settings import Misconfigured
 
 if TYPE_CHECKING:
@@ -59,6 +59,14 @@ class EventPage:
     unreadable: Sequence[UnreadableMessage] = ()
 
 
+def is_clearing(event: RawEvent) -> bool:
+    """Return whether an event clears a dataset: the next one may publish it again, in the same transaction.
+
+    Whoever applies the first alone shows a catalogue without the dataset, which its origin never did.
+    """
+    return event.get("type") == CLEARED
+
+
 class EventSource(Protocol):
     """Gives the events of one origin. Its methods raise SourceAway or SourceRefused where the source fails."""
 
@@ -77,7 +85,10 @@ class EventSource(Protocol):
         ...
 
     async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
-        """Return the events after a place, after up to `wait` seconds. BehindRetention where they are not kept."""
+        """Return the events after a place, after up to `wait` seconds. BehindRetention where they are not kept.
+
+        No page ends between the clearing of a dataset and its publication, if more than one event is asked for.
+        """
         ...
 
 

@@ -21,6 +21,7 @@ from fedstac.messaging.sources.addresses import BrokerAddress
 from fedstac.messaging.sources.chain import Chain, Gap, LogMessage
 from fedstac.messaging.sources.http import HttpSource
 
+PAIR_PATIENCE_SECONDS = 0.5  # for what comes after the clearing of a dataset, which may publish it again
 GAP_PATIENCE_SECONDS = 1.0  # for an event that another partition may still bring
 READ_MESSAGES = 1000
 REACH_SECONDS = 2.0  # between looks for a broker that is away
@@ -132,7 +133,9 @@ class BrokerSource:
                 return page
             seconds = max(deadline - time.monotonic(), 0.0)
             gap = self._chain.gap()
-            if gap is not None:
+            if self._chain.is_holding:
+                seconds = PAIR_PATIENCE_SECONDS
+            elif gap is not None:
                 patience = self._patience(gap)
                 if patience <= 0:
                     return await self._fill(gap, limit)
@@ -151,7 +154,7 @@ class BrokerSource:
                 page = await self._look_elsewhere(limit)
                 if page.events:
                     return page
-            if not messages and time.monotonic() >= deadline:
+            if not messages and time.monotonic() >= deadline and not self._chain.is_holding:
                 return page
 
     async def _enter_epoch(self, after: Cursor) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from fedstac.domain.events import Cursor, whole_number
 from fedstac.messaging.dialects import cloudevents
-from fedstac.messaging.sources import EventPage, Offsets, RawEvent, UnreadableMessage
+from fedstac.messaging.sources import EventPage, Offsets, RawEvent, UnreadableMessage, is_clearing
 
 PAGE_BYTES = 8 << 20
 AHEAD_MESSAGES, AHEAD_BYTES = 1000, 16 << 20  # of one partition that waits for the others
@@ -80,6 +80,7 @@ class Chain:
     log_identity: str = ""
     _waiting: dict[str, deque[LogMessage]] = field(default_factory=dict)
     _bytes: dict[str, int] = field(default_factory=dict)
+    _clearing_cursor: Cursor | None = None  # of a clearing that waited once for what comes after it
 
     @classmethod
     def begin(cls, after: Cursor, offsets: Offsets, partitions: Iterable[str], log_identity: str = "") -> Chain:
@@ -106,7 +107,10 @@ class Chain:
         )
 
     def take(self, limit: int) -> EventPage:
-        """Return the events that are due, as far as they are here."""
+        """Return the events that are due, as far as they are here.
+
+        A clearing waits once for the event after it, which may publish the dataset again; both go into one page.
+        """
         events: list[RawEvent] = []
         unreadable: list[UnreadableMessage] = []
         size = 0
@@ -118,11 +122,24 @@ class Chain:
             event = event_of(message, cursor)
             if event is None:
                 break
+            if is_clearing(event):
+                is_followed = len(self._waiting[message.partition]) > 1
+                has_room = len(events) + len(unreadable) + 1 < limit and size + len(message.value) < PAGE_BYTES
+                if events and not (is_followed and has_room):
+                    break
+                if not is_followed and self._clearing_cursor != cursor:
+                    self._clearing_cursor = cursor
+                    break
             self._pop(message.partition)
             events.append(event)
             size += len(message.value)
             self.cursor = cursor
         return EventPage(events, self.cursor, dict(self.offsets), unreadable)
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the event that is due is here, and waits for the one after it."""
+        return self._clearing_cursor == Cursor(self.cursor.epoch, self.cursor.pos + 1)
 
     def gap(self) -> Gap | None:
         """Return what is missing before the next message; None while the broker gave no message that is ahead."""

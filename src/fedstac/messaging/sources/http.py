@@ -11,7 +11,7 @@ import orjson
 
 from fedstac.domain.events import Cursor
 from fedstac.messaging.node_client import NodeClient
-from fedstac.messaging.sources import EventPage, Offsets
+from fedstac.messaging.sources import EventPage, Offsets, is_clearing
 from fedstac.messaging.sources.addresses import SourceAddress
 
 
@@ -53,7 +53,7 @@ class HttpSource(NodeClient):
         else:
             await self._drop_ahead()
             page = await self._fetch(after, limit, wait)
-        if len(page.events) >= limit:
+        if len(page.events) >= max(limit - 1, 1):  # one may be left to the next page
             task = asyncio.create_task(self._fetch(page.cursor, limit, 0))
             self._ahead = PageAhead(page.cursor, limit, task)
         return page
@@ -61,7 +61,10 @@ class HttpSource(NodeClient):
     async def _fetch(self, after: Cursor, limit: int, wait: float) -> EventPage:
         parameters = {"after": str(after), "limit": limit, "wait": math.ceil(wait)}
         response = await self.send("GET", "/events", parameters)
-        return EventPage(orjson.loads(response.content), Cursor.parse(response.headers["x-cursor"]))
+        events, cursor = orjson.loads(response.content), Cursor.parse(response.headers["x-cursor"])
+        if len(events) > 1 and is_clearing(events[-1]):
+            events, cursor = events[:-1], Cursor(cursor.epoch, int(events[-2]["pos"]))
+        return EventPage(events, cursor)
 
     async def _drop_ahead(self) -> None:
         if self._ahead is not None:
