@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import orjson
 import pytest
 
 from fedstac.domain import events
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import Conflict, ForeignOrigin, ItemAlreadyExists, MissingPermission, Problem
 from fedstac.domain.model import Decision, Draft, Lineage, Outcome, Record, SearchCopy, State, World
-from fedstac.domain.policy import Principal
+from fedstac.domain.policy import Level, Principal
 from fedstac.vocabularies.checker import open_checker
+from tests.support import amending
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BEFORE = NOW - timedelta(days=9)
@@ -162,3 +164,27 @@ def test_a_batch_folds() -> None:
     assert before.latest is not None
     assert (before.latest.version, before.seq) == (20210101, 4)
     assert sorted(record.seq for record in before.records.values()) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(("level", "problem"), [(Level.CONTROLLED, MissingPermission), (Level.PRIVATE, Conflict)])
+def test_who_may_publish_for_another_institution_changes_no_dataset_of_this_one(
+    level: Level, problem: type[Problem]
+) -> None:
+    """Where the id does not name the institution, the document alone says whose the dataset is."""
+    new, _ = amending.CHECKER.draft(amending.ITEM, "CMIP6", amending.VOCABULARY)
+    before = Publish(new, amending.ROOT, amending.VERSION).decide(
+        Lineage(new.lineage, "west", 0, {}), amending.WORLD
+    ).changes[0].after  # fmt: skip
+    document = orjson.loads(before.document or "")
+    document["properties"] |= {"cmip6:institution_id": "DKRZ", "fedstac:access": level}
+    here = replace(before, document=orjson.dumps(document).decode(), document_digest=b"other", access=level)
+    publisher = Principal("p", frozenset({f"publisher:{amending.ITEM['properties']['cmip6:institution_id']}"}))
+    stored = Lineage(new.lineage, "west", 1, {here.id: here})
+    with pytest.raises(problem) as refusal:
+        Publish(new, publisher, amending.VERSION).decide(stored, amending.WORLD)
+    assert ("DKRZ" in refusal.value.detail) is (level is not Level.PRIVATE)
+    retracted = replace(here, state=State.RETRACTED, latest=False)
+    with pytest.raises(Conflict) as refusal:
+        Publish(new, publisher, amending.VERSION).decide(Lineage(new.lineage, "west", 2, {here.id: retracted}),
+                                                         amending.WORLD)  # fmt: skip
+    assert ("retracted" in refusal.value.detail) is (level is not Level.PRIVATE)

@@ -10,7 +10,7 @@ import orjson
 
 from fedstac.domain import alternates, cascade, crosschecks, documents, events, policy, validation, versions
 from fedstac.domain.access import level_of_draft
-from fedstac.domain.actions.target import QueuedAction, Target, is_hidden, may_see_marked
+from fedstac.domain.actions.target import QueuedAction, Target, is_hidden, may_see_marked, resource_of_document
 from fedstac.domain.difference import Effect, effect_of
 from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, PreconditionFailed
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
@@ -102,15 +102,16 @@ class Publish:
     def _again(self, record: Record, lineage: Lineage, world: World) -> Decision:
         """Decide on a version that is here: it is identical, has other metadata, or other files, which are refused."""
         if record.state is not State.PUBLISHED:
-            tells = record.state is State.RETRACTED or (
-                may_see_marked(self.target, self.principal, world) and not is_hidden(record, self.principal, world)
-            )
+            tells = (
+                record.state is State.RETRACTED or may_see_marked(self.target, self.principal, world)
+            ) and not is_hidden(record, self.principal, world)  # fmt: skip
             what = f"{record.id} is {record.state}" if tells else f"the id {record.id} was used before"
             raise Conflict(f"{what}; publish a new version instead")
         has_other_level = level_of_draft(self.draft, world.policy) is not record.access
         if record.document_digest == self.draft.document_digest and not has_other_level:
             return Decision(Outcome.IDENTICAL)
         before, document = orjson.loads(record.document or "{}"), orjson.loads(self.draft.text)
+        self._permit_stored(record, before, world)
         with_replicas = alternates.completed(before, alternates.with_alternates(before, document))
         effect = effect_of(before, with_replicas)
         if not effect.actions and not has_other_level:
@@ -125,6 +126,15 @@ class Publish:
         return (self if with_replicas == document else self._with(with_replicas, world))._updated(
             record, lineage, world
         )
+
+    def _permit_stored(self, record: Record, document: Mapping[str, Any], world: World) -> None:
+        """Require the right to the dataset that is here: its document may name another institution than this one."""
+        if (vocabulary := world.vocabulary(record.collection, record.cv_version)) is None:
+            return
+        if is_hidden(record, self.principal, world):
+            raise Conflict(f"the id {record.id} was used before; publish a new version instead")
+        resource = resource_of_document(record, document, vocabulary)
+        world.policy.require(self.principal, policy.Action.PUBLISH, resource)
 
     def _permit(self, effect: Effect, world: World) -> None:
         """Require the permission for each action that publishing brings along; of replicas, only the own node's."""
