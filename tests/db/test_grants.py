@@ -27,6 +27,7 @@ from fedstac.workers import granting
 from fedstac.workers.deleting import Caller
 from tests.db import writing
 from tests.support.databases import name_in
+from tests.support.waiting import until
 
 NOW = datetime.now(UTC)
 
@@ -188,3 +189,47 @@ async def test_grants_follow_the_state_of_their_datasets(conn: Connection, west:
     deletion = await conn.fetchval("SELECT event_id FROM fedstac.outbox WHERE type LIKE '%dataset.deleted%'")
     assert [(each.closed_by, each.closed_why, each.cause) for each in closed] == [("anna", "deleted", deletion)]
     assert await invariants.check(conn) == []
+
+
+async def test_a_lineage_of_several_institutions_is_of_none(west: Node, connect: writing.Connect) -> None:
+    conn = await connect()
+    items = [writing.plain(number) for number in (1, 2)]
+    items = [{**item, "properties": {**item["properties"], "who": f"who-{n}"}} for n, item in enumerate(items)]
+    await publication.perform(conn, writing.RULES, writing.work(*items))
+    lineage = GrantTarget.parse(GrantScope.LINEAGE, "plain/thing-1")
+
+    async def institution() -> str | None:
+        return (await grants.target_states(conn, [lineage], {"plain": "who"}))[lineage].institution
+
+    assert await institution() == "who-0"
+    await conn.execute("UPDATE fedstac.record SET lineage = 'plain/thing-1', latest = false WHERE id = 'thing-2'")
+    assert await institution() is None
+
+
+async def test_a_deletion_counts_the_grants_that_it_closes(
+    conn: Connection, west: Node, connect: writing.Connect
+) -> None:
+    """Somebody withdraws one grant, and another one alone, while datasets are deleted that have them."""
+    other = await connect()
+    for subject, number in (("bert", 1), ("carla", 1), ("bert", 2)):
+        await give(conn, west, subject, dataset=f"plain/thing-{number}")
+    await perform(conn, Mark(target(1), writing.ANNA), Mark(target(2), writing.ANNA))
+    await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at - interval '1 second'")
+    ids = await grants.open_ids(conn, "bert", target=None, projects=["plain"])
+    async with other.transaction():
+        assert await grants.withdraw(other, ids, actor="anna", reason="over") == 2
+        deleting = asyncio.create_task(perform(conn, Delete(target(1), writing.ANNA), Delete(target(2), writing.ANNA)))
+        await until(lambda: waits(other, conn))
+    await asyncio.wait_for(deleting, 10)
+    assert [each for each in await events(conn) if each[4] == "deleted"] == [
+        ("withdrawn", "grant:dataset:plain/thing-1", 1, None, "deleted")
+    ]
+    assert await invariants.check(conn) == []
+
+
+async def waits(conn: Connection, other: Connection) -> bool:
+    """Tell whether the other connection waits for this one's locks."""
+    waiting: bool = await conn.fetchval(
+        "SELECT pg_backend_pid() = ANY (pg_blocking_pids($1))", other.get_server_pid()
+    )  # fmt: skip
+    return waiting

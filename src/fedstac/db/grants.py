@@ -168,6 +168,7 @@ async def target_states(
 ) -> dict[GrantTarget, TargetState]:
     """Return what targets are here. institutions: the property that names the institution, by collection.
 
+    A lineage whose versions name several institutions is of none: who gives grants of it has the right for all.
     locking: the datasets and collections stay in their states until the transaction ends.
     """
     if locking:
@@ -179,12 +180,14 @@ async def target_states(
                 t (collection, scope, name, property, n)
            LEFT JOIN LATERAL (
                SELECT min(origin) AS origin, array_agg(state) AS states,
-                      min(document::jsonb -> 'properties' ->> t.property) AS institution,
+                      CASE WHEN count(DISTINCT institution) = 1 THEN min(institution) END AS institution,
                       min(id) FILTER (WHERE state = 'marked') AS marked
-               FROM (SELECT * FROM fedstac.record
-                     WHERE collection = t.collection AND id = CASE t.scope WHEN 'dataset' THEN t.name END
-                     UNION ALL
-                     SELECT * FROM fedstac.record WHERE lineage = CASE t.scope WHEN 'lineage' THEN t.name END) datasets
+               FROM (SELECT id, origin, state, document::jsonb -> 'properties' ->> t.property AS institution FROM (
+                         SELECT * FROM fedstac.record
+                         WHERE collection = t.collection AND id = CASE t.scope WHEN 'dataset' THEN t.name END
+                         UNION ALL
+                         SELECT * FROM fedstac.record WHERE lineage = CASE t.scope WHEN 'lineage' THEN t.name END) r
+                     OFFSET 0) datasets
                HAVING count(*) > 0) r ON true
            LEFT JOIN LATERAL (
                SELECT c.origin FROM fedstac.collection c
@@ -369,11 +372,15 @@ async def follow(conn: Connection, steps: Sequence[StateStep], *, traceparent: s
     """
     for (event_type, actor), group in groupby(steps, key=attrgetter("type", "actor")):
         part = list(group)
-        counts = await _counts(conn, part, also_wider=event_type != rules.WITHDRAWN)
+        also_wider = event_type != rules.WITHDRAWN
+        counts = await _counts(conn, part, also_wider=also_wider)
+        if not counts:
+            continue
+        await _lock_targets(conn, list(counts))
+        counts = await _counts(conn, part, also_wider=also_wider)  # some may have been withdrawn in the meantime
         affected = [each for each in part if each.target in counts]
         if not affected:
             continue
-        await _lock_targets(conn, list(counts))
         if event_type == rules.WITHDRAWN:
             await _close(conn, affected)
             await audit.append(conn, [
