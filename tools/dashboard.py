@@ -123,6 +123,15 @@ SECTIONS = (
         Panel("Failing for", "s", [gauge(m.SINK_FAILING, "sink")]),
         Panel("Paused, errors", "short", [gauge(m.SINK_PAUSED, "sink"), rate(m.SINK_ERRORS, "sink")]),
     )),
+    Section("Subscriptions", (
+        Panel("Subscriptions", "short", [gauge(m.SUBSCRIPTIONS, "delivery", "stand")]),
+        Panel("Behind: the last one", "s", [gauge(m.SUBSCRIPTION_LAG_SECONDS, "delivery", "stand")]),
+        Panel("Events that the last one has not got", "short", [
+            gauge(m.SUBSCRIPTION_LAG_EVENTS, "delivery", "stand"),
+        ]),
+        Panel("Events that were not taken", "short", [gauge(m.SUBSCRIPTION_EVENTS, "state")]),
+        Panel("Posted to webhooks", "ops", [rate(m.SUBSCRIPTION_POSTS, "verdict")]),
+    )),
     Section("Nodes", (
         Panel("Events that a node has not acknowledged", "short", [gauge(m.CONSUMER_LAG_EVENTS, "consumer")]),
         Panel("Silence of a node", "s", [gauge(m.CONSUMER_SILENT, "consumer")]),

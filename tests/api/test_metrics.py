@@ -164,6 +164,33 @@ async def test_a_sink_is_told_of_with_its_lag_and_its_dead_letters(api: Api, con
     assert (values["fedstac_dead_letters"], values["fedstac_sink_paused"]) == (1.0, 0.0)
 
 
+async def test_subscriptions_are_counted_by_delivery_and_stand_without_their_names(api: Api, conn: Connection) -> None:
+    await api.admin.post("/collections/CMIP6/items", json=next(iter(sample.items(1))))
+    for name in ("sent", "slow", "broken"):
+        assert (await api.admin.put(f"/subscriptions/{name}", json={"from": "start"})).status_code == 201
+    await conn.execute("UPDATE fedstac.subscription SET failing_since = now() WHERE name = 'slow'")
+    await conn.execute("UPDATE fedstac.subscription SET paused_reason = 'it is moved' WHERE name = 'broken'")
+    await conn.execute(
+        """INSERT INTO fedstac.subscription_event (subscription, epoch, pos, event_id, key, collection, type, attempts,
+                                                   reason, retry_at, dead_at)
+           SELECT 'broken', 1, n, n, 'k', 'CMIP6', 't', 1, 'no', now(), CASE WHEN n > 1 THEN now() END
+           FROM generate_series(1, 3) n"""
+    )
+
+    async def are_counted() -> bool:
+        return (await samples(api, delivery="pull", stand="paused")).get("fedstac_subscriptions") == 1.0
+
+    await until(are_counted)
+    for stand in ("active", "failing"):
+        values = await samples(api, delivery="pull", stand=stand)
+        assert values["fedstac_subscriptions"] == 1.0
+        assert values["fedstac_subscription_lag_events"] >= 1
+        assert values["fedstac_subscription_lag_seconds"] > 0
+    assert "fedstac_subscription_lag_events" not in await samples(api, delivery="pull", stand="paused")
+    assert (await samples(api, state="waiting"))["fedstac_subscription_events"] == 1.0
+    assert (await samples(api, state="dead"))["fedstac_subscription_events"] == 2.0
+
+
 @pytest.mark.parametrize(
     ("lag", "progress", "expected"), [(0, 0, 0.0), (10, 0, math.inf), (10, -3, math.inf), (10, 5, 4.0)]
 )

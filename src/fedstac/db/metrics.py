@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedstac.db import deletions, health, nodes
+from fedstac.db import deletions, health, nodes, subscriptions
 from fedstac.db.connections import Connection
 from fedstac.db.deletions import DeletionFigures
 from fedstac.db.replica import figures as replica_figures
@@ -48,6 +48,28 @@ class SinkLag:
 
 
 @dataclass(frozen=True, slots=True)
+class SubscriptionsLag:
+    """Subscriptions of one delivery and stand: how many, and how far the last of them is behind this node's log.
+
+    Without names: there may be thousands, and they are their owners' own.
+    """
+
+    delivery: str
+    stand: str
+    count: int
+    events: int
+    seconds: float  # age of the oldest event that it has not got
+
+
+@dataclass(frozen=True, slots=True)
+class MissedEvents:
+    """Events that subscriptions did not take, each at most MOST_COUNTED."""
+
+    waiting: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerPlace:
     """Where a consumer of this node is in the log of an origin."""
 
@@ -83,6 +105,8 @@ class Figures:
     outbox: Outbox
     lags: Sequence[ConsumerLag]
     sinks: Sequence[SinkLag]
+    subscriptions: Sequence[SubscriptionsLag]
+    missed_events: MissedEvents
     places: Sequence[ConsumerPlace]
     notifications: int  # not yet delivered
     notification_seconds: float  # how long the oldest of them is due
@@ -118,7 +142,8 @@ async def read(conn: Connection) -> Figures:
         queued=row["queued"], oldest_seconds=parts.waiting_seconds or 0.0,
         waiting_requests=row["requests"] - row["begun"], begun_requests=row["begun"], epoch=row["epoch"],
         position=row["pos"], outbox=await _outbox(conn), lags=await _lags(conn, row["pos"]),
-        sinks=await _sinks(conn, row["pos"]), places=await places(conn), notifications=row["open"],
+        sinks=await _sinks(conn, row["pos"]), subscriptions=await _subscriptions(conn, row["pos"]),
+        missed_events=await _missed_events(conn), places=await places(conn), notifications=row["open"],
         notification_seconds=row["late"], transaction_seconds=row["oldest"],
         deletions=await deletions.figures(conn), replica=await replica_figures.read(conn),
     )  # fmt: skip
@@ -190,6 +215,33 @@ async def _sinks(conn: Connection, head: int) -> list[SinkLag]:
         )
         for row in rows
     ]  # fmt: skip
+
+
+async def _subscriptions(conn: Connection, head: int) -> list[SubscriptionsLag]:
+    rows = await conn.fetch(
+        f"""SELECT s.delivery, {subscriptions.STAND} AS stand, count(*) AS count, min(s.pos) AS position
+            FROM fedstac.subscription s GROUP BY 1, 2 ORDER BY 1, 2"""
+    )
+    ages = await _ages(conn, [row["position"] + 1 for row in rows])
+    return [
+        SubscriptionsLag(
+            row["delivery"], row["stand"], row["count"], max(head - row["position"], 0),
+            ages.get(row["position"] + 1, 0.0),
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+async def _missed_events(conn: Connection) -> MissedEvents:
+    row = await conn.fetchrow(
+        """SELECT (SELECT count(*) FROM (SELECT FROM fedstac.subscription_event
+                                         WHERE dead_at IS NULL LIMIT $1) waiting) AS waiting,
+                  (SELECT count(*) FROM (SELECT FROM fedstac.subscription_event
+                                         WHERE dead_at IS NOT NULL LIMIT $1) dead) AS dead""",
+        MOST_COUNTED,
+    )
+    assert row is not None
+    return MissedEvents(**dict(row))
 
 
 async def places(conn: Connection) -> list[ConsumerPlace]:

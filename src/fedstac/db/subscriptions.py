@@ -32,6 +32,11 @@ COLUMNS = """name, owner, roles, identity, delivery, url, secret, format, key_te
     errors, failing_since, last_error, version, created, updated"""
 
 
+# In one word, how a subscription `s` stands, as workers/subscribing.stand_of has it.
+STAND: Final = """CASE WHEN s.ended_reason IS NOT NULL THEN 'ended' WHEN s.paused_reason IS NOT NULL THEN 'paused'
+    WHEN s.failing_since IS NOT NULL THEN 'failing' ELSE 'active' END"""
+
+
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """A subscription as it is stored. filter: JSON text, as it was sent. lease: of who has the next events now."""

@@ -216,6 +216,24 @@ SINK_ERRORS = _counted_of_node("fedstac_sink_errors_total", "How often a sink fa
 SINK_FAILING = _of_node("fedstac_sink_failing_seconds", "For how long a sink has been failing; 0: it works.", "sink")
 SINK_PAUSED = _of_node("fedstac_sink_paused", "1 while nothing is sent to a sink: it is paused, or has lapsed.", "sink")
 DEAD_LETTERS = _of_node("fedstac_dead_letters", "Events that a sink refused for ever; counted to 100 000.", "sink")
+SUBSCRIPTIONS = _of_node(
+    "fedstac_subscriptions", "Subscriptions, by delivery (pull or webhook) and stand (active, failing, paused, ended).",
+    "delivery", "stand",
+)  # fmt: skip
+SUBSCRIPTION_LAG_EVENTS = _of_node(
+    "fedstac_subscription_lag_events",
+    "Events of this node's feed after the place of the subscription that is furthest behind, of those active and those "
+    "failing.",
+    "delivery", "stand",
+)  # fmt: skip
+SUBSCRIPTION_LAG_SECONDS = _of_node(
+    "fedstac_subscription_lag_seconds", "Age of the first of these events.", "delivery", "stand"
+)
+SUBSCRIPTION_EVENTS = _of_node(
+    "fedstac_subscription_events",
+    "Events that subscriptions did not take: waiting to be given again, or dead letters; each counted to 100 000.",
+    "state",
+)  # fmt: skip
 CONSUMER_LAG_EVENTS = _of_node(
     "fedstac_consumer_lag_events",
     "Events of this node's feed that a consumer has not acknowledged. `east` is the index of the node east, "

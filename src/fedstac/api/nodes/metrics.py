@@ -140,6 +140,13 @@ def _of_database(look: Look) -> Iterable[Metric]:
     yield metrics.SINK_FAILING.of([((sink.name,), sink.failing_seconds) for sink in sinks])
     yield metrics.SINK_PAUSED.of([((sink.name,), sink.paused_reason is not None or sink.has_lapsed) for sink in sinks])
     yield metrics.DEAD_LETTERS.of([((sink.name,), sink.dead_letters) for sink in sinks])
+    lags = {(each.delivery, each.stand): each for each in figures.subscriptions}
+    yield metrics.SUBSCRIPTIONS.of([(labels, each.count) for labels, each in lags.items()])
+    unstopped_lags = {labels: each for labels, each in lags.items() if each.stand in ("active", "failing")}
+    yield metrics.SUBSCRIPTION_LAG_EVENTS.of([(labels, each.events) for labels, each in unstopped_lags.items()])
+    yield metrics.SUBSCRIPTION_LAG_SECONDS.of([(labels, each.seconds) for labels, each in unstopped_lags.items()])
+    missed = figures.missed_events
+    yield metrics.SUBSCRIPTION_EVENTS.of([(("waiting",), missed.waiting), (("dead",), missed.dead)])
     yield metrics.CONSUMER_LAG_EVENTS.of([((lag.reporter,), lag.events) for lag in figures.lags])
     yield metrics.CONSUMER_LAG_SECONDS.of([((lag.reporter,), lag.seconds) for lag in figures.lags])
     yield metrics.CONSUMER_SILENT.of([((lag.reporter,), lag.silent_seconds) for lag in figures.lags])
