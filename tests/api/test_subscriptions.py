@@ -229,6 +229,26 @@ REFUSED: tuple[Json, ...] = (
 )  # fmt: skip
 
 
+async def test_a_subscription_that_becomes_a_webhook_comes_with_its_secret(api: Api) -> None:
+    await subscribe(api)
+    webhook = {"delivery": "webhook", "url": "https://hooks.example/x"}
+    assert (await api.admin.put("/subscriptions/mine", json=webhook)).json()["secret"].startswith("whsec_")
+    again = await api.admin.put("/subscriptions/mine", json={**webhook, "url": "https://hooks.example/y"})
+    assert (again.status_code, "secret" in again.json()) == (200, False)
+
+
+async def test_a_service_puts_its_subscription_again_though_the_log_lost_where_it_began(
+    api: Api, administrator: Connection
+) -> None:
+    await head_is(api, administrator, 4)
+    body = {"from": "1.1"}
+    assert (await api.admin.put("/subscriptions/mine", json=body)).status_code == 201
+    await administrator.execute("UPDATE fedstac.subscription SET pos = 3")
+    await administrator.execute("UPDATE fedstac.forgotten SET pos = 2")
+    assert (await api.admin.put("/subscriptions/mine", json=body)).status_code == 200
+    assert (await api.admin.put("/subscriptions/other", json=body)).status_code == 410
+
+
 async def test_what_is_no_subscription_is_refused(api: Api) -> None:
     for body in REFUSED:
         answer = await api.admin.put("/subscriptions/mine", json=body)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -10,6 +12,7 @@ import pytest
 
 from fedstac.domain import destinations
 from fedstac.domain.destinations import networks_of
+from fedstac.messaging import webhooks
 from fedstac.messaging.webhooks import Forbidden, Undelivered, Webhooks
 from tests.support.receivers import listening
 from tests.support.subscribers import Subscriber, agree, subscriber, with_status
@@ -70,6 +73,19 @@ async def test_only_private_networks_that_the_operator_lists_are_connected_to(
             with pytest.raises(Forbidden):
                 await hooks.post(receiver.url, id="1", secret=SECRET, body=b"{}", seconds=PATIENCE)
     assert len(receiver.handshakes) == is_reached
+
+
+async def test_name_servers_that_do_not_answer_take_no_threads_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [] if answered.wait(PATIENCE) else None)
+    look_ups = [asyncio.create_task(webhooks.resolve("slow.example", 443)) for _ in range(40)]
+    try:
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(asyncio.to_thread(len, ()), PATIENCE / 4) == 0
+        assert not any(look_up.done() for look_up in look_ups)
+    finally:
+        answered.set()
+        assert await asyncio.gather(*look_ups) == [[]] * 40
 
 
 async def test_a_receiver_that_is_not_reached_is_told_from_one_that_does_not_answer() -> None:

@@ -134,10 +134,14 @@ class NewSubscription:
 
 @dataclass(frozen=True, slots=True)
 class PutOutcome:
-    """A subscription that was put: new, or changed, or the same as before."""
+    """A subscription that was put: new, or changed, or the same as before.
+
+    is_new_webhook: it has an address now, and its owner was not given the secret yet.
+    """
 
     subscription: Subscription
     is_new: bool
+    is_new_webhook: bool = False
 
 
 async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation: str | None = None) -> PutOutcome:
@@ -164,7 +168,7 @@ async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation
         if row is None:
             raise Conflict(f"the name {new.name!r} was taken a moment ago; choose another one")
         await write_audit(conn, actor, correlation, "add-subscription", new.name, detail)
-        return PutOutcome(subscription_of(row), is_new=True)
+        return PutOutcome(subscription_of(row), is_new=True, is_new_webhook=new.url is not None)
     settings = (new.delivery, new.url, new.format, new.key_template, new.filter, new.batch)
     current_settings = (
         current.delivery, current.url, current.format, current.key_template, current.filter,
@@ -184,7 +188,8 @@ async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation
     assert row is not None  # it is locked
     if settings != current_settings or has_stopped:
         await write_audit(conn, actor, correlation, "change-subscription", new.name, detail)
-    return PutOutcome(subscription_of(row), is_new=False)
+    is_new_webhook = current.url is None and new.url is not None
+    return PutOutcome(subscription_of(row), is_new=False, is_new_webhook=is_new_webhook)
 
 
 UNSTOPPED = """ended_reason = NULL, paused_reason = NULL, wait_until = NULL, waits = 0, failing_since = NULL,

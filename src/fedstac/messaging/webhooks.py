@@ -14,6 +14,7 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeAlias
@@ -26,6 +27,7 @@ from fedstac.domain.destinations import Network, is_within, signature
 from fedstac.domain.webhook_answers import WebhookAnswer
 
 MOST_AT_ONCE = 32
+RESOLVING_THREADS = 32  # of a process
 MOST_CONNECT_SECONDS = 5.0  # so that an address that is not reached is told from a receiver that does not answer
 KEPT_SECONDS = 30.0  # that a connection stays open without a message
 MOST_DRAINED = 16 << 10  # bytes of an answer that are read so that its connection can stay open
@@ -49,9 +51,18 @@ class Forbidden(Exception):
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """Resolve a name to its addresses, as the machine does."""
-    addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """Resolve a name to its addresses, as the machine does.
+
+    In threads of its own: a name server that does not answer holds a thread for half a minute, and others need theirs.
+    """
+    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    addresses = await asyncio.get_running_loop().run_in_executor(_resolving_threads(), look_up)
     return [str(address[0]) for *_, address in addresses]
+
+
+@functools.cache
+def _resolving_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(RESOLVING_THREADS, thread_name_prefix="resolve")
 
 
 class _CheckingBackend(httpcore.AsyncNetworkBackend):

@@ -34,7 +34,7 @@ from fedstac.db.webhook_deliveries import MOST_WAITING
 from fedstac.domain import destinations
 from fedstac.domain.destinations import Channel
 from fedstac.domain.errors import BadRequest, Conflict, CursorGone, NotFound
-from fedstac.domain.events import Cursor, EventFormat, LoggedEvent
+from fedstac.domain.events import START, Cursor, EventFormat, LoggedEvent
 from fedstac.domain.model import moment, rfc3339
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import (
@@ -181,12 +181,18 @@ async def put(
     if wish.url is not None and destinations.parse(wish.url, private=private).kind is not Channel.WEBHOOK:
         raise BadRequest("url is the address of a webhook: https://…")
     async with conn.transaction():
+        try:
+            after = await place_of(conn, wish.start)
+        except CursorGone:
+            if await subscriptions.find(conn, wish.name) is None:
+                raise
+            after = START  # of a new one only
         return await subscriptions.put(
             conn,
             NewSubscription(
                 name=wish.name, owner=caller, delivery=wish.delivery, url=wish.url,
                 format=wish.format, key_template=wish.key_template, filter=filter_text, batch=wish.batch,
-                after=await place_of(conn, wish.start),
+                after=after,
             ),
             actor=caller.name, correlation=correlation,
         )  # fmt: skip

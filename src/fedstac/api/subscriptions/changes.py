@@ -50,7 +50,7 @@ async def get_changes(call: Call) -> Response:
     next_parameters = following if page.has_more else None
     own = f"{call.base_url}/changes"
     head = {"cursor": cursor, "links": links.of_page(own, next_parameters)}
-    return events_answer(head, "changes", page.events, encoder)
+    return await events_answer(head, "changes", page.events, encoder)
 
 
 def _condition(call: Call) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Who may manage messaging sees those of others, seeks them and removes them. Nobo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -110,7 +111,7 @@ async def put_subscription(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         outcome = await subscribing.put(call.node, conn, wish, caller=call.caller, correlation=call.request_id)
         document = await _document(conn, outcome.subscription)
-    if outcome.is_new and outcome.subscription.url is not None:
+    if outcome.is_new_webhook:
         document["secret"] = destinations.shown_secret(outcome.subscription.secret)
     return _answer(
         document, 201 if outcome.is_new else 200,
@@ -155,11 +156,18 @@ async def get_next(call: Call) -> Response:
     if page.lease is not None:
         head |= {"lease": str(page.lease.id), "leased_until": rfc3339(page.lease.until)}
     encoder = replace(page.encoder, feed_url=f"{call.base_url}/events")
-    return events_answer(head, "events", page.events, encoder)
+    return await events_answer(head, "events", page.events, encoder)
 
 
-def events_answer(head: dict[str, Any], member: str, events: Sequence[SubscriberEvent], encoder: Encoder) -> Response:
+async def events_answer(
+    head: dict[str, Any], member: str, events: Sequence[SubscriberEvent], encoder: Encoder
+) -> Response:  # fmt: skip
     """Answer with events as a subscriber gets them, each with its value as the format has it, which is not parsed."""
+    text = await asyncio.to_thread(_text_of, head, member, events, encoder)
+    return Response(text, 200, NO_STORE, links.JSON)
+
+
+def _text_of(head: dict[str, Any], member: str, events: Sequence[SubscriberEvent], encoder: Encoder) -> bytes:
     texts = []
     for each in events:
         message = encoder.encode_for(each)
@@ -169,7 +177,7 @@ def events_answer(head: dict[str, Any], member: str, events: Sequence[Subscriber
         })  # fmt: skip
         texts.append(fields[:-1] + b',"value":' + (message.value or b"null") + b"}")
     envelope = orjson.dumps(head)[:-1] + b',"' + member.encode() + b'":['
-    return Response(envelope + b",".join(texts) + b"]}", 200, NO_STORE, links.JSON)
+    return envelope + b",".join(texts) + b"]}"
 
 
 async def post_ack(call: Call) -> Response:
