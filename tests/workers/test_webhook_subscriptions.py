@@ -11,19 +11,23 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from fedstac import bootstrap
 from fedstac.bootstrap import Node
-from fedstac.db import nodes, notifications, subscriptions
+from fedstac.db import nodes, notifications, subscriptions, webhook_deliveries
 from fedstac.db.connections import Connection
+from fedstac.db.subscriptions import LogSlice
 from fedstac.domain import destinations
+from fedstac.domain.events import Cursor
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import SubscriptionFilter
 from fedstac.settings import Settings
 from fedstac.workers import notifier, webhook_chunks
-from fedstac.workers.subscriptions import WITHOUT_TOKEN
+from fedstac.workers.subscriptions import WITHOUT_TOKEN, WebhookSender
 from tests.db import writing
 from tests.support.receivers import receiving
 from tests.support.subscribers import (
@@ -431,6 +435,46 @@ async def test_a_slow_and_a_failing_receiver_do_not_delay_the_others(node: Node,
     print(
         f"lag in seconds, median and 95th percentile: alone {figures[False]}, beside slow and failing {figures[True]}"
     )
+
+
+async def test_those_far_behind_do_not_keep_the_turn_from_others(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, *range(20))
+    near = Cursor(1, await head(conn) - 1)
+    for number in range(20):
+        await subscribe(conn, "https://hooks.example/x", f"far {number}")
+    await subscribe(conn, "https://hooks.example/x", "near", after=near)
+    await conn.execute("SELECT setseed(0.1)")
+    names = set()
+    for _ in range(200):
+        [turn] = await webhook_deliveries.claim(conn, lease := uuid4(), 15.0, most=1, most_slow=1)
+        await webhook_deliveries.release(conn, lease, [turn.name])
+        names.add(turn.name)
+    assert len(names) == 21
+
+
+async def test_leases_last_while_the_log_is_read_for_many_that_stand_apart(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, *range(20))
+    look, leased = subscriptions.look, list[bool]()
+
+    async def look_slowly(one: Connection, *arguments: Any) -> LogSlice:
+        await asyncio.sleep(0.2)  # a third of a lease
+        leased.append(
+            await conn.fetchval("SELECT bool_and(leased_until > clock_timestamp()) FROM fedstac.subscription")
+        )
+        return await look(one, *arguments)
+
+    monkeypatch.setattr(subscriptions, "look", look_slowly)
+    monkeypatch.setattr("fedstac.workers.subscriptions.PAGE_EVENTS", 1)
+    for number in range(6):
+        await subscribe(conn, "https://hooks.example/x", f"at {number}", after=Cursor(1, number * 3))
+    await conn.execute('UPDATE fedstac.subscription SET agreed_url = url, filter = \'{"collections": ["CMIP6"]}\'')
+    sender = WebhookSender(node, lease_seconds=0.6)
+    await sender.step(conn)
+    assert leased[:5] == [True] * 5
 
 
 async def test_several_senders_share_subscriptions_and_send_nothing_twice(node: Node, conn: Connection) -> None:

@@ -71,14 +71,15 @@ class Turn:
 
 
 async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, most_slow: int) -> list[Turn]:
-    """Return subscriptions that have something to send, leased; those that are furthest behind first.
+    """Return subscriptions that have something to send, leased. Where they are too many, the lot decides.
 
+    So nobody waits until those that are far behind have the whole log.
     most: of those that work. most_slow: of those that are slow or fail, which have a share of their own so that they
     hold up nobody else.
     """
     rows = await conn.fetch(
         f"""WITH ready AS MATERIALIZED (
-                SELECT s.name, s.is_slow OR s.failing_since IS NOT NULL AS is_hindered, s.pos
+                SELECT s.name, s.is_slow OR s.failing_since IS NOT NULL AS is_hindered
                 FROM fedstac.subscription s, fedstac.feed_state head
                 WHERE s.delivery = 'webhook' AND s.paused_reason IS NULL AND s.ended_reason IS NULL
                   AND (s.leased_until IS NULL OR s.leased_until <= clock_timestamp())
@@ -86,8 +87,8 @@ async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, mos
                   AND (s.agreed_url IS DISTINCT FROM s.url OR {DUE}
                        OR ((s.epoch, s.pos) < (head.epoch, head.pos) AND {WAITING} < $5))),
             chosen AS (
-                (SELECT name FROM ready WHERE NOT is_hindered ORDER BY pos LIMIT $3)
-                UNION ALL (SELECT name FROM ready WHERE is_hindered ORDER BY pos LIMIT $4)),
+                (SELECT name FROM ready WHERE NOT is_hindered ORDER BY random() LIMIT $3)
+                UNION ALL (SELECT name FROM ready WHERE is_hindered ORDER BY random() LIMIT $4)),
             locked AS MATERIALIZED (
                 SELECT name FROM fedstac.subscription s
                 WHERE name IN (SELECT name FROM chosen)

@@ -117,7 +117,7 @@ class WebhookSender:
 
     async def step(self, conn: Connection) -> bool:
         """Begin the turns of subscriptions that have something to send. Return whether there were any."""
-        await self._prolong(conn)
+        await self._prolong(conn, ())
         slow_count = sum(turn.is_hindered for turn in self._turns.values())
         room, slow_room = TURNS - (len(self._turns) - slow_count), SLOW_TURNS - slow_count
         turns = await webhook_deliveries.claim(
@@ -132,7 +132,9 @@ class WebhookSender:
         for turn in agreed_turns:
             if turn.name not in owners:
                 self._start(turn, Reading(), refusal=WITHOUT_TOKEN)
-        for group in groups_of([turn for turn in agreed_turns if turn.name in owners]):
+        groups = groups_of([turn for turn in agreed_turns if turn.name in owners])
+        for n, group in enumerate(groups):
+            await self._prolong(conn, [turn for later_group in groups[n:] for turn in later_group])
             await self._begin(conn, group, owners)
         return bool(turns)
 
@@ -191,11 +193,12 @@ class WebhookSender:
     def _forget(self, task: asyncio.Task[None]) -> None:
         del self._turns[task]
 
-    async def _prolong(self, conn: Connection) -> None:
-        """Let the leases of turns that are under way last longer, well before they end."""
+    async def _prolong(self, conn: Connection, waiting_turns: Sequence[Turn]) -> None:
+        """Let the leases of turns that are under way, or wait to begin, last longer, well before they end."""
         now = time.monotonic()
-        if self._turns and now - self._prolonged_at > self._lease_seconds / 4:
-            await webhook_deliveries.prolong(conn, self._turns.values(), self._lease_seconds)
+        turns = [*self._turns.values(), *waiting_turns]
+        if turns and now - self._prolonged_at > self._lease_seconds / 4:
+            await webhook_deliveries.prolong(conn, turns, self._lease_seconds)
             self._prolonged_at = now
 
     async def _end(self) -> None:
