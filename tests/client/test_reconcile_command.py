@@ -132,6 +132,28 @@ async def test_an_interrupted_load_goes_on_with_what_is_missing(west: Api, fedst
     assert (load["id"], load["stated"], load["changes"]["unchanged"]) == (first["id"], 24, 24)
 
 
+async def test_what_is_left_of_an_interrupted_load_is_not_applied(west: Api, fedstac: Fedstac) -> None:
+    """It would clear what was not sent: less than a tenth, so that nobody would have to confirm it."""
+    load = (await loads.state(west.admin, DATASETS[:23], complete="false")).json()
+    result = await fedstac("reconcile", "--load", load["id"], "--yes", **to(west))
+    assert (result.code, "not all of the load" in result.stderr) == (2, True), result.stderr
+    assert len(await ids(west)) == 24
+
+
+async def test_a_source_that_changed_during_an_interruption_is_sent_anew(
+    west: Api, fedstac: Fedstac, tmp_path: Path
+) -> None:
+    """Its parts begin elsewhere: what comes in one of them now was in a later one before."""
+    load = (await loads.state(west.admin, DATASETS[:3], complete="false")).json()
+    put = await west.admin.put(f"/loads/{load['id']}/parts/2", content=loads.lines(DATASETS[3:6]), headers=loads.LINES)
+    assert put.status_code == 200, put.text
+    path = write(tmp_path / "all.ndjson", DATASETS[1:])
+    done = await fedstac("reconcile", path, "--load", load["id"], "--dry-run", "-o", "json", **to(west))
+    assert done.code == 0, done.stderr
+    changes = json.loads(done.stdout)["changes"]
+    assert (changes["unchanged"], changes["removed"]) == (23, 1)
+
+
 def test_a_part_has_neither_too_many_documents_nor_too_many_bytes() -> None:
     documents = [each for each in loads.ready(DATASETS) if isinstance(each, ReadyDocument)]
     parts = list(load_parts(documents, most=10))

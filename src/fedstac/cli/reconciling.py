@@ -81,6 +81,11 @@ def reconcile(
             documents = _documents(source, from_collection, collection)
             present = _send(client, documents, collection, present, mode=mode, override=override, form=form)
         assert present is not None
+        if not (source or from_collection) and present["status"] == "collecting":
+            raise typer.BadParameter(
+                f"not all of the load {present['id']} was sent, and what is missing would be cleared; say its source",
+                param_hint="SOURCE",
+            )
         present = present if present["bulk"] else client.compare_load(present["id"])
         _show(present, form, dry_run=dry_run)
         if dry_run:
@@ -130,18 +135,27 @@ def _send(
                 if present is None:
                     present = client.begin_load(collection, part, mode=mode, override=override)
                 elif here.get(n) != part.digest:
+                    if n in here:  # the source is another one from here on: later parts may state what this one states
+                        present = _empty(client, present, [place for place in here if place > n])
+                        here = {place: digest for place, digest in here.items() if place < n}
                     present = client.put_load_part(present["id"], n, part)
                 count += part.count
                 bars.set("sent", count, None)
             if present is None:  # an empty source
                 present = client.begin_load(collection, mode=mode, override=override)
-            for rest in sorted(number for number in here if number > n):
-                present = client.put_load_part(present["id"], rest, StatePart(b"", 0))
+            present = _empty(client, present, [place for place in here if place > n])
     except BaseException:
         if present is not None:
             say(f"nothing is changed; to go on: fedstac reconcile … --load {present['id']}")
         raise
     return present
+
+
+def _empty(client: Client, load: Json, parts: Iterable[int]) -> Json:
+    """Take what parts of a load state out of it; return the load."""
+    for n in sorted(parts):
+        load = client.put_load_part(load["id"], n, StatePart(b"", 0))
+    return load
 
 
 def _show(load: Json, form: Output, *, dry_run: bool) -> None:
