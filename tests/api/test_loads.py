@@ -223,3 +223,31 @@ async def test_only_who_may_delete_all_of_a_collection_loads_it(west: Api) -> No
     assert (await loads.state(west.anyone, DATASETS)).status_code == 401
     id = (await loads.state(west.admin, DATASETS, dry_run="true")).json()["id"]
     assert (await west.anyone.get(f"/loads/{id}", headers=publisher)).status_code == 404
+
+
+async def test_a_load_of_which_a_part_is_missing_is_not_compared(west: Api) -> None:
+    load = (await loads.state(west.admin, DATASETS[:20], complete="false")).json()
+    await west.admin.put(f"/loads/{load['id']}/parts/3", content=loads.lines(DATASETS[20:38]), headers=loads.LINES)
+    for dry_run in ("true", "false"):
+        refusal = await west.admin.post(f"/loads/{load['id']}/apply?dry_run={dry_run}")
+        assert (refusal.status_code, "part 2 is missing" in refusal.json()["detail"]) == (409, True)
+    await west.admin.put(f"/loads/{load['id']}/parts/2", content=b"", headers=loads.LINES)
+    compared = await west.admin.post(f"/loads/{load['id']}/apply?dry_run=true")
+    assert compared.json()["changes"]["removed"] == 2
+
+
+async def test_a_load_that_was_compared_before_another_one_was_applied_is_compared_again(west: Api) -> None:
+    """Else both would be applied in part, to a state that nobody stated."""
+    first = (await loads.state(west.admin, DATASETS[:39], dry_run="true")).json()
+    second = (await loads.state(west.admin, [*DATASETS[1:], *NEW], dry_run="true")).json()
+    assert (await west.admin.post(f"/loads/{second['id']}/apply")).status_code == 202
+    refusal = await west.admin.post(f"/loads/{first['id']}/apply")
+    assert (refusal.status_code, second["id"] in refusal.json()["detail"]) == (409, True), refusal.text
+    assert (await loads.end_of(west.admin, second["id"]))["status"] == "done"
+    assert (await west.admin.post(f"/loads/{first['id']}/apply")).status_code == 409, "it was compared before"
+    again = await west.admin.post(f"/loads/{first['id']}/apply?dry_run=true")
+    assert (again.json()["changes"]["removed"], again.json()["changes"]["new"]) == (5, 1)
+    confirm = again.json()["to_confirm"]
+    await west.admin.post(f"/loads/{first['id']}/apply", params={"confirm": confirm} if confirm is not None else {})
+    assert (await loads.end_of(west.admin, first["id"]))["status"] == "done"
+    assert (await catalogue(west)).keys() == {item["id"] for item in DATASETS[:39]}

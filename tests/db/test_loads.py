@@ -10,9 +10,10 @@ from fedstac.bootstrap import Node
 from fedstac.db import loads
 from fedstac.db.connections import Connection
 from fedstac.db.loads import LoadPart, NewLoad, StatedDataset
-from fedstac.domain.errors import Conflict
+from fedstac.domain.errors import BadRequest, Conflict
 from fedstac.domain.reconcile import LoadMode
 from fedstac.workers import loading
+from tests.db import writing
 
 
 def some_datasets(count: int, prefix: str = "d") -> list[StatedDataset]:
@@ -76,3 +77,15 @@ async def test_the_settings_of_a_comparison_end_with_it(west: Node, conn: Connec
     async with conn.transaction():
         await loads.compare(conn, load, "west")
     assert await conn.fetch("SELECT DISTINCT xmin::text FROM fedstac.load_dataset") == versions, "nothing is new"
+
+
+async def test_a_load_changes_no_more_than_a_change_of_many_datasets_may(
+    west: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "MOST", 9)
+    id = await new_load(conn, 10)
+    await loading.compare(west, conn, id)
+    with pytest.raises(BadRequest, match="10 datasets change, and 9 at most may"):
+        await loading.apply(
+            west, conn, writing.ANNA, id, confirmed=None, identity=None, correlation="c", traceparent=None
+        )

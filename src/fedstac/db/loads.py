@@ -19,6 +19,7 @@ from fedstac.domain.bulk import BulkAction
 from fedstac.domain.documents import ItemTexts, TextSource, digest_of_packed
 from fedstac.domain.reconcile import WORK, ChangeSet, LoadChange, LoadMode
 
+APPLYING_LOCK: Final = 0x666564_0D  # with the collection: the advisory lock of whoever begins to apply a load
 KEPT_DAYS: Final = 7  # that a load stays, unless it is being applied
 NO_TEXTS: Final = ItemTexts(None)
 TOO_OLD: Final = "it is older than a week"  # in place of who cancelled it
@@ -252,6 +253,21 @@ async def datasets(
                         row["detail"])
         for row in rows
     ]  # fmt: skip
+
+
+async def applied_beside(conn: Connection, load: Load) -> UUID | None:
+    """Return another load of the collection that is being applied, or was since a load was compared; None without one.
+
+    Until the transaction ends no other load of the collection begins to be applied.
+    """
+    await conn.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", APPLYING_LOCK, load.collection)
+    other: UUID | None = await conn.fetchval(
+        """SELECT l.id FROM fedstac.load l JOIN fedstac.bulk b ON b.id = l.bulk
+           WHERE l.collection = $1 AND l.id <> $2 AND (b.finished_at IS NULL OR b.finished_at > $3)
+           ORDER BY b.created DESC LIMIT 1""",
+        load.collection, load.id, load.compared_at,
+    )  # fmt: skip
+    return other
 
 
 async def begin(conn: Connection, load: Load, bulk: UUID, total: int, *, now_asked_by: NewLoad) -> None:

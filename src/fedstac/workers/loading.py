@@ -91,17 +91,24 @@ def _refuse_repeats(datasets: Sequence[StatedDataset], names: Sequence[str]) -> 
 async def compare(node: Node, conn: Connection, id: UUID) -> tuple[Load, ChangeSet]:
     """Compare what a load states with what is here now, and return what it would do. Nothing changes.
 
-    A load that is applied keeps the changes that it was applied with.
+    A load that is applied keeps the changes that it was applied with. Conflict where a part is missing.
     """
     async with conn.transaction():
         load = await _locked(conn, id)
         if load.cancelled_by is not None:
             _require_open(load)
         if load.bulk is None:
+            _require_all_before_the_last(await loads.parts(conn, id))
             await loads.compare(conn, load, node.settings.node)
             await _clear_doubts(conn, load)
             load = await _locked(conn, id)
         return load, await loads.changes(conn, load)
+
+
+def _require_all_before_the_last(parts: Sequence[LoadPart]) -> None:
+    for n, part in enumerate(parts, 1):
+        if part.n != n:
+            raise Conflict(f"part {n} is missing, and its datasets would be cleared; send it, empty if it states none")
 
 
 async def _clear_doubts(conn: Connection, load: Load) -> None:
@@ -122,7 +129,8 @@ async def apply(
 ) -> Load:  # fmt: skip
     """Begin to apply a load that was compared. Applying it again changes nothing.
 
-    LoadNotConfirmed where many datasets go and nobody confirmed how many. Conflict where it was not compared.
+    LoadNotConfirmed where many datasets go and nobody confirmed how many. Conflict where it was not compared, or
+    another load of the collection is being applied, or was since. BadRequest where more than MOST datasets change.
     """
     async with conn.transaction():
         load = await _locked(conn, id)
@@ -135,6 +143,13 @@ async def apply(
         changes.require(confirmed)
         if not changes.total:
             return load
+        if changes.total > MOST:
+            raise BadRequest(f"{changes.total} datasets change, and {MOST} at most may; load fewer at a time")
+        if (other := await loads.applied_beside(conn, load)) is not None:
+            raise Conflict(
+                f"the load {other} of {load.collection} is being applied, or was since this one was compared; when it "
+                "has ended, compare this one again and look at the changes"
+            )
         bulk = uuid7(datetime.now(UTC))
         now_asked_by = NewLoad(
             id=load.id, collection=load.collection, mode=load.mode, override=load.override, submitter=caller.name,
