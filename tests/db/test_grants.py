@@ -191,6 +191,32 @@ async def test_grants_follow_the_state_of_their_datasets(conn: Connection, west:
     assert await invariants.check(conn) == []
 
 
+async def test_the_grants_of_a_subject_are_withdrawn_in_parts(
+    conn: Connection, west: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        await give(conn, west, "bert", dataset=f"plain/thing-{number}")
+        await give(conn, west, "carla", dataset=f"plain/thing-{number}")
+    monkeypatch.setattr(granting, "MOST_AT_ONCE", 2)
+    for count in (3, 0):
+        assert count == await granting.withdraw_matching(conn, west, ANNA, subject="bert", target=None, reason="over")
+    rows = await conn.fetch(
+        """SELECT subject, closed_at IS NULL AS is_open, g.xmin::text FROM fedstac.access_grant g ORDER BY g.id"""
+    )
+    assert {row["subject"] for row in rows if row["is_open"]} == {"carla"}
+    assert len({row["xmin"] for row in rows if row["subject"] == "bert"}) == 2
+    assert await invariants.check(conn) == []
+
+
+async def test_a_grant_that_runs_out_while_it_is_given_opens_nothing(conn: Connection, west: Node) -> None:
+    project = GrantTarget.parse(GrantScope.PROJECT, "plain")
+    async with conn.transaction():
+        await grants.target_states(conn, [project], {}, locking=True)
+        [given] = await grants.give(conn, [grants.NewGrant("bert", project, None, NOW)], actor="anna")
+    assert given.grant.valid_from < given.grant.valid_until
+    assert await grants.open_to(conn, "bert", EVERY) == set()
+
+
 async def test_a_lineage_of_several_institutions_is_of_none(west: Node, connect: writing.Connect) -> None:
     conn = await connect()
     items = [writing.plain(number) for number in (1, 2)]
@@ -215,7 +241,7 @@ async def test_a_deletion_counts_the_grants_that_it_closes(
         await give(conn, west, subject, dataset=f"plain/thing-{number}")
     await perform(conn, Mark(target(1), writing.ANNA), Mark(target(2), writing.ANNA))
     await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at - interval '1 second'")
-    ids = await grants.open_ids(conn, "bert", target=None, projects=["plain"])
+    ids = await grants.open_ids(conn, "bert", target=None, projects=["plain"], limit=9)
     async with other.transaction():
         assert await grants.withdraw(other, ids, actor="anna", reason="over") == 2
         deleting = asyncio.create_task(perform(conn, Delete(target(1), writing.ANNA), Delete(target(2), writing.ANNA)))

@@ -7,11 +7,14 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
+import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import feed, subscriptions
 from fedstac.db.connections import Connection
+from fedstac.db.subscriptions import MissedEvent
+from fedstac.domain import events
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.delete import Delete
@@ -163,6 +166,13 @@ async def test_whose_grant_ended_is_told_nothing_of_what_came_later(node: Node, 
     ))  # fmt: skip
     got = await deliveries(node, conn)
     assert got["holder"] == got["other"] == [(earlier["id"], ChangeKind.LEFT, False)]
+
+
+@pytest.mark.parametrize("event_type", [events.MARKED, events.UNMARKED])
+def test_an_event_that_was_not_taken_tells_nothing_of_a_mark(event_type: str) -> None:
+    now = datetime.now(UTC)
+    missed = MissedEvent(1, 1, 7, "e", "plain/thing-1", "plain", "thing-1", event_type, 10, "no", now, None, now, now)
+    assert subscribing.letter_of(missed)["type"] == events.UPDATED
 
 
 async def test_an_event_of_a_private_dataset_says_its_level(node: Node, conn: Connection) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
@@ -153,6 +153,7 @@ async def holdings(conn: Connection, subject: str, *, most: int) -> Holdings | N
 
 # --- giving ---
 
+MOMENT: Final = timedelta(microseconds=1)
 COLUMNS: Final = """id, subject, collection, scope, target, valid_from, valid_until, given_at, given_by, closed_at,
                     closed_by, closed_why, cause"""
 
@@ -265,9 +266,10 @@ async def give(
     for place, wish in enumerate(new):
         grant = present.get(place) or by_wish.get(wish)
         if grant is None:
+            start = wish.valid_from or min(now, wish.valid_until - MOMENT)  # this clock may be ahead of the caller's
             grant = by_wish[wish] = AccessGrant(
-                uuid7(now), wish.subject, wish.target, wish.valid_from or now, wish.valid_until, now, actor
-            )
+                uuid7(now), wish.subject, wish.target, start, wish.valid_until, now, actor
+            )  # fmt: skip
             result.append(GivenGrant(grant, is_new=True))
         else:
             result.append(GivenGrant(grant, is_new=False))
@@ -567,13 +569,13 @@ async def page(
 
 
 async def open_ids(
-    conn: Connection, subject: str, *, target: GrantTarget | None, projects: Sequence[str]
+    conn: Connection, subject: str, *, target: GrantTarget | None, projects: Sequence[str], limit: int
 ) -> list[UUID]:
-    """Return the open grants of a subject: of a target, or of all in some projects."""
+    """Return the first open grants of a subject: of a target, or of all in some projects."""
     rows = await conn.fetch(
         """SELECT id FROM fedstac.access_grant
            WHERE subject = $1 AND closed_at IS NULL AND collection = ANY ($2::text[])
-             AND ($3::text IS NULL OR scope = $3 AND target = $4) ORDER BY id""",
-        subject, list(projects), target.scope if target else None, target.name if target else None,
+             AND ($3::text IS NULL OR scope = $3 AND target = $4) ORDER BY id LIMIT $5""",
+        subject, list(projects), target.scope if target else None, target.name if target else None, limit,
     )  # fmt: skip
     return [row["id"] for row in rows]

@@ -173,25 +173,32 @@ async def withdraw_matching(
 ) -> int:
     """Withdraw all open grants of a target, of a subject, or of both, and return how many. Again there are none.
 
-    Of a subject alone: those of the projects of which the caller may give any grant.
+    Of a subject alone: those of the projects of which the caller may give any grant. Those of a subject go in parts,
+    each a transaction of its own: killed anywhere, it is done by asking again.
     """
-    async with conn.transaction():
-        if target is not None:
-            states = await grants.target_states(conn, [target], _institutions(node, [target]))
-            _require_right(caller, target, states[target])
-            if subject is None:
-                return await grants.withdraw_of_target(
-                    conn, target, actor=caller.name, reason=reason, correlation=caller.correlation
-                )
-            projects = [target.collection]
-        elif subject is not None:
-            projects = await _projects(conn, caller, (Action.GRANT,))
-            if not projects:
-                caller.require(Action.GRANT, EVERYTHING)
-        else:
-            raise BadRequest("say which grants: by dataset, lineage or project, by subject, or by both")
-        ids = await grants.open_ids(conn, subject, target=target, projects=projects)
-        return await grants.withdraw(conn, ids, actor=caller.name, reason=reason, correlation=caller.correlation)
+    if target is None and subject is None:
+        raise BadRequest("say which grants: by dataset, lineage or project, by subject, or by both")
+    count = 0
+    while True:
+        async with conn.transaction():
+            if target is not None:
+                states = await grants.target_states(conn, [target], _institutions(node, [target]))
+                _require_right(caller, target, states[target])
+                if subject is None:
+                    return await grants.withdraw_of_target(
+                        conn, target, actor=caller.name, reason=reason, correlation=caller.correlation
+                    )
+                projects = [target.collection]
+            else:
+                projects = await _projects(conn, caller, (Action.GRANT,))
+                if not projects:
+                    caller.require(Action.GRANT, EVERYTHING)
+            ids = await grants.open_ids(conn, subject or "", target=target, projects=projects, limit=MOST_AT_ONCE)
+            count += await grants.withdraw(
+                conn, ids, actor=caller.name, reason=reason, correlation=caller.correlation
+            )  # fmt: skip
+        if len(ids) < MOST_AT_ONCE:
+            return count
 
 
 # --- reading ---

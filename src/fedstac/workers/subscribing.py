@@ -32,9 +32,10 @@ from fedstac.db.subscriptions import (
 )
 from fedstac.db.webhook_deliveries import MOST_WAITING
 from fedstac.domain import destinations
+from fedstac.domain.access import COVERED
 from fedstac.domain.destinations import Channel
 from fedstac.domain.errors import BadRequest, Conflict, CursorGone, NotFound
-from fedstac.domain.events import START, Cursor, EventFormat, LoggedEvent
+from fedstac.domain.events import START, UPDATED, Cursor, EventFormat, LoggedEvent
 from fedstac.domain.model import moment, rfc3339
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import (
@@ -493,12 +494,12 @@ def document_of(subscription: Subscription, counts: MissedCounts) -> dict[str, A
 
 
 def letter_of(event: MissedEvent) -> dict[str, Any]:
-    """Return a missed event in JSON."""
+    """Return a missed event in JSON. Who may not know of a mark learns nothing of it here."""
     return {
         "id": event.id,
         "place": f"{event.epoch}.{event.pos}",
         "event_id": event.event_id,
-        "type": event.type,
+        "type": UPDATED if event.type in COVERED else event.type,
         "collection": event.collection,
         "dataset": event.dataset,
         "reason": event.reason,
