@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import orjson
 import pytest
 
 from fedstac.demo import sample
+from fedstac.workers import granting
 from tests.support.commands import Fedstac
 from tests.support.nodes import Api
 from tests.support.waiting import until
@@ -108,6 +110,21 @@ async def test_many_grants_are_given_withdrawn_and_paged(west: Api) -> None:
     again = await west.admin.delete("/grants?project=CMIP6")
     assert [answer.json()["withdrawn"] for answer in (one, rest, again)] == [1, 6, 0]
     assert (await west.admin.delete("/grants")).status_code == 400
+
+
+async def test_an_import_is_read_beside_the_event_loop(west: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = set()
+
+    def read_wish(body: Any) -> granting.GrantWish:
+        threads.add(threading.current_thread())
+        return read(body)
+
+    read = granting.read_wish
+    monkeypatch.setattr(granting, "read_wish", read_wish)
+    wish = {"subject": "bert", "project": "CMIP6", "valid_until": UNTIL}
+    assert (await west.admin.post("/grants/import", json={"grants": [wish]})).json()["given"] == 1
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 async def test_events_about_grants_are_for_callers_with_the_right_and_cursors_move_on(west: Api) -> None:

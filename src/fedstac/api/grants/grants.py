@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -56,24 +57,16 @@ async def post_import(call: Call) -> Response:
     itself; the answer says which, and why.
     """
     _require_right(call)
-    wishes: list[granting.GrantWish] = []
-    refusals: list[dict[str, Any]] = []
-    lines = []
-    for n, value in enumerate(await _values(call), 1):
-        try:
-            if isinstance(value, Problem):  # of a line that is no JSON
-                raise value
-            if not isinstance(value, dict):
-                raise BadRequest("a grant is a JSON object")
-            wishes.append(granting.read_wish(value))
-            lines.append(n)
-        except Problem as problem:
-            refusals.append({"line": n, "problem": problem.name, "detail": problem.detail})
+    raw = await call.body.read()
+    is_lines = call.headers.get("content-type", "").partition(";")[0].strip().lower() in LINE_TYPES
+    wishes, refusals = await call.services.threads.run(partial(_read_import, raw, is_lines=is_lines))
     async with call.node.pool.acquire() as conn:
-        outcomes = await granting.give(conn, call.node, caller_of(call), wishes, traceparent=call.traceparent)
+        outcomes = await granting.give(
+            conn, call.node, caller_of(call), list(wishes.values()), traceparent=call.traceparent
+        )  # fmt: skip
     refusals += [
-        {"line": n, "problem": outcome.problem.name, "detail": outcome.problem.detail}
-        for n, outcome in zip(lines, outcomes, strict=True) if outcome.problem is not None
+        _refusal(n, outcome.problem)
+        for n, outcome in zip(wishes, outcomes, strict=True) if outcome.problem is not None
     ]  # fmt: skip
     return _answer({
         "given": sum(outcome.is_new for outcome in outcomes),
@@ -82,14 +75,36 @@ async def post_import(call: Call) -> Response:
     })  # fmt: skip
 
 
-async def _values(call: Call) -> list[Any]:
+def _read_import(raw: bytes, *, is_lines: bool) -> tuple[dict[int, granting.GrantWish], list[dict[str, Any]]]:
+    """Return the grants that an import asks for, by their numbers, and the refusals of the others.
+
+    BadRequest where they are too many, or no JSON.
+    """
+    wishes: dict[int, granting.GrantWish] = {}
+    refusals: list[dict[str, Any]] = []
+    for n, value in enumerate(_values(raw, is_lines=is_lines), 1):
+        try:
+            if isinstance(value, Problem):  # of a line that is no JSON
+                raise value
+            if not isinstance(value, dict):
+                raise BadRequest("a grant is a JSON object")
+            wishes[n] = granting.read_wish(value)
+        except Problem as problem:
+            refusals.append(_refusal(n, problem))
+    return wishes, refusals
+
+
+def _refusal(line: int, problem: Problem) -> dict[str, Any]:
+    return {"line": line, "problem": problem.name, "detail": problem.detail}
+
+
+def _values(raw: bytes, *, is_lines: bool) -> list[Any]:
     """Return the grants of an import as they were sent. BadRequest where they are too many, or no JSON."""
-    content = await call.body.read()
     most = granting.MOST_AT_ONCE
-    if call.headers.get("content-type", "").partition(";")[0].strip().lower() in LINE_TYPES:
-        values: list[Any] = strict_json.parse_lines(content, most=most + 1)
+    if is_lines:
+        values: list[Any] = strict_json.parse_lines(raw, most=most + 1)
     else:
-        body = strict_json.parse(content)
+        body = strict_json.parse(raw)
         if not (isinstance(body, dict) and isinstance(body.get("grants"), list) and len(body) == 1):
             raise BadRequest('send a line of NDJSON for each grant, or {"grants": […]}')
         values = body["grants"]
