@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target
-from fedstac.domain.errors import ItemDoesNotExist, MarkedForDeletion, MissingPermission, PreconditionFailed
+from fedstac.domain.errors import Conflict, ItemDoesNotExist, MarkedForDeletion, MissingPermission, PreconditionFailed
 from fedstac.domain.model import Lineage, Outcome, State
 from fedstac.domain.policy import Principal
 from tests.support.amending import CHECKER, ITEM, ROOT, VERSION, VOCABULARY, WORLD
@@ -96,6 +97,17 @@ def test_a_rebuild_does_not_make_a_version_the_latest_that_its_publisher_gave_up
     decision = Rebuild(Clear(LATER_TARGET, ROOT), Publish(LATER, ROOT, VERSION)).decide(lineage, WORLD)
     lineage = lineage.after(decision.changes)
     assert (lineage.records[LATER.id].superseded, lineage.records[LATER.id].latest) == (True, False)
+
+
+def test_a_rebuild_is_no_way_around_the_reason_for_other_files() -> None:
+    document = copy.deepcopy(ITEM)
+    next(each for each in document["assets"].values() if "file:checksum" in each)["file:checksum"] = f"1220{9:064}"
+    draft, _ = CHECKER.draft(document, "CMIP6", VOCABULARY)
+    rebuild = Rebuild(Clear(TARGET, ROOT), Publish(draft, ROOT, VERSION))
+    with pytest.raises(Conflict, match="Fedstac-Override"):
+        rebuild.decide(after(PUBLISH), WORLD)
+    decision = replace(rebuild, override="a file was broken").decide(after(PUBLISH), WORLD)
+    assert decision.changes[-1].after.files_digest == draft.files_digest
 
 
 def test_the_version_before_is_the_latest_when_the_latest_is_cleared() -> None:

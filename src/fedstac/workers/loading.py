@@ -305,7 +305,7 @@ def _command(
         return DatasetCommand(Publish.read(action), "publish")
     if mode is LoadMode.REBUILD:
         clear = Clear(action.target, action.principal, expected, "a full-state load builds it again")
-        return DatasetCommand(Rebuild(clear, Publish.read(action)), "rebuild")
+        return DatasetCommand(Rebuild(clear, Publish.read(action), override), "rebuild")
     edit = Whole(action.body)
     return DatasetCommand(
         Amend(action.target, action.principal, edit, action.cv_version, override=override, expected=expected), "amend"

@@ -24,7 +24,7 @@ from fedstac.domain import (
     versions,
 )
 from fedstac.domain.access import level_of_draft
-from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of_document
+from fedstac.domain.actions.target import QueuedAction, Target, find, refusal_of_files, resource_of_document
 from fedstac.domain.difference import Effect, effect_of
 from fedstac.domain.errors import BodyTooLarge, Conflict, Finding, StacInvalid, errors_in, pointer
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, World
@@ -127,10 +127,7 @@ class Amend:
         if record.is_retracted and (effect.actions - harmless):
             raise Conflict(f"{record.id} is retracted; reinstate it before it is changed")
         if Action.REPLACE in effect.actions and not self.override:
-            raise Conflict(
-                f"other files for {record.id}: files never change under a version; publish a new version, or say why "
-                f"in the header Fedstac-Override"
-            )
+            raise refusal_of_files(record.id)
 
     def _judge(self, record: Record, after: Json, effect: Effect, world: World) -> Edition:
         """Return the new document as a draft. StacInvalid for errors that the stored document does not have too."""

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fedstac.domain import events, versions
+import orjson
+
+from fedstac.domain import alternates, events, versions
 from fedstac.domain.actions.publish import Publish
-from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of, without_document
+from fedstac.domain.actions.target import QueuedAction, Target, find, refusal_of_files, resource_of, without_document
+from fedstac.domain.difference import effect_of
 from fedstac.domain.errors import Conflict
 from fedstac.domain.model import SEARCHED, Change, Decision, Lineage, Outcome, Record, State, World
 from fedstac.domain.policy import Action, Principal
@@ -56,11 +59,13 @@ class Clear:
 class Rebuild:
     """Clear a dataset and publish it again, in one step: two events, one after the other, and no moment without it.
 
-    Its place among the versions stays: whether it is the latest, and whether its publisher gave it up.
+    Its place among the versions stays: whether it is the latest, and whether its publisher gave it up. override: the
+    reason for other files under the same version.
     """
 
     clear: Clear
     publish: Publish
+    override: str | None = None
 
     @property
     def target(self) -> Target:
@@ -73,6 +78,19 @@ class Rebuild:
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Do both, or nothing where one of them is refused. No other version is promoted in between."""
         record = self.clear.find(lineage, world)
+        if record.document_digest != self.publish.draft.document_digest:
+            self._permit_files(record, world)
         clearing = versions.alone(self.clear.change(record), lineage, world)
         decision = replace(self.publish, rebuilt=record).decide(lineage.after((clearing,)), world)
         return Decision(Outcome.REBUILT, (clearing, *decision.changes), decision.warnings)
+
+    def _permit_files(self, record: Record, world: World) -> None:
+        """Require a reason and the right for other files: a rebuild is no way around them. Errors as of Amend."""
+        before, document = orjson.loads(record.document or "{}"), orjson.loads(self.publish.draft.text)
+        effect = effect_of(before, alternates.completed(before, alternates.with_alternates(before, document)))
+        if Action.REPLACE not in effect.actions:
+            return
+        resource = replace(resource_of(record, world), nodes=effect.nodes_of(Action.REPLACE))
+        world.policy.require(self.principal, Action.REPLACE, resource)
+        if not self.override:
+            raise refusal_of_files(record.id)

@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 
 from fedstac.domain.errors import (
+    Conflict,
     ForeignOrigin,
     ItemDoesNotExist,
     MarkedForDeletion,
@@ -118,6 +119,14 @@ def without_document(record: Record, state: State) -> Record:
         files_digest=EMPTY, cv_version=None, cv_excused=None, replicas=None, retraction=None, superseded=False,
         quarantine=None,
     )  # fmt: skip
+
+
+def refusal_of_files(id: str) -> Conflict:
+    """Return the problem of other files under a version that is here, for which nobody gave a reason."""
+    return Conflict(
+        f"other files for {id}: files never change under a version; publish a new version, or say why in the header "
+        "Fedstac-Override"
+    )
 
 
 def may_see_marked(target: Target, principal: Principal, world: World) -> bool:
