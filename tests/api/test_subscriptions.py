@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from fedstac.db import feed
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from tests.support.nodes import Api, StartApi
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 Json = dict[str, Any]
 
@@ -28,7 +29,7 @@ def thing(number: int, title: str) -> Json:
 @pytest.fixture
 async def api(start_api: StartApi, dsn: str) -> Api:
     """A node with three datasets of a plain collection, two of them with the title `a`."""
-    started = await start_api(dsn=dsn, default_wait_seconds=60)
+    started = await start_api(dsn=dsn, default_wait_seconds=60, event_streams=1)
     assert (await started.admin.post("/collections", json=sample.collection("plain"))).status_code == 201
     for number, title in ((1, "a"), (2, "b"), (3, "a")):
         answer = await started.admin.post("/collections/plain/items", json=thing(number, title))
@@ -309,6 +310,21 @@ async def test_changes_from_cursor_to_cursor(api: Api, conn: Connection) -> None
     assert len(crud["changes"]) == 4
     for wrong in ({}, {"since": "9.9"}, {"since": "start", "bbox": "1,2"}, {"since": "start", "filter": "a ="}):
         assert (await api.anyone.get("/changes", params=wrong)).status_code in (400, 410)
+
+
+async def test_readers_without_a_token_who_wait_are_bounded(api: Api, conn: Connection) -> None:
+    await head_is(api, conn, 4)
+    parameters: Json = {"since": "1.4", "wait": 60}
+    waits = {asyncio.create_task(api.anyone.get("/changes", params=parameters)) for _ in range(2)}
+    done, waiting = await asyncio.wait(waits, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+    [refused] = [each.result() for each in done]
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+    assert (await api.anyone.get("/changes", params={"since": "1.4"})).status_code == 200
+    with_token = asyncio.create_task(api.admin.get("/changes", params=parameters))
+    await retitle(api, 1, "c")
+    for each in (*waiting, with_token):
+        answer = await asyncio.wait_for(each, PATIENCE)
+        assert (answer.status_code, len(answer.json()["changes"])) == (200, 1)
 
 
 async def test_changes_show_what_the_reader_may_see(api: Api, conn: Connection) -> None:

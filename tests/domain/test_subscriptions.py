@@ -23,6 +23,7 @@ from fedstac.domain.subscriptions import (
     SubscriptionFilter,
     changes_for,
 )
+from fedstac.runtime.budget import Abandoned
 
 WARM: dict[str, Any] = {"cql2": {"op": "=", "args": [{"property": "variable"}, "tas"]}}
 
@@ -151,6 +152,19 @@ def test_a_reader_gets_what_they_may_see(view: View, hidden: tuple[str, ...], th
     assert delivery is not None
     assert [word for word in hidden if word in delivery.event.text] == []
     assert [word for word in there if word not in delivery.event.text] == []
+
+
+def test_work_for_a_request_that_ended_is_given_up() -> None:
+    page = LogPage.read([logged(1), logged(2)], {1: None, 2: logged(1)}, lambda data: None)
+    calls: list[int] = []
+
+    def checkpoint() -> None:
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise Abandoned
+
+    with pytest.raises(Abandoned):
+        changes_for(page, [Subscriber("s", SubscriptionFilter.parse({}))], RightsByState(None), checkpoint)
 
 
 def test_left_says_no_more_than_the_name_and_has_an_id_of_its_own() -> None:

@@ -33,7 +33,7 @@ from fedstac.api.http.openapi import Description
 from fedstac.api.nodes import routes as node_routes
 from fedstac.api.nodes.health import HealthLook
 from fedstac.api.nodes.metrics import FiguresLook
-from fedstac.api.nodes.stream import OpenStreams
+from fedstac.api.nodes.stream import WAITING_READERS, OpenStreams
 from fedstac.api.people import identity
 from fedstac.api.people import routes as people_routes
 from fedstac.api.route import Route
@@ -136,8 +136,9 @@ def create(
                 collections=KnownCollections(), memory=Memory(settings.request_memory_bytes), threads=Threads(),
                 shares=FairShares(_places(node.pools, has_columns=columns is not None)),
                 health=HealthLook(node, roles, columns), figures=FiguresLook(node), roles=roles,
-                streams=OpenStreams(settings.event_streams), open_files=OpenFiles(), open_budgets=set(),
-                backlog=BacklogLook(node),
+                streams=OpenStreams(settings.event_streams),
+                waiting_readers=OpenStreams(settings.event_streams, WAITING_READERS),
+                open_files=OpenFiles(), open_budgets=set(), backlog=BacklogLook(node),
             )  # fmt: skip
             app.state.services = services
             yield

@@ -56,6 +56,7 @@ class Services:
     health: HealthLook
     figures: FiguresLook
     streams: OpenStreams
+    waiting_readers: OpenStreams  # of changes, without a token
     open_files: OpenFiles
     open_budgets: set[Budget]  # of the requests that are worked on
     backlog: BacklogLook

@@ -288,12 +288,17 @@ class SubscriberEvent:
 
 
 def changes_for(
-    page: LogPage, subscribers: Sequence[Subscriber], rights: ReadingRights
-) -> dict[str, list[SubscriberEvent]]:
-    """Return what each subscriber gets of a page of the log, by the subscriber's name, in the order of the log."""
+    page: LogPage, subscribers: Sequence[Subscriber], rights: ReadingRights,
+    checkpoint: Callable[[], None] = lambda: None,
+) -> dict[str, list[SubscriberEvent]]:  # fmt: skip
+    """Return what each subscriber gets of a page of the log, by the subscriber's name, in the order of the log.
+
+    checkpoint: is called before each event; it raises what ends the work.
+    """
     reading = _PageReading(page, frozenset[str]().union(*(each.filter.names for each in subscribers)), rights)
     deliveries: dict[str, list[SubscriberEvent]] = {each.name: [] for each in subscribers}
     for event in page.events:
+        checkpoint()
         for subscriber in subscribers:
             if not subscriber.filter.takes_collection(event.collection):
                 continue

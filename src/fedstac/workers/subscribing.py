@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 import orjson
@@ -51,6 +51,7 @@ from fedstac.domain.subscriptions import (
 from fedstac.domain.vocabulary import UnknownVersion
 from fedstac.messaging import formats
 from fedstac.messaging.formats import Encoder
+from fedstac.runtime import budget
 from fedstac.runtime.wakeup import Backoff, pause
 from fedstac.vocabularies.registry import Vocabularies
 from fedstac.workers.reading_rights import ReadersNow
@@ -66,13 +67,30 @@ LONGEST_SCAN: Final = 5.0  # seconds in which a reader who does not wait passes 
 WAITS: Final = "waits behind an earlier event of the dataset"
 
 
+T = TypeVar("T")
+
+
+class RunInThread(Protocol):
+    """Runs work beside the event loop."""
+
+    async def __call__(self, work: Callable[[], T], /) -> T:
+        """Return the result of the work."""
+        ...
+
+
+async def in_any_thread(work: Callable[[], T]) -> T:
+    """Return the result of work of this process's own, for which nothing bounds the threads."""
+    return await asyncio.to_thread(work)
+
+
 async def deliveries(
-    node: Node, conn: Connection, page: Sequence[LoggedEvent], subscribers: Sequence[Subscriber]
-) -> dict[str, list[SubscriberEvent]]:
+    node: Node, conn: Connection, page: Sequence[LoggedEvent], subscribers: Sequence[Subscriber], *,
+    run: RunInThread = in_any_thread,
+) -> dict[str, list[SubscriberEvent]]:  # fmt: skip
     """Return what each subscriber gets of a page of the log, by the subscriber's name, in the order of the log.
 
     page: events in the order of the log, though not all (db/subscriptions.look, events_at). Asks what
-    subscribers may read as of now.
+    subscribers may read as of now. run: for a request its own share of threads; work for one that ended is given up.
     """
     institution_of = partial(_institution_of, node.checker.vocabularies)
     subscriber_events: dict[str, list[SubscriberEvent]] = {each.name: [] for each in subscribers}
@@ -81,9 +99,10 @@ async def deliveries(
         previous = await subscriptions.previous_events(conn, rest)
         is_complete = [event.dataset is None or event.cursor.pos in previous for event in rest]
         count = is_complete.index(False) if False in is_complete else len(rest)
-        log_page = await asyncio.to_thread(LogPage.read, rest[:count], previous, institution_of)
+        log_page = await run(partial(LogPage.read, rest[:count], previous, institution_of))
         rights = await ReadersNow.read(conn, node.policy, log_page, subscribers)
-        for name, part in (await asyncio.to_thread(changes_for, log_page, subscribers, rights)).items():
+        work = partial(changes_for, log_page, subscribers, rights, budget.checkpoint)
+        for name, part in (await run(work)).items():
             subscriber_events[name] += part
         rest = rest[count:]
     return subscriber_events
@@ -254,7 +273,8 @@ class NextEvents:
 
 
 async def next_events(
-    node: Node, name: str, *, caller: Principal, limit: int | None, lease_seconds: float, wait: float
+    node: Node, name: str, *, caller: Principal, limit: int | None, lease_seconds: float, wait: float,
+    run: RunInThread = in_any_thread,
 ) -> NextEvents:  # fmt: skip
     """Give out the next events of a subscription; wait for some for so many seconds.
 
@@ -265,7 +285,7 @@ async def next_events(
     while True:
         sequenced = node.sequenced.next()
         async with node.pool.acquire() as conn:
-            look = await _look(node, conn, name, caller=caller, limit=limit, lease_seconds=lease_seconds)
+            look = await _look(node, conn, name, caller=caller, limit=limit, lease_seconds=lease_seconds, run=run)
         seconds = deadline - time.monotonic()
         may_look_on = look.has_more and seconds > -LONGEST_SCAN
         if look.answer.events or (seconds <= 0 and not may_look_on) or node.stopping.is_set():
@@ -285,8 +305,9 @@ class _Look:
 
 
 async def _look(
-    node: Node, conn: Connection, name: str, *, caller: Principal, limit: int | None, lease_seconds: float
-) -> _Look:
+    node: Node, conn: Connection, name: str, *, caller: Principal, limit: int | None, lease_seconds: float,
+    run: RunInThread,
+) -> _Look:  # fmt: skip
     async with conn.transaction():
         subscription = await own(conn, name, caller)
         if subscription.delivery != PULL:
@@ -296,7 +317,7 @@ async def _look(
             return _Look(NextEvents((), encoder, None, subscription.cursor))
         most = min(limit or subscription.batch, MOST_EVENTS)
         subscriber = Subscriber(name, filter_of(subscription), caller)
-        due = await _due(node, conn, subscription, subscriber, encoder, most)
+        due = await _due(node, conn, subscription, subscriber, encoder, most, run)
         if due.positions:
             if not due.events:
                 return _Look(NextEvents((), encoder, None, subscription.cursor), has_more=True)
@@ -308,7 +329,7 @@ async def _look(
         counts = await subscriptions.missed_counts(conn, [name])
         if counts.get(name, MissedCounts()).waiting >= MOST_WAITING:  # it takes none of these: nothing new is added
             return _Look(NextEvents((), encoder, None, subscription.cursor))
-        return await _new(node, conn, subscription, subscriber, encoder, most, lease_seconds)
+        return await _new(node, conn, subscription, subscriber, encoder, most, lease_seconds, run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,13 +341,14 @@ class DueEvents:
 
 
 async def _due(
-    node: Node, conn: Connection, subscription: Subscription, subscriber: Subscriber, encoder: Encoder, most: int
-) -> DueEvents:
+    node: Node, conn: Connection, subscription: Subscription, subscriber: Subscriber, encoder: Encoder, most: int,
+    run: RunInThread,
+) -> DueEvents:  # fmt: skip
     """Return what is due, and settle what is nothing to the subscriber any more. For the caller's transaction."""
     await subscriptions.bury_forgotten(conn, subscription.name)
     rows = await subscriptions.due(conn, subscription.name, most)
     page = await subscriptions.events_at(conn, [row.pos for row in rows])
-    events = (await deliveries(node, conn, page, [subscriber]))[subscriber.name]
+    events = (await deliveries(node, conn, page, [subscriber], run=run))[subscriber.name]
     events = [each for each in events if encoder.tells(each.event)]
     positions = [event.cursor.pos for event in page]
     await subscriptions.settle(
@@ -337,14 +359,14 @@ async def _due(
 
 async def _new(
     node: Node, conn: Connection, subscription: Subscription, subscriber: Subscriber, encoder: Encoder, most: int,
-    lease_seconds: float,
+    lease_seconds: float, run: RunInThread,
 ) -> _Look:  # fmt: skip
     name = subscription.name
     with _telling_subscribers():
         log_slice = await subscriptions.look(
             conn, subscription.cursor, subscriber.filter.collections, min(max(2 * most, LEAST_PAGE), PAGE_EVENTS)
         )
-    fitting = (await deliveries(node, conn, log_slice.events, [subscriber]))[name]
+    fitting = (await deliveries(node, conn, log_slice.events, [subscriber], run=run))[name]
     fitting = [each for each in fitting if encoder.tells(each.event)]
     blocked = await subscriptions.held_back(conn, name, [each.source for each in fitting])
     events: list[SubscriberEvent] = []
@@ -527,7 +549,7 @@ class ChangesPage:
 
 async def changes_since(
     node: Node, since: str, condition: SubscriptionFilter, *, reader: Principal | None, encoder: Encoder, limit: int,
-    wait: float,
+    wait: float, run: RunInThread = in_any_thread,
 ) -> ChangesPage:  # fmt: skip
     """Return what changed after a place (`place_of`), as a reader may see it; wait for something for so many seconds.
 
@@ -544,7 +566,7 @@ async def changes_since(
                 log_slice = await subscriptions.look(
                     conn, after, condition.collections, min(max(2 * limit, LEAST_PAGE), PAGE_EVENTS)
                 )
-            events = (await deliveries(node, conn, log_slice.events, [subscriber]))[subscriber.name]
+            events = (await deliveries(node, conn, log_slice.events, [subscriber], run=run))[subscriber.name]
             head = await feed.head(conn)
         events = [each for each in events if encoder.tells(each.event)]
         advance = log_slice.through.pos - after.pos

@@ -48,21 +48,22 @@ RETRY_MILLISECONDS = 2000  # after which a client connects again
 HEADERS = {"Cache-Control": "private, no-store, no-transform", "X-Accel-Buffering": "no"}  # proxies pass it on at once
 
 
-class OpenStreams:
-    """The streams of a process. `most` bounds them."""
+STREAMS = "{most} streams of events are open, which are the most; close one, or poll with wait=60"
+WAITING_READERS = "{most} readers without a token wait for changes, which are the most; log in, or ask without `wait`"
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+
+class OpenStreams:
+    """The streams of a process, or readers that wait. `most` bounds them. refusal: of one more."""
+
+    def __init__(self, most: int, refusal: str = STREAMS) -> None:
+        self._most, self._refusal = most, refusal
         self.count = 0
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """Hold a place for a stream. TooManyRequests where none is free."""
         if self.count >= self._most:
-            raise TooManyRequests(
-                f"{self._most} streams of events are open, which are the most; close one, or poll with wait=60",
-                retry_after=5,
-            )
+            raise TooManyRequests(self._refusal.format(most=self._most), retry_after=5)
         self.count += 1
         try:
             yield

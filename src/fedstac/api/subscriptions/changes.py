@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -42,15 +43,19 @@ async def get_changes(call: Call) -> Response:
     condition = SubscriptionFilter.parse(_condition(call))
     reader = await call.find_caller()
     budget.extend(wait)
-    page = await subscribing.changes_since(
-        call.node, since, condition, reader=reader, encoder=encoder, limit=limit, wait=wait
-    )
+    with ExitStack() as stack:
+        if wait and reader is None:
+            stack.enter_context(call.services.waiting_readers.place())
+        page = await subscribing.changes_since(
+            call.node, since, condition, reader=reader, encoder=encoder, limit=limit, wait=wait,
+            run=call.services.threads.run,
+        )  # fmt: skip
     cursor = str(page.cursor)
     following = {key: parameters[key] for key in KEPT if key in parameters} | {"since": cursor}
     next_parameters = following if page.has_more else None
     own = f"{call.base_url}/changes"
     head = {"cursor": cursor, "links": links.of_page(own, next_parameters)}
-    return await events_answer(head, "changes", page.events, encoder)
+    return await events_answer(call, head, "changes", page.events, encoder)
 
 
 def _condition(call: Call) -> dict[str, Any]:

@@ -73,7 +73,7 @@ CHANGES = Capability(
         Route(
             method="GET", path="/changes", handler=changes.get_changes, access=Access.PUBLIC,
             parameters=parameters.CHANGES, answers=(Answer.of(200, "Changes, the oldest first.", "Changes"),),
-            problems=(CursorGone,),
+            problems=(CursorGone, TooManyRequests),
         ),
     ),
 )  # fmt: skip

@@ -5,10 +5,10 @@ Who may manage messaging sees those of others, seeks them and removes them. Nobo
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -38,6 +38,7 @@ PAGE, MOST_SHOWN = 100, 1000
 LEASE_SECONDS, LONGEST_LEASE = 60, 3600
 LONGEST_WAIT: Final = 60
 LONGEST_RETRY: Final = 86_400.0
+INLINE_CHARACTERS: Final = 256 << 10  # of events that are written in the event loop
 MEMBERS: Final = {  # of a body, and the members of a wish
     "delivery": "delivery", "url": "url", "format": "format", "key": "key_template", "filter": "filter",
     "batch": "batch", "from": "start",
@@ -150,20 +151,22 @@ async def get_next(call: Call) -> Response:
     budget.extend(wait)
     page = await subscribing.next_events(
         call.node, call.path_params["subscription"], caller=call.caller, limit=limit or None,
-        lease_seconds=max(lease, 1), wait=wait,
+        lease_seconds=max(lease, 1), wait=wait, run=call.services.threads.run,
     )  # fmt: skip
     head: dict[str, Any] = {"cursor": str(page.cursor)}
     if page.lease is not None:
         head |= {"lease": str(page.lease.id), "leased_until": rfc3339(page.lease.until)}
     encoder = replace(page.encoder, feed_url=f"{call.base_url}/events")
-    return await events_answer(head, "events", page.events, encoder)
+    return await events_answer(call, head, "events", page.events, encoder)
 
 
 async def events_answer(
-    head: dict[str, Any], member: str, events: Sequence[SubscriberEvent], encoder: Encoder
+    call: Call, head: dict[str, Any], member: str, events: Sequence[SubscriberEvent], encoder: Encoder
 ) -> Response:  # fmt: skip
     """Answer with events as a subscriber gets them, each with its value as the format has it, which is not parsed."""
-    text = await asyncio.to_thread(_text_of, head, member, events, encoder)
+    work = partial(_text_of, head, member, events, encoder)
+    is_large = sum(len(each.event.text) for each in events) > INLINE_CHARACTERS
+    text = await call.services.threads.run(work) if is_large else work()
     return Response(text, 200, NO_STORE, links.JSON)
 
 
