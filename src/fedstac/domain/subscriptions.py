@@ -299,17 +299,34 @@ def changes_for(
     deliveries: dict[str, list[SubscriberEvent]] = {each.name: [] for each in subscribers}
     for event in page.events:
         checkpoint()
+        change = reading.change(event) if event.dataset is not None else None
         for subscriber in subscribers:
             if not subscriber.filter.takes_collection(event.collection):
                 continue
-            if event.dataset is not None:
-                delivery = reading.delivery(subscriber, event)
+            if change is not None:
+                delivery = reading.delivery(subscriber, change)
             else:
                 is_shown = rights.may_see(subscriber, event)
                 delivery = SubscriberEvent(event, ChangeKind.CHANGED, event) if is_shown else None
             if delivery is not None and subscriber.filter.takes_type(delivery.event.type):
                 deliveries[subscriber.name].append(delivery)
     return deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What an event of a dataset is to all subscribers alike.
+
+    facts: of the dataset after and before; None where it was not here. is_known: it is here, and whether it was before
+    is known. Then a filter that it passes neither after nor before decides alone.
+    """
+
+    after: LoggedDataset
+    before: LoggedDataset | None
+    presence_before: Presence
+    facts: DatasetFacts | None
+    facts_before: DatasetFacts | None
+    is_known: bool
 
 
 class _PageReading:
@@ -322,42 +339,46 @@ class _PageReading:
         }
         self._texts: dict[tuple[int, View], LoggedEvent] = {}
 
-    def delivery(self, subscriber: Subscriber, event: LoggedEvent) -> SubscriberEvent | None:
-        """Return what an event of a dataset is to a subscriber; None for nothing."""
+    def change(self, event: LoggedEvent) -> _Change:
+        """Return what an event of a dataset is, whoever gets it."""
         after = self._page.datasets[event.cursor.pos]
-        if after.presence is Presence.UNKNOWN:
-            return None  # it says nothing any more; the deletion follows in the log
         earlier = self._page.previous[event.cursor.pos]
         before = self._page.datasets[earlier.cursor.pos] if earlier else None
         presence_before = before.presence if before else after.presence_before
-        fitted = before is not None and self._fits(subscriber, before)
+        return _Change(
+            after, before, presence_before, self._facts.get(event.cursor.pos),
+            self._facts.get(earlier.cursor.pos) if earlier else None,
+            is_known=after.presence is Presence.HERE and presence_before is not Presence.UNKNOWN,
+        )  # fmt: skip
+
+    def delivery(self, subscriber: Subscriber, change: _Change) -> SubscriberEvent | None:
+        """Return what an event of a dataset is to a subscriber; None for nothing.
+
+        The filter is asked first: for most subscribers it says that an event is nothing to them.
+        """
+        test, after, before = subscriber.filter.test, change.after, change.before
+        passes = change.facts is not None and test(change.facts) is True
+        passed = change.facts_before is not None and test(change.facts_before) is True
+        if change.is_known and not passes and not passed:
+            return None
+        if after.presence is Presence.UNKNOWN:
+            return None  # it says nothing any more; the deletion follows in the log
+        fitted = before is not None and passed and self._rights.view_before(subscriber, before) is not View.NOTHING
         view = self._rights.view_of(subscriber, after)
         if view is View.NOTHING:  # where it was perhaps never to be seen, not even its name is told
             return self._departure(subscriber, after) if fitted else None
         view_now = self._rights.view_now(subscriber, after)
         if view_now is View.NOTHING:  # what hid it follows in the log, and tells whoever still has it by then
-            still_fits = self._passes(subscriber, event.cursor.pos)
-            return self._departure(subscriber, after) if fitted and not still_fits else None
+            return self._departure(subscriber, after) if fitted and not passes else None
         view = min(view, view_now)
-        may_be_there = fitted or presence_before is Presence.UNKNOWN
+        may_be_there = fitted or change.presence_before is Presence.UNKNOWN
         if after.presence is Presence.GONE:  # what is purged was told to be deleted
-            is_concerned = may_be_there or presence_before is Presence.GONE
-            return SubscriberEvent(self._text(after, view), ChangeKind.LEFT, event) if is_concerned else None
-        if self._passes(subscriber, event.cursor.pos):
+            is_concerned = may_be_there or change.presence_before is Presence.GONE
+            return SubscriberEvent(self._text(after, view), ChangeKind.LEFT, after.event) if is_concerned else None
+        if passes:
             kind = ChangeKind.CHANGED if fitted else ChangeKind.ENTERED
-            return SubscriberEvent(self._text(after, view), kind, event)
+            return SubscriberEvent(self._text(after, view), kind, after.event)
         return self._departure(subscriber, after) if may_be_there else None
-
-    def _fits(self, subscriber: Subscriber, dataset: LoggedDataset) -> bool:
-        """Tell whether a dataset was here, fitted a filter and could be seen."""
-        if not self._passes(subscriber, dataset.event.cursor.pos):
-            return False
-        return self._rights.view_before(subscriber, dataset) is not View.NOTHING
-
-    def _passes(self, subscriber: Subscriber, pos: int) -> bool:
-        """Tell whether a dataset is here as of a position, and passes a filter."""
-        facts = self._facts.get(pos)
-        return facts is not None and subscriber.filter.test(facts) is True
 
     def _text(self, dataset: LoggedDataset, view: View) -> LoggedEvent:
         """Return the event as whoever has this view gets it."""
