@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 import pytest
 
 from fedstac.db import feed
@@ -178,6 +179,11 @@ async def test_what_is_refused_too_often_is_a_dead_letter_that_can_be_sent_again
     await head_is(api, conn, 5)
     refusal = await api.admin.post(redrive)
     assert (refusal.status_code, "which says more" in refusal.json()["detail"]) == (409, True)
+    assert (await api.admin.post("/subscriptions/mine/seek", json={"cursor": page["cursor"]})).json()[
+        "dead_letters"
+    ] == 1
+    assert (await api.admin.post("/subscriptions/mine/seek", json={"cursor": "start"})).json()["dead_letters"] == 0
+    assert names((await next_of(api, limit=1))["events"]) == [("thing-1", "entered")], "it comes again"
 
 
 async def test_a_subscription_is_its_owners(api: Api) -> None:
@@ -230,12 +236,14 @@ REFUSED: tuple[Json, ...] = (
 )  # fmt: skip
 
 
-async def test_a_subscription_that_becomes_a_webhook_comes_with_its_secret(api: Api) -> None:
+async def test_a_subscription_that_becomes_a_webhook_comes_with_its_secret(api: Api, conn: Connection) -> None:
     await subscribe(api)
     webhook = {"delivery": "webhook", "url": "https://hooks.example/x"}
     assert (await api.admin.put("/subscriptions/mine", json=webhook)).json()["secret"].startswith("whsec_")
     again = await api.admin.put("/subscriptions/mine", json={**webhook, "url": "https://hooks.example/y"})
     assert (again.status_code, "secret" in again.json()) == (200, False)
+    details = await conn.fetch("SELECT detail FROM fedstac.audit WHERE dataset = 'subscription/mine' ORDER BY id")
+    assert [orjson.loads(row["detail"]).get("host") for row in details] == [None, "hooks.example", "hooks.example"]
 
 
 async def test_a_service_puts_its_subscription_again_though_the_log_lost_where_it_began(

@@ -26,7 +26,7 @@ from fedstac.domain.events import Cursor
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import SubscriptionFilter
 from fedstac.settings import Settings
-from fedstac.workers import notifier, webhook_chunks
+from fedstac.workers import notifier, subscribing, webhook_chunks
 from fedstac.workers.subscriptions import WITHOUT_TOKEN, WebhookSender
 from tests.db import writing
 from tests.support.receivers import receiving
@@ -475,6 +475,36 @@ async def test_leases_last_while_the_log_is_read_for_many_that_stand_apart(
     sender = WebhookSender(node, lease_seconds=0.6)
     await sender.step(conn)
     assert leased[:5] == [True] * 5
+
+
+async def test_nothing_later_is_sent_after_a_seek_while_an_earlier_event_is_on_its_way(
+    node: Node, conn: Connection
+) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, 1)
+    went_on = asyncio.Event()
+    async with subscriber() as slow, subscriber() as other:
+
+        async def respond(request: Request) -> str:
+            await went_on.wait()
+            return TAKEN
+
+        slow.respond = respond
+        types = {"types": ["dataset.published", "dataset.updated"]}
+        await subscribe(conn, slow.url, filter=types)
+        async with sending(node):
+            await until(lambda: _is(len(slow.requests) == 1))
+            place = str(Cursor(1, await head(conn)))
+            await subscribing.seek(conn, "one", place, actor="ben")
+            await rename(conn, 1, title="b")
+            await subscribe(conn, other.url, "two", filter=types)
+            await until(lambda: _is(len(other.taken) == 2))
+            assert len(slow.requests) == 1
+            went_on.set()
+            stored = await subscription_that(conn, lambda each: each.delivered == 1)
+    titles = [request.event["data"]["document"]["properties"]["title"] for request in slow.taken]
+    assert titles == ["a", "b"]
+    assert (stored.pos, stored.lease) == (await head(conn), None)
 
 
 async def test_several_senders_share_subscriptions_and_send_nothing_twice(node: Node, conn: Connection) -> None:

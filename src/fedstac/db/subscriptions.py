@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Final
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import orjson
@@ -155,6 +156,8 @@ async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation
     identity = new.owner.identity.packed() if new.owner.identity else None
     roles = sorted(new.owner.roles)
     detail = {"delivery": new.delivery, "format": new.format, "filter": orjson.loads(new.filter)}
+    if new.url is not None:
+        detail["host"] = urlsplit(new.url).hostname  # the path of a webhook is often a secret
     if current is None:
         await _refuse_too_many(conn, new.owner.name)
         row = await conn.fetchrow(
@@ -180,7 +183,7 @@ async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation
         return PutOutcome(current, is_new=False)
     row = await conn.fetchrow(
         f"""UPDATE fedstac.subscription SET roles = $2, identity = $3, delivery = $4, url = $5,
-                   format = $6, key_template = $7, filter = $8, batch = $9, {UNLEASED}, {UNSTOPPED},
+                   format = $6, key_template = $7, filter = $8, batch = $9, {unleased("$4 <> 'webhook'")}, {UNSTOPPED},
                    version = version + 1, updated = clock_timestamp()
             WHERE name = $1 RETURNING {COLUMNS}""",
         new.name, roles, identity, *settings,
@@ -195,6 +198,17 @@ async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation
 UNSTOPPED = """ended_reason = NULL, paused_reason = NULL, wait_until = NULL, waits = 0, failing_since = NULL,
     last_error = NULL"""
 UNLEASED = "lease = NULL, leased_until = NULL, leased_epoch = NULL, leased_through = NULL"
+
+
+def unleased(is_pulled: str) -> str:
+    """Return what ends a lease, but one of a process that is sending to the webhook: it ends it when it is done.
+
+    Else another one would send later events of a dataset meanwhile. is_pulled: of the subscription as it will be.
+    """
+    columns = ("lease", "leased_until", "leased_epoch", "leased_through")
+    return ", ".join(
+        f"{name} = CASE WHEN delivery <> 'webhook' OR {is_pulled} THEN NULL ELSE {name} END" for name in columns
+    )
 
 
 async def _refuse_too_many(conn: Connection, owner: str) -> None:
@@ -217,11 +231,12 @@ async def remove(conn: Connection, name: str, *, actor: str, correlation: str | 
 async def seek(conn: Connection, name: str, to: Cursor, *, actor: str, correlation: str | None = None) -> Subscription:
     """Let a locked subscription go on after a place. What waits to be given again is forgotten: so is its lease.
 
-    Dead letters stay. Join a transaction.
+    Dead letters stay, but for those that come again. Join a transaction.
     """
     row = await conn.fetchrow(
-        f"""WITH waiting AS (DELETE FROM fedstac.subscription_event WHERE subscription = $1 AND dead_at IS NULL)
-            UPDATE fedstac.subscription SET epoch = $2, pos = $3, {UNLEASED}, {UNSTOPPED},
+        f"""WITH stored AS (DELETE FROM fedstac.subscription_event
+                            WHERE subscription = $1 AND (dead_at IS NULL OR pos > $3))
+            UPDATE fedstac.subscription SET epoch = $2, pos = $3, {unleased("false")}, {UNSTOPPED},
                    version = version + 1, updated = clock_timestamp()
             WHERE name = $1 RETURNING {COLUMNS}""",
         name, to.epoch, to.pos,

@@ -125,12 +125,19 @@ async def release(conn: Connection, lease: UUID, names: Sequence[str]) -> None:
     )
 
 
-async def pass_over(conn: Connection, lease: UUID, names: Sequence[str], through: Cursor) -> None:
-    """Note that there is nothing for subscriptions through a place, and end their lease."""
+async def pass_over(conn: Connection, turns: Sequence[Turn], through: Cursor) -> None:
+    """Note that there is nothing for subscriptions through a place, and end their lease.
+
+    One that was put or sought meanwhile stays where it is.
+    """
     await conn.execute(
-        f"""UPDATE fedstac.subscription SET epoch = $3, pos = $4, {UNLEASED}
-            WHERE lease = $1 AND name = ANY ($2::text[]) AND (epoch, pos) <= ($3, $4)""",
-        lease, list(names), through.epoch, through.pos,
+        f"""UPDATE fedstac.subscription s
+            SET epoch = CASE WHEN s.version = t.version THEN $4 ELSE s.epoch END,
+                pos = CASE WHEN s.version = t.version THEN $5 ELSE s.pos END, {UNLEASED}
+            FROM unnest($1::text[], $2::uuid[], $3::integer[]) t (name, lease, version)
+            WHERE s.name = t.name AND s.lease = t.lease AND (s.version <> t.version OR (s.epoch, s.pos) <= ($4, $5))""",
+        [turn.name for turn in turns], [turn.lease for turn in turns],
+        [turn.subscription.version for turn in turns], through.epoch, through.pos,
     )  # fmt: skip
 
 

@@ -178,7 +178,7 @@ class WebhookSender:
             and page.through.pos >= turn.subscription.pos
         ]  # fmt: skip
         if idle:
-            await webhook_deliveries.pass_over(conn, idle[0].lease, [turn.name for turn in idle], page.through)
+            await webhook_deliveries.pass_over(conn, idle, page.through)
         for turn, subscriber in zip(group, subscribers, strict=True):
             if turn.name in full or page.through.pos < turn.subscription.pos:  # of large events a page has few
                 self._start(turn, Reading(subscriber))

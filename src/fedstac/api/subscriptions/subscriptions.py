@@ -238,8 +238,8 @@ async def post_nack(call: Call) -> Response:
 async def post_seek(call: Call) -> Response:
     """Let a subscription go on after another place: a `cursor` (also `head` and `start`), or a `time`.
 
-    What waits to be given again is dropped, and the lease ends. Dead letters stay. A time is no exact place: what was
-    written before it and committed after it may lie before the place.
+    What waits to be given again is dropped, and the lease ends. So are dead letters after the place, which come again.
+    A time is no exact place: what was written before it and committed after it may lie before the place.
     """
     body = await call.body.read_object("cursor", "time")
     if len(body) != 1 or not all(isinstance(value, str) for value in body.values()):
