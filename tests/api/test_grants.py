@@ -57,6 +57,10 @@ async def test_a_grant_is_given_checked_and_withdrawn(west: Api) -> None:
         withdrawn = await west.admin.delete(f"/grants/{created.json()['id']}", params={"reason": "over"})
         assert (withdrawn.json()["stand"], withdrawn.json()["closed_why"]) == ("closed", "over")
     assert await check(west, subject="publisher:NCAR") is None
+    for address in (f"/grants/{created.json()['id']}", "/grants?state=closed"):
+        answers = [await west.anyone.get(address, headers=bearer(west, role)) for role in ("publisher:NCAR", "admin")]
+        grants = [answer.json().get("grants", [answer.json()])[0] for answer in answers]
+        assert [(each["closed_why"], each["closed_by"]) for each in grants] == [("over", None), ("over", "admin")]
 
 
 async def test_a_marked_dataset_gets_no_grant_and_the_answer_names_the_deletion(west: Api) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -222,8 +222,9 @@ async def find(conn: Connection, caller: Caller, id: UUID) -> AccessGrant:
     grant = await grants.read(conn, id)
     if grant is not None:
         project = Resource(f"grants of {grant.target.collection}", grant.target.collection, ANY)
-        if caller.name in (grant.subject, grant.given_by) or caller.may(READING, project):
-            return grant
+        may_read = caller.may(READING, project)
+        if may_read or caller.name in (grant.subject, grant.given_by):
+            return _as_seen(grant, caller, may_read=may_read)
     raise NotFound(f"there is no grant {id}; GET /grants lists those that you may see")
 
 
@@ -231,7 +232,16 @@ async def list_page(
     conn: Connection, caller: Caller, filter: GrantFilter, *, after: UUID | None, limit: int
 ) -> list[AccessGrant]:
     """Return some of the grants that a caller may see, in the order in which they were given."""
-    return await grants.page(conn, filter, await sight_of(conn, caller), after=after, limit=limit)
+    sight = await sight_of(conn, caller)
+    return [
+        _as_seen(grant, caller, may_read=sight.sees_all or grant.target.collection in sight.projects)
+        for grant in await grants.page(conn, filter, sight, after=after, limit=limit)
+    ]  # fmt: skip
+
+
+def _as_seen(grant: AccessGrant, caller: Caller, *, may_read: bool) -> AccessGrant:
+    """Return a grant as a caller may see it: who has it does not learn who retracted or deleted the dataset."""
+    return grant if may_read or caller.name == grant.given_by else replace(grant, closed_by=None)
 
 
 async def check(
