@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from fedstac.db.connections import Connection
@@ -92,6 +93,30 @@ async def test_a_report_that_was_sent_before_the_mark_fulfils_no_duty_unless_it_
     assert (await standing(conn, ITEMS[0]))["east"] == "pending"
     answer = await bring(api, {**late, "event_id": event_id}, time=now(minutes=-5))
     assert answer.json()["reports"][0]["result"] == "stored"
+
+
+async def test_a_report_in_the_second_of_the_mark_counts(api: Api, conn: Connection) -> None:
+    """Dapr writes times in whole seconds: by them the report comes before the mark."""
+    await mark(api, conn, ITEMS[0])
+    marked_at = await conn.fetchval("UPDATE fedstac.deletion SET marked_at = marked_at + '1 us' RETURNING marked_at")
+    report = {"operation": "DELETE", "id": ITEMS[0]["id"], "collection": "CMIP6"}
+    for moment, result in ((marked_at - timedelta(seconds=1), "too late"), (marked_at, "stored")):
+        text = moment.replace(microsecond=0).isoformat().replace("+00:00", "Z")
+        answer = await bring(api, report, time=text)
+        assert answer.json()["reports"][0]["result"] == result
+
+
+async def test_what_this_node_published_of_a_mark_is_no_report(api: Api, conn: Connection) -> None:
+    """A sink and the reports may have one topic by mistake: nobody has done anything then."""
+    await mark(api, conn, ITEMS[0])
+    [text] = [row["event"] for row in await conn.fetch(
+        "SELECT event FROM fedstac.outbox WHERE type = 'org.fedstac.dataset.marked.v1'"
+    )]  # fmt: skip
+    source, time = (orjson.loads(text)[name] for name in ("source", "time"))
+    own = {"operation": "DELETE", "id": ITEMS[0]["id"], "collection": "CMIP6"}
+    answer = await bring(api, own, source=source, time=time)
+    assert (answer.json()["status"], "published it itself" in answer.json()["detail"]) == ("DROP", True)
+    assert (await standing(conn, ITEMS[0]))["east"] == "pending"
 
 
 NO_REPORTS: tuple[tuple[object, str], ...] = (

@@ -136,12 +136,17 @@ def _crud_reports(data: Mapping[str, object]) -> list[dict[str, object]]:
 
 
 def _moment(value: object) -> datetime | None:
-    """Return the time that a text says with its zone; None where it says none."""
+    """Return the time that a text says with its zone; None where it says none.
+
+    Of whole seconds, as Dapr writes times, the end of the second: a mark may have come just before.
+    """
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    return moment if moment is not None and moment.tzinfo is not None else None
+    if moment is None or moment.tzinfo is None:
+        return None
+    return moment if "." in str(value) else moment.replace(microsecond=999_999)
 
 
 def _report(value: object, at: str, node: str) -> DependencyReport:

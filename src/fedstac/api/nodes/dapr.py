@@ -45,12 +45,15 @@ async def post_reports(call: Call) -> Response:
 
     The data is `reports`, as for POST /deletions/reports, or a message of the format `crud` whose `operation` is
     `DELETE`: the caller has done its part of these deletions. The sidecar's token names the node that reports. A report
-    that names no event and was sent before the dataset was marked is too late. What is no report is answered with DROP,
-    which ends it; what cannot be stored just now is refused, and Dapr brings it again.
+    that names no event and was sent before the dataset was marked is too late. What is no report, or was published by
+    this node itself, is answered with DROP, which ends it; what cannot be stored just now is refused, and Dapr brings
+    it again.
     """
     name = policy.require_node(call.caller)
     try:
-        reports = deletion_reports.read_event(strict_json.parse(await call.body.read()), name)
+        event = strict_json.parse(await call.body.read())
+        _refuse_own(event, call.node.settings.node)
+        reports = deletion_reports.read_event(event, name)
     except (BadRequest, MalformedJson, BodyTooLarge, MissingPermission) as problem:
         log.warning("a message of a sidecar is no report, and dropped", node=name, reason=problem.detail)
         call.node.metrics.count(STATUS_MESSAGES, "refused")
@@ -59,6 +62,12 @@ async def post_reports(call: Call) -> Response:
         answers = await statuses.report(conn, reports, actor=call.caller.name, correlation=call.request_id)
     call.node.metrics.count(STATUS_MESSAGES, "stored")
     return _answer(DaprStatus.SUCCESS, reports=[each.as_json() for each in answers])
+
+
+def _refuse_own(event: object, node: str) -> None:
+    """Raise BadRequest for what a sink of this node published: a mark would count as a part that is done."""
+    if isinstance(event, dict) and event.get("source") == node:
+        raise BadRequest(f"/source: {node} published it itself; name topics of services in FEDSTAC_DAPR_REPORTS")
 
 
 def _answer(outcome: DaprStatus, **more: object) -> Response:
