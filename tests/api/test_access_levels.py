@@ -164,6 +164,24 @@ async def test_the_events_of_the_feed_say_the_level(west: Api) -> None:
     assert (levels[CONTROLLED["id"]], levels[PRIVATE["id"]], levels[ITEMS[3]["id"]]) == ("controlled", "private", None)
 
 
+async def test_the_history_asks_of_each_private_version_whose_it_is(west: Api, conn: asyncpg.Connection[Any]) -> None:
+    shown, private = ITEMS[6], newer(ITEMS[6])
+    assert (await west.admin.post(PATH, json=at_level(private, "private"))).status_code == 201
+    institution = shown["properties"]["cmip6:institution_id"]
+    publisher = {"Authorization": f"Bearer {await nodes.issue_token(conn, 'theirs', [f'publisher:{institution}'])}"}
+
+    async def versions() -> list[str]:
+        answer = await west.anyone.get(f"{PATH}/{shown['id']}/history", headers=publisher)
+        return [each["id"] for each in answer.json()["versions"]]
+
+    assert await versions() == [private["id"], shown["id"]]
+    document = await conn.fetchval("SELECT document FROM fedstac.record WHERE id = $1", private["id"])
+    change = "UPDATE fedstac.record SET document = $2 WHERE id = $1"
+    await conn.execute(change, private["id"], document.replace(f'"{institution}"', '"ANOTHER"'))
+    assert await versions() == [shown["id"]]
+    await conn.execute(change, private["id"], document)
+
+
 async def test_a_deleted_private_dataset_leaves_nothing_behind(west: Api, conn: asyncpg.Connection[Any]) -> None:
     gone = newer(ITEMS[5])
     path = f"{PATH}/{gone['id']}"

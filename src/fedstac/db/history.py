@@ -20,7 +20,10 @@ OF_HIDING = (dataset_events.MARKED, dataset_events.UNMARKED, dataset_events.QUAR
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
-    """A version of a dataset. `document` is there for the one that is asked for, to know whose it is."""
+    """A version of a dataset. `document` is there for the one that is asked for, to know whose it is.
+
+    institution: of a private version, whose it is.
+    """
 
     lineage: str
     id: str
@@ -34,6 +37,7 @@ class VersionRow:
     retraction: str | None
     document: str | None
     access: str
+    institution: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +62,21 @@ class DatasetEvents:
     has_more: bool
 
 
-async def versions(conn: Connection, collection: str, id: str, states: Sequence[str] = SHOWN) -> list[VersionRow]:
-    """Return the versions of a dataset that have one of the states, the newest first; none if it is not among them."""
+async def versions(
+    conn: Connection, collection: str, id: str, states: Sequence[str] = SHOWN, *, naming: str | None = None
+) -> list[VersionRow]:
+    """Return the versions of a dataset that have one of the states, the newest first; none if it is not among them.
+
+    naming: the property that says whose a dataset is.
+    """
     rows = await conn.fetch(
         """SELECT r.lineage, r.id, r.version, r.state, r.latest, r.created, r.updated, r.origin, r.cv_version,
-                  r.retraction, CASE WHEN r.id = $2 THEN r.document END AS document, r.access
+                  r.retraction, CASE WHEN r.id = $2 THEN r.document END AS document, r.access,
+                  CASE WHEN r.access = 'private' THEN r.document::jsonb -> 'properties' ->> $5::text END AS institution
            FROM fedstac.record a JOIN fedstac.record r ON r.lineage = a.lineage AND r.state = ANY ($3::text[])
            WHERE a.collection = $1 AND a.id = $2 AND a.state = ANY ($3::text[])
            ORDER BY r.version DESC NULLS LAST, r.id DESC LIMIT $4""",
-        collection, id, states, MOST_VERSIONS,
+        collection, id, states, MOST_VERSIONS, naming,
     )  # fmt: skip
     return [VersionRow(**dict(row)) for row in rows]
 

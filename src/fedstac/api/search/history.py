@@ -47,9 +47,11 @@ async def get_history(call: Call) -> Response:
     limit = max(numbers.whole(call.query_params, "limit", default=DEFAULT_EVENTS, most=MOST_EVENTS), 1)
     before = _event_id(call.query_params.get("before"))
     caller = await call.find_caller()
+    vocabulary = node.checker.vocabularies.current(collection)
+    naming = vocabulary.institution if vocabulary is not None else None
     async with node.search_pool.acquire() as conn:
         states = history.SHOWN_TO_MANAGERS if caller else history.BY_ID
-        versions = await history.versions(conn, collection, item_id, states)
+        versions = await history.versions(conn, collection, item_id, states, naming=naming)
     versions = await _readable(call, caller, versions)
     sees_hidden = bool(caller and versions) and await _sees_hidden(call, caller, collection, item_id, versions)
     if not sees_hidden:
@@ -84,14 +86,13 @@ async def get_history(call: Call) -> Response:
 
 async def _readable(call: Call, caller: Principal | None, versions: Sequence[VersionRow]) -> list[VersionRow]:
     """Return the versions less the private ones that the caller may not read."""
-    own = next((version for version in versions if version.document is not None), None)
     private = [version for version in versions if version.access == Level.PRIVATE]
-    if not private or own is None:
+    if not private:
         return list(versions)
     collection = call.path_params["collection_id"]
-    institution = await views.institution_of(call, collection, own.cv_version, own.document)
     readable = await views.views_on(call, caller, [
-        DatasetAccess(Resource(each.id, collection, institution), State(each.state), Level.PRIVATE) for each in private
+        DatasetAccess(Resource(each.id, collection, each.institution), State(each.state), Level.PRIVATE)
+        for each in private
     ])  # fmt: skip
     return [
         version for version in versions
