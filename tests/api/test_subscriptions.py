@@ -196,7 +196,12 @@ async def test_a_subscription_is_its_owners(api: Api) -> None:
         answer = await api.anyone.request(method, f"/subscriptions/mine{path}", json=body, headers=stranger)
         assert (method, path, answer.status_code) == (method, path, 404)
     assert (await api.anyone.put("/subscriptions/mine", json={}, headers=stranger)).status_code == 409
-    theirs = await api.anyone.put("/subscriptions/theirs", json={}, headers=stranger)
+    webhook = {"delivery": "webhook", "url": "https://hooks.example:8443/s3cret?token=s3cret"}
+    theirs = await api.anyone.put("/subscriptions/theirs", json=webhook, headers=stranger)
+    assert theirs.json()["url"] == webhook["url"]
+    seen = [await api.admin.get(path) for path in ("/subscriptions/theirs", "/subscriptions?all=true")]
+    assert ["s3cret" in each.text for each in seen] == [False, False]
+    assert seen[0].json()["url"] == "https://hooks.example:8443/…"
     assert theirs.status_code == 201
     own = (await api.anyone.get("/subscriptions", headers=stranger)).json()
     assert [each["name"] for each in own["subscriptions"]] == ["theirs"]

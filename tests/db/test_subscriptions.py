@@ -120,7 +120,9 @@ async def test_a_look_passes_over_what_is_of_other_collections(node: Node, conn:
     assert ([event.cursor.pos for event in cut.events], cut.through.pos) == ([1, 2], 2)
 
 
-async def test_later_events_of_a_dataset_wait_behind_the_one_that_was_not_taken(node: Node, conn: Connection) -> None:
+async def test_later_events_of_a_dataset_wait_behind_the_one_that_was_not_taken(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await make_log(node, conn)
     new = NewSubscription(
         name="s", owner=ANNA, delivery="pull", url=None, format="cloudevents", key_template="",
@@ -144,6 +146,12 @@ async def test_later_events_of_a_dataset_wait_behind_the_one_that_was_not_taken(
     assert [each.pos for each in await subscriptions.due(conn, "s", 10)] == [4]  # nothing waits behind the dead
     [letter] = await subscriptions.dead_letters(conn, "s", after=0, limit=10)
     assert (letter.pos, letter.attempts, letter.reason) == (2, 2, "broken for good")
+    assert await subscriptions.has_waiting(conn, "s", 1)
+    assert not await subscriptions.has_waiting(conn, "s", 2)
+    monkeypatch.setattr(subscriptions, "MOST_DEAD_LETTERS", 2)
+    await subscriptions.postpone(conn, "s", [Postponement(event, "no", None) for event in (second, other)])
+    letters = await subscriptions.dead_letters(conn, "s", after=0, limit=10)
+    assert [each.pos for each in letters] == [4, 3], "the oldest went"
 
 
 async def test_a_private_dataset_is_there_for_whom_a_grant_names_and_leaves_with_it(

@@ -26,6 +26,7 @@ from fedstac.domain.policy import Principal
 MOST_SUBSCRIPTIONS: Final = 5000
 MOST_OF_OWNER: Final = 500
 LONGEST_REASON: Final = 500
+MOST_DEAD_LETTERS: Final = 10_000  # of a subscription; the oldest go
 PREVIOUS_BYTES: Final = 8 << 20  # of the events before those of a page, at once
 
 COLUMNS = """name, owner, roles, identity, delivery, url, secret, format, key_template, filter, batch, epoch,
@@ -501,6 +502,17 @@ async def postpone(conn: Connection, name: str, postponements: Sequence[Postpone
         [each.attempts for each in postponements], [each.reason[:LONGEST_REASON] for each in postponements],
         [each.seconds for each in postponements],
     )  # fmt: skip
+    if any(each.seconds is None for each in postponements):
+        await _drop_oldest_letters(conn, name)
+
+
+async def _drop_oldest_letters(conn: Connection, name: str) -> None:
+    await conn.execute(
+        """DELETE FROM fedstac.subscription_event WHERE subscription = $1 AND dead_at IS NOT NULL AND id <= (
+               SELECT id FROM fedstac.subscription_event WHERE subscription = $1 AND dead_at IS NOT NULL
+               ORDER BY id DESC OFFSET $2 LIMIT 1)""",
+        name, MOST_DEAD_LETTERS,
+    )  # fmt: skip
 
 
 async def postpone_followers(conn: Connection, name: str, event: LoggedEvent, through: int, reason: str) -> None:
@@ -614,6 +626,7 @@ async def bury(conn: Connection, name: str, positions: Sequence[int], reason: st
            WHERE subscription = $1 AND pos = ANY ($2::bigint[])""",
         name, list(positions), reason[:LONGEST_REASON],
     )  # fmt: skip
+    await _drop_oldest_letters(conn, name)
 
 
 async def bury_forgotten(conn: Connection, name: str) -> None:
@@ -624,6 +637,15 @@ async def bury_forgotten(conn: Connection, name: str) -> None:
            WHERE subscription = $1 AND dead_at IS NULL AND pos <= (SELECT pos FROM fedstac.forgotten)""",
         name,
     )
+
+
+async def has_waiting(conn: Connection, name: str, most: int) -> bool:
+    """Tell whether so many events of a subscription, or more, wait to be given again."""
+    return bool(await conn.fetchval(
+        """SELECT count(*) >= $2 FROM (
+               SELECT FROM fedstac.subscription_event WHERE subscription = $1 AND dead_at IS NULL LIMIT $2) waiting""",
+        name, most,
+    ))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

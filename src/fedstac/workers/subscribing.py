@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import orjson
@@ -326,8 +327,7 @@ async def _look(
             )  # fmt: skip
             await subscriptions.give_out(conn, name, [each.source.cursor.pos for each in due.events], lease.id)
             return _Look(NextEvents(due.events, encoder, lease, lease.through))
-        counts = await subscriptions.missed_counts(conn, [name])
-        if counts.get(name, MissedCounts()).waiting >= MOST_WAITING:  # it takes none of these: nothing new is added
+        if await subscriptions.has_waiting(conn, name, MOST_WAITING):  # it takes none of these: nothing new is added
             return _Look(NextEvents((), encoder, None, subscription.cursor))
         return await _new(node, conn, subscription, subscriber, encoder, most, lease_seconds, run)
 
@@ -488,13 +488,19 @@ def stand_of(subscription: Subscription) -> str:
     return "failing" if subscription.failing_since is not None else "active"
 
 
-def document_of(subscription: Subscription, counts: MissedCounts) -> dict[str, Any]:
-    """Return a subscription in JSON; its secret is not in it."""
+def document_of(subscription: Subscription, counts: MissedCounts, *, reader: str) -> dict[str, Any]:
+    """Return a subscription in JSON; its secret is not in it.
+
+    Others than its owner see of a webhook's address only the host: the rest is often a secret.
+    """
+    url = subscription.url
+    if url is not None and subscription.owner != reader:
+        url = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}/…"
     return {
         "name": subscription.name,
         "owner": subscription.owner,
         "delivery": subscription.delivery,
-        "url": subscription.url,
+        "url": url,
         "format": subscription.format,
         "key": subscription.key_template,
         "filter": orjson.loads(subscription.filter),

@@ -63,9 +63,16 @@ async def _visible(call: Call, conn: Connection) -> Subscription:
     return subscription
 
 
-async def _document(conn: Connection, subscription: Subscription) -> dict[str, Any]:
-    counts = await subscriptions.missed_counts(conn, [subscription.name])
-    return subscribing.document_of(subscription, counts.get(subscription.name, MissedCounts()))
+async def _document(call: Call, conn: Connection, subscription: Subscription) -> dict[str, Any]:
+    [document] = await _documents(call, conn, [subscription])
+    return document
+
+
+async def _documents(call: Call, conn: Connection, rows: Sequence[Subscription]) -> list[dict[str, Any]]:
+    counts = await subscriptions.missed_counts(conn, [row.name for row in rows])
+    return [
+        subscribing.document_of(row, counts.get(row.name, MissedCounts()), reader=call.caller.name) for row in rows
+    ]  # fmt: skip
 
 
 async def get_subscriptions(call: Call) -> Response:
@@ -80,13 +87,13 @@ async def get_subscriptions(call: Call) -> Response:
             conn, owner=None if sees_all else call.caller.name, after=after, limit=limit + 1
         )
         shown_rows = rows[:limit]
-        counts = await subscriptions.missed_counts(conn, [row.name for row in shown_rows])
+        documents = await _documents(call, conn, shown_rows)
     following = {"limit": limit, "after": shown_rows[-1].name, **({"all": "true"} if sees_all else {})} if (
         len(rows) > limit
     ) else None  # fmt: skip
     return _answer(
         {
-            "subscriptions": [subscribing.document_of(row, counts.get(row.name, MissedCounts())) for row in shown_rows],
+            "subscriptions": documents,
             "links": links.of_page(f"{call.base_url}/subscriptions", following),
         }
     )
@@ -111,7 +118,7 @@ async def put_subscription(call: Call) -> Response:
     )
     async with call.node.pool.acquire() as conn:
         outcome = await subscribing.put(call.node, conn, wish, caller=call.caller, correlation=call.request_id)
-        document = await _document(conn, outcome.subscription)
+        document = await _document(call, conn, outcome.subscription)
     if outcome.is_new_webhook:
         document["secret"] = destinations.shown_secret(outcome.subscription.secret)
     return _answer(
@@ -123,7 +130,7 @@ async def put_subscription(call: Call) -> Response:
 async def get_subscription(call: Call) -> Response:
     """Return one subscription: how far it is, and what it has not taken."""
     async with call.node.pool.acquire() as conn:
-        return _answer(await _document(conn, await _visible(call, conn)))
+        return _answer(await _document(call, conn, await _visible(call, conn)))
 
 
 async def delete_subscription(call: Call) -> Response:
@@ -249,7 +256,7 @@ async def post_seek(call: Call) -> Response:
         subscription = await subscribing.seek(
             conn, name, *body.values(), actor=call.caller.name, correlation=call.request_id
         )
-        return _answer(await _document(conn, subscription))
+        return _answer(await _document(call, conn, subscription))
 
 
 async def get_dead_letters(call: Call) -> Response:
