@@ -12,6 +12,7 @@ import pytest
 from fedstac.db import feed
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
+from fedstac.domain.events import Cursor
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -323,6 +324,22 @@ async def test_changes_from_cursor_to_cursor(api: Api, conn: Connection) -> None
     assert len(crud["changes"]) == 4
     for wrong in ({}, {"since": "9.9"}, {"since": "start", "bbox": "1,2"}, {"since": "start", "filter": "a ="}):
         assert (await api.anyone.get("/changes", params=wrong)).status_code in (400, 410)
+
+
+async def test_a_place_that_a_standby_has_not_come_to_yet_is_not_lost(
+    api: Api, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await head_is(api, conn, 4)
+    assert (await api.anyone.get("/changes?since=1.9")).status_code == 410
+    assert not await feed.lags_behind(conn, Cursor(1, 9)), "it is no standby"
+
+    async def lags_behind(conn: Connection, cursor: Cursor) -> bool:
+        return cursor == Cursor(1, 9)
+
+    monkeypatch.setattr(feed, "lags_behind", lags_behind)
+    answer = await api.anyone.get("/changes?since=1.9")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert (await api.anyone.get("/changes?since=2.9")).status_code == 410
 
 
 async def test_readers_without_a_token_who_wait_are_bounded(api: Api, conn: Connection) -> None:

@@ -167,6 +167,13 @@ async def resume(conn: Connection, after: Cursor) -> Cursor:
     return now
 
 
+async def lags_behind(conn: Connection, cursor: Cursor) -> bool:
+    """Tell whether this is a standby that has not come to a place yet, which the other server gave."""
+    return bool(await conn.fetchval(
+        "SELECT pg_is_in_recovery() AND (epoch, pos) < ($1, $2) FROM fedstac.feed_state", cursor.epoch, cursor.pos
+    ))  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     epoch: int  # in which the event got its place: a replay across a fork must not make the old look new

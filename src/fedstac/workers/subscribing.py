@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -35,7 +35,7 @@ from fedstac.db.webhook_deliveries import MOST_WAITING
 from fedstac.domain import destinations
 from fedstac.domain.access import COVERED
 from fedstac.domain.destinations import Channel
-from fedstac.domain.errors import BadRequest, Conflict, CursorGone, NotFound
+from fedstac.domain.errors import BadRequest, Conflict, CursorGone, NotFound, Unavailable
 from fedstac.domain.events import START, UPDATED, Cursor, EventFormat, LoggedEvent
 from fedstac.domain.model import moment, rfc3339
 from fedstac.domain.policy import Principal
@@ -544,6 +544,18 @@ def _time(time: datetime | None) -> str | None:
 # --- changes, read once ---
 
 
+@asynccontextmanager
+async def _telling_of_lag(conn: Connection, place: str) -> AsyncIterator[None]:
+    """Refuse a place that a standby has not come to yet with Unavailable: it will be there soon, and nothing is lost."""
+    try:
+        with _telling_subscribers():
+            yield
+    except CursorGone:
+        if await feed.lags_behind(conn, Cursor.parse(place)):
+            raise Unavailable("the standby that answers has not come to this place yet", retry_after=2) from None
+        raise
+
+
 @dataclass(frozen=True, slots=True)
 class ChangesPage:
     """Changes after a place, the place to go on from, and whether the log has more after it."""
@@ -563,12 +575,12 @@ async def changes_since(
     """
     subscriber = Subscriber("", condition, reader)
     deadline, backoff = time.monotonic() + wait, Backoff()
-    async with node.search_pool.acquire() as conn:
+    async with node.search_pool.acquire() as conn, _telling_of_lag(conn, since):
         after = await place_of(conn, since)
     while True:
         sequenced = node.sequenced.next()
         async with node.search_pool.acquire() as conn:
-            with _telling_subscribers():
+            async with _telling_of_lag(conn, str(after)):
                 log_slice = await subscriptions.look(
                     conn, after, condition.collections, min(max(2 * limit, LEAST_PAGE), PAGE_EVENTS)
                 )
