@@ -546,7 +546,7 @@ def _time(time: datetime | None) -> str | None:
 
 @asynccontextmanager
 async def _telling_of_lag(conn: Connection, place: str) -> AsyncIterator[None]:
-    """Refuse a place that a standby has not come to yet with Unavailable: it will be there soon, and nothing is lost."""
+    """Refuse with Unavailable a place that a standby has not come to yet: nothing of it is lost."""
     try:
         with _telling_subscribers():
             yield
