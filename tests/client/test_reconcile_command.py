@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from fedstac.client import collections_elsewhere
@@ -108,6 +109,16 @@ async def test_a_collection_of_another_stac_api_is_the_source(
     assert json.loads(same.stdout)["changes"]["unchanged"] == 24
     nowhere = await fedstac("reconcile", "--from-collection", f"{west.url}/collections/no", "-c", "CMIP6", **to(west))
     assert nowhere.code == 3
+
+
+@pytest.mark.parametrize("total", [{"numberMatched": 25}, {"context": {"matched": 25}}])
+def test_an_api_that_gives_fewer_items_than_it_says_is_no_source(total: Json) -> None:
+    """What it left out would be cleared."""
+    page = {"type": "FeatureCollection", "features": DATASETS, "links": [], **total}
+    with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, json=page))) as http:
+        items = collections_elsewhere.read("https://east.example/collections/CMIP6", "CMIP6", retries=0, http=http)
+        with pytest.raises(SourceBroken, match="25 items, and gave 24"):
+            list(items)
 
 
 async def test_geoparquet_is_the_source(west: Api, fedstac: Fedstac, tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def read(url: str, collection: str, *, retries: int, http: httpx.Client | None =
 
 def _items(transport: Transport, origin: str, path: str, collection: str) -> Iterator[ReadyDocument]:
     address: str | None = f"{path}?limit={PAGE}"
-    count, matched, empty = 0, None, 0
+    count, empty = 0, 0
+    matched: int | None = None
     visited: set[str] = set()
     while address is not None:
         if address in visited:
@@ -46,7 +47,7 @@ def _items(transport: Transport, origin: str, path: str, collection: str) -> Ite
         features = page.get("features") if isinstance(page, dict) else None
         if not isinstance(features, list):
             raise SourceBroken(f"{origin}{address} is no FeatureCollection; is it a STAC API?")
-        matched = page.get("numberMatched") if matched is None else matched
+        matched = _matched(page) if matched is None else matched
         empty = 0 if features else empty + 1
         if empty > MOST_EMPTY_PAGES:
             raise SourceBroken(f"{origin}{path} gives page after page without items")
@@ -57,10 +58,17 @@ def _items(transport: Transport, origin: str, path: str, collection: str) -> Ite
             count += 1
             yield ready
         address = _next(page, origin, address)
-    if isinstance(matched, int) and matched != count:
+    if matched is not None and matched != count:
         raise SourceBroken(
             f"{origin}{path} said that it has {matched} items, and gave {count}; it changed meanwhile, so read it again"
         )
+
+
+def _matched(page: dict[str, Any]) -> int | None:
+    """Return how many items an API says that there are, older ones in the Context extension; None where it does not."""
+    context = page.get("context")
+    numbers = (page.get("numberMatched"), context.get("matched") if isinstance(context, dict) else None)
+    return next((number for number in numbers if isinstance(number, int)), None)
 
 
 def _is_item(feature: Any) -> bool:
