@@ -33,8 +33,19 @@ pytestmark = pytest.mark.long
 
 
 async def publish(api: Api, items: list[dict[str, Any]]) -> None:
+    """Publish datasets, and wait until all of their events are in the feed."""
     answer = await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
     assert answer.status_code == 200, answer.text
+    conn = await connections.connect(api.settings.dsn)
+
+    async def are_sequenced() -> bool:
+        statement = "SELECT (SELECT max(id) FROM fedstac.outbox) = (SELECT max(id) FROM fedstac.feed)"
+        return bool(await conn.fetchval(statement))
+
+    try:
+        await until(are_sequenced)
+    finally:
+        await conn.close(timeout=10)
 
 
 async def faults_of_entries(dsn: str, copies: Path) -> dict[str, int]:
