@@ -21,13 +21,16 @@ from fedstac.bootstrap import Node
 from fedstac.db import nodes, notifications, subscriptions, webhook_deliveries
 from fedstac.db.connections import Connection
 from fedstac.db.subscriptions import LogSlice
+from fedstac.db.webhook_deliveries import Turn
 from fedstac.domain import destinations
+from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import SubscriptionFilter
 from fedstac.settings import Settings
 from fedstac.workers import notifier, subscribing, webhook_chunks
-from fedstac.workers.subscriptions import WITHOUT_TOKEN, WebhookSender
+from fedstac.workers.page_cache import PageCache
+from fedstac.workers.subscriptions import WITHOUT_TOKEN, WebhookSender, groups_of
 from tests.db import writing
 from tests.support.receivers import receiving
 from tests.support.subscribers import (
@@ -469,6 +472,7 @@ async def test_leases_last_while_the_log_is_read_for_many_that_stand_apart(
 
     monkeypatch.setattr(subscriptions, "look", look_slowly)
     monkeypatch.setattr("fedstac.workers.subscriptions.PAGE_EVENTS", 1)
+    monkeypatch.setattr("fedstac.workers.page_cache.KEPT_SECONDS", -1.0)  # each of them reads
     for number in range(6):
         await subscribe(conn, "https://hooks.example/x", f"at {number}", after=Cursor(1, number * 3))
     await conn.execute('UPDATE fedstac.subscription SET agreed_url = url, filter = \'{"collections": ["CMIP6"]}\'')
@@ -516,3 +520,78 @@ async def test_several_senders_share_subscriptions_and_send_nothing_twice(node: 
         for n in range(6):
             await subscription_that(conn, lambda each: each.delivered == 31, f"s{n}")
     assert set(Counter((each.path, each.headers["webhook-id"]) for each in receiver.taken).values()) == {1}
+
+
+async def test_a_page_of_the_log_is_read_once_for_those_who_come_to_it_a_moment_later(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedstac.workers.page_cache.PAGE_EVENTS", 10)
+    await writing.create_collections(node, "plain")
+    await publish(conn, *range(20))
+    now = 0.0
+    cache = PageCache(node, clock=lambda: now)
+    first = await cache.read(conn, Cursor(1, 0), None)
+    assert [event.cursor.pos for event in first.log_page.events] == list(range(1, 11))
+    assert await cache.read(conn, Cursor(1, 4), frozenset({"plain"})) is first
+    assert [event.cursor.pos for event in first.log_page.after(8).events] == [9, 10]
+    second = await cache.read(conn, first.through, frozenset({"plain"}))
+    assert (second.through.pos, cache.reading_count) == (20, 2)
+    assert await cache.read(conn, Cursor(1, 12), frozenset({"plain"})) is second
+    assert (await cache.read(conn, Cursor(1, 12), None)).collections is None  # it has not what others want
+    assert cache.reading_count == 3
+    with pytest.raises(CursorGone):
+        await cache.read(conn, Cursor(1, 1000), None)
+    now = 6.0  # a deletion may have taken the text away
+    assert await cache.read(conn, Cursor(1, 0), None) is not first
+    thrifty = PageCache(node, most_bytes=1)
+    for _ in range(2):
+        await thrifty.read(conn, Cursor(1, 0), None)
+    assert thrifty.reading_count == 2
+
+
+async def test_subscriptions_within_half_a_page_of_the_first_are_read_together(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    places = {"a": (1, 0), "b": (1, 250), "c": (1, 251), "d": (1, 501), "e": (1, 502), "other epoch": (2, 510)}
+    for name, (epoch, pos) in places.items():
+        await subscribe(conn, "https://hooks.example/x", name, after=Cursor(epoch, pos))
+    turns = []
+    for name in reversed(places):
+        stored = await subscriptions.find(conn, name)
+        assert stored is not None
+        turns.append(Turn(stored, stored.url, None, waits=0, is_slow=False, waiting=0, has_stored=False, is_due=False))
+    assert [[turn.name for turn in group] for group in groups_of(turns)] == [
+        ["a", "b"], ["c", "d"], ["e"], ["other epoch"],
+    ]  # fmt: skip
+    assert groups_of([]) == []
+
+
+async def test_a_subscription_behind_what_the_log_keeps_is_paused_and_those_further_on_get_their_events(
+    node: Node, conn: Connection, administrator: Connection
+) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, *range(5))
+    await administrator.execute("UPDATE fedstac.forgotten SET pos = 3")
+    async with subscriber() as receiver:
+        await subscribe(conn, receiver.url, "behind", after=Cursor(1, 1))
+        await subscribe(conn, receiver.url, "on", after=Cursor(1, 4))
+        async with sending(node):
+            behind = await subscription_that(conn, lambda each: each.paused_reason is not None, "behind")
+            await subscription_that(conn, lambda each: each.delivered == 2, "on")
+    assert "the log no longer has what comes next" in (behind.paused_reason or "")
+    assert [request.headers["fedstac-subscription"] for request in receiver.taken] == ["on", "on"]
+
+
+async def test_a_receiver_gets_no_more_a_minute_than_it_allowed(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, *range(30))
+    async with subscriber() as receiver:
+        receiver.consent = "200 OK\r\nWebHook-Allowed-Origin: west.example\r\nWebHook-Allowed-Rate: 14"
+        await subscribe(conn, receiver.url)
+        async with sending(node):
+            stored = await subscription_that(conn, lambda each: each.delivered == 2)
+            seconds = await conn.fetchval(
+                "SELECT extract(epoch FROM wait_until - delivered_at) FROM fedstac.subscription"
+            )
+        rate = await conn.fetchval("SELECT allowed_rate FROM fedstac.subscription")
+    assert (rate, len(receiver.taken), stored.failing_since) == (14, 2, None)
+    assert 8.0 < seconds < 9.0  # two of 14 a minute

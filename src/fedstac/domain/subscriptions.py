@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Final, Protocol
@@ -212,6 +212,14 @@ class LoggedDataset:
 InstitutionOf = Callable[[Json], str | None]  # data of an event → whose dataset it is
 
 
+@dataclass(slots=True)
+class _PageFacts:
+    """What filters with some names ask of the datasets of a page, by position, as far as somebody asked."""
+
+    names: frozenset[str] = frozenset()
+    by_position: dict[int, DatasetFacts] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class LogPage:
     """Events of the log in its order, though not all; and what each dataset was before.
@@ -223,6 +231,22 @@ class LogPage:
     events: Sequence[LoggedEvent]
     previous: Mapping[int, LoggedEvent | None]
     datasets: Mapping[int, LoggedDataset]
+    _facts: _PageFacts = field(default_factory=_PageFacts, compare=False, repr=False)
+
+    def facts(self, names: frozenset[str]) -> Mapping[int, DatasetFacts]:
+        """Return what filters with these names ask of each dataset that is here; made once for as long as it can."""
+        page_facts = self._facts
+        if page_facts.by_position is None or not names <= page_facts.names:
+            page_facts.names |= names
+            page_facts.by_position = {
+                pos: dataset.facts(page_facts.names)
+                for pos, dataset in self.datasets.items() if dataset.presence is Presence.HERE
+            }  # fmt: skip
+        return page_facts.by_position
+
+    def after(self, pos: int) -> LogPage:
+        """Return the part of the page after a position. It shares what was made of the page."""
+        return replace(self, events=[event for event in self.events if event.cursor.pos > pos])
 
     @classmethod
     def read(
@@ -334,9 +358,7 @@ class _PageReading:
 
     def __init__(self, page: LogPage, names: frozenset[str], rights: ReadingRights) -> None:
         self._page, self._rights = page, rights
-        self._facts = {
-            pos: dataset.facts(names) for pos, dataset in page.datasets.items() if dataset.presence is Presence.HERE
-        }
+        self._facts = page.facts(names)
         self._texts: dict[tuple[int, View], LoggedEvent] = {}
 
     def change(self, event: LoggedEvent) -> _Change:

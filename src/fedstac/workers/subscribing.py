@@ -93,20 +93,35 @@ async def deliveries(
     page: events in the order of the log, though not all (db/subscriptions.look, events_at). Asks what
     subscribers may read as of now. run: for a request its own share of threads; work for one that ended is given up.
     """
-    institution_of = partial(_institution_of, node.checker.vocabularies)
     subscriber_events: dict[str, list[SubscriberEvent]] = {each.name: [] for each in subscribers}
     rest = page
     while rest:
-        previous = await subscriptions.previous_events(conn, rest)
-        is_complete = [event.dataset is None or event.cursor.pos in previous for event in rest]
-        count = is_complete.index(False) if False in is_complete else len(rest)
-        log_page = await run(partial(LogPage.read, rest[:count], previous, institution_of))
-        rights = await ReadersNow.read(conn, node.policy, log_page, subscribers)
-        work = partial(changes_for, log_page, subscribers, rights, budget.checkpoint)
-        for name, part in (await run(work)).items():
+        log_page = await read_page(node, conn, rest, run=run)
+        for name, part in (await deliveries_of(node, conn, log_page, subscribers, run=run)).items():
             subscriber_events[name] += part
-        rest = rest[count:]
+        rest = rest[len(log_page.events) :]
     return subscriber_events
+
+
+async def read_page(
+    node: Node, conn: Connection, events: Sequence[LoggedEvent], *, run: RunInThread = in_any_thread
+) -> LogPage:  # fmt: skip
+    """Read events with what each dataset was before; the first few of them where that is large."""
+    previous = await subscriptions.previous_events(conn, events)
+    is_complete = [event.dataset is None or event.cursor.pos in previous for event in events]
+    count = is_complete.index(False) if False in is_complete else len(events)
+    return await run(
+        partial(LogPage.read, events[:count], previous, partial(_institution_of, node.checker.vocabularies))
+    )
+
+
+async def deliveries_of(
+    node: Node, conn: Connection, log_page: LogPage, subscribers: Sequence[Subscriber], *,
+    run: RunInThread = in_any_thread,
+) -> dict[str, list[SubscriberEvent]]:  # fmt: skip
+    """Return what each subscriber gets of a page that was read, as `deliveries`."""
+    rights = await ReadersNow.read(conn, node.policy, log_page, subscribers)
+    return await run(partial(changes_for, log_page, subscribers, rights, budget.checkpoint))
 
 
 def _institution_of(vocabularies: Vocabularies, data: Mapping[str, Any]) -> str | None:

@@ -41,12 +41,12 @@ from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import Backoff, pause
 from fedstac.settings import Misconfigured, Settings
 from fedstac.workers import subscribing
+from fedstac.workers.page_cache import PAGE_EVENTS, PageCache
 from fedstac.workers.webhook_chunks import ANSWER_SECONDS, Chunk, ChunkPost, Item, result_of, result_of_refusal
 
 PART: Final = "subscriptions"
 TURNS, SLOW_TURNS = 256, 64  # subscriptions that a process has at once; those that are slow or fail have a share
 POSTS, SLOW_POSTS = 96, 48  # that are under way at once
-PAGE_EVENTS: Final = 500  # of one reading of the log
 KEPT_CONNECTIONS: Final = 64  # that stay open between posts
 TURN_SECONDS: Final = 15.0  # after which others get their turn
 LEASE_SECONDS: Final = 15.0
@@ -89,6 +89,7 @@ class WebhookSender:
         self._hooks = Webhooks(
             private=False, find=find, networks=networks, keep=KEPT_CONNECTIONS, at_once=POSTS + SLOW_POSTS
         )
+        self._pages = PageCache(node)
         self._posts = {False: asyncio.Semaphore(POSTS), True: asyncio.Semaphore(SLOW_POSTS)}  # by is_hindered
         self._turns: dict[asyncio.Task[None], Turn] = {}
         self._prolonged_at = time.monotonic()
@@ -157,14 +158,15 @@ class WebhookSender:
         names = [each.filter.collections for each in subscribers]
         collections = None if None in names else frozenset[str]().union(*(each for each in names if each is not None))
         try:
-            page = await subscriptions.look(conn, group[0].subscription.cursor, collections, PAGE_EVENTS)
+            page = await self._pages.read(conn, group[0].subscription.cursor, collections)
         except CursorGone:
             refusal = WebhookOutcome(WebhookVerdict.REFUSED, BEHIND_THE_LOG)
             for turn in group:  # those further on have their turn again
                 is_gone = turn.subscription.cursor == group[0].subscription.cursor
                 self._start(turn, Reading(), refusal=refusal if is_gone else None)
             return
-        group_deliveries = await subscribing.deliveries(self._node, conn, page.events, subscribers)
+        log_page = page.log_page.after(group[0].subscription.pos)
+        group_deliveries = await subscribing.deliveries_of(self._node, conn, log_page, subscribers)
         deliveries = {
             turn.name: [
                 each for each in group_deliveries[turn.name] if each.source.cursor.pos > turn.subscription.pos
