@@ -187,6 +187,12 @@ async def test_what_is_refused_too_often_is_a_dead_letter_that_can_be_sent_again
     assert names((await next_of(api, limit=1))["events"]) == [("thing-1", "entered")], "it comes again"
 
 
+async def test_a_member_of_a_filter_that_is_null_is_left_out(api: Api) -> None:
+    kept = {"collections": ["plain"], "cql2": "title = 'a'"}
+    assert (await subscribe(api, filter={**kept, "bbox": None, "types": None}))["filter"] == kept
+    assert (await api.admin.put("/subscriptions/mine", json={"filter": kept})).status_code == 200
+
+
 async def test_a_subscription_is_its_owners(api: Api) -> None:
     await subscribe(api)
     stranger = {"Authorization": f"Bearer {api.tokens['publisher:NCAR']}"}

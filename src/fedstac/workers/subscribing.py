@@ -211,6 +211,7 @@ async def put(
     if len(filter_text) > LONGEST_FILTER:
         raise BadRequest(f"a filter has {LONGEST_FILTER} characters at most; ask for less with it")
     SubscriptionFilter.parse(wish.filter)
+    filter_text = orjson.dumps({name: value for name, value in wish.filter.items() if value is not None}).decode()
     private = bool(node.settings.webhook_networks)
     if (wish.delivery == WEBHOOK) is not (wish.url is not None):
         raise BadRequest("url goes with the delivery webhook, and with no other")
