@@ -122,16 +122,13 @@ class NodeRules:
     def knowing(self, world: World, commands: Sequence[Command], lineages: Mapping[str, Lineage]) -> World:
         """Return the world with the vocabularies of the stored datasets that commands change, too.
 
-        A publication is judged before, and with its own version alone, unless the dataset is marked: whose it is
-        decides who learns of the mark.
+        By these it is known whose a dataset is: that decides who may publish it again, and who learns of a mark.
         """
         versions = set(world.vocabularies.versions)
         for command in commands:
             lineage = lineages.get(command.target.lineage)
             record = lineage.records.get(command.target.id) if lineage else None
-            if record is None or (isinstance(command, Publish) and record.state is not State.MARKED):
-                continue
-            if record.cv_version is not None:
+            if record is not None and record.cv_version is not None:
                 versions.add((record.collection, record.cv_version))
         if len(versions) == len(world.vocabularies.versions):
             return world
