@@ -121,7 +121,7 @@ async def wait_until_visible(
     deadline = time.monotonic() + DEADLINE_SECONDS
     async with Origin(SourceAddress(running.west, running.tokens["node:east"])) as source:
         while True:
-            complete = await _is_sequenced(running)  # before the head is read: nothing is written any more
+            complete = await is_sequenced(running)  # before the head is read: nothing is written any more
             head, through = await source.progress()
             positions = [through[name].pos if name in through else 0 for name in names]
             on_progress(min(positions) / head.pos if head.pos else 1.0)
@@ -133,7 +133,7 @@ async def wait_until_visible(
             await asyncio.sleep(0.05)
 
 
-async def _is_sequenced(running: Federation) -> bool:
+async def is_sequenced(running: Federation) -> bool:
     """Return whether every event at west has its position."""
     conn = await connections.connect(running.database_of("west"))
     try:

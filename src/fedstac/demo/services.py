@@ -27,7 +27,7 @@ from fedstac import settings
 from fedstac.demo import sample
 from fedstac.demo.deletion import change_each
 from fedstac.demo.federation import INDEX_NODES, Federation, ProcessFailed
-from fedstac.demo.publishing import DEADLINE_SECONDS, wait_until_visible
+from fedstac.demo.publishing import DEADLINE_SECONDS, is_sequenced, wait_until_visible
 from fedstac.domain.events import Cursor
 
 COLLECTION = "CMIP6"
@@ -196,10 +196,11 @@ def _free_port() -> int:
 
 
 async def wait_until_followed(running: Federation, http: httpx.AsyncClient) -> Cursor:
-    """Wait until the examples have taken all events that are in the log now. Return the place of the last one.
+    """Wait until the examples have taken all events that are written now. Return the place of the last one.
 
     ProcessFailed if they do not.
     """
+    await _wait(lambda: is_sequenced(running), "the sequencer has not placed all events in time")
     head = Cursor.parse((await http.get("/changes", params={"since": "head"})).raise_for_status().json()["cursor"])
 
     async def is_there() -> bool:
