@@ -17,7 +17,7 @@ from fedstac.api.http import links
 from fedstac.api.search import query as queries
 from fedstac.api.search.query import Query
 from fedstac.api.search.queryables import MOST_SAMPLED
-from fedstac.api.search.reading import is_of_columns
+from fedstac.api.search.reading import columns_at
 from fedstac.api.writing.collections import existing
 from fedstac.columns import counts as counting
 from fedstac.columns.counts import Wish
@@ -192,8 +192,7 @@ async def _properties_shown(
 
     It is told in memory, or where that cannot tell, in PostgreSQL.
     """
-    columns = services.columns
-    if columns is not None and columns.is_ready and is_of_columns(services.node, conn):
+    if (columns := columns_at(services, conn)) is not None:
         pairs = await columns.count(
             conn, services.threads, PageQuestion({}), counting.properties_shown, key="properties that are shown",
             properties={slot.property for slot in slots},
@@ -253,8 +252,7 @@ async def _count_in_memory(
     services: Services, conn: Connection, query: Query, aggregations: Sequence[Aggregation], wish: Wish
 ) -> Counts | None:
     """Count what a search finds; None where memory cannot tell."""
-    columns = services.columns
-    if columns is None or not columns.is_ready or not is_of_columns(services.node, conn):
+    if (columns := columns_at(services, conn)) is None:
         return None
     names = sorted(each.name for each in aggregations)
     key = [query.conditions, names, sorted(wish.properties), wish.multi_select]

@@ -35,7 +35,7 @@ from fedstac.api.search.parquet import ItemFile
 from fedstac.api.search.query import Query
 from fedstac.api.writing.collections import existing
 from fedstac.bootstrap import Node
-from fedstac.columns.memory import Found, PageQuestion
+from fedstac.columns.memory import FacetColumns, Found, PageQuestion
 from fedstac.db import collections, conditions, search, tombstones
 from fedstac.db.connections import Connection
 from fedstac.db.search import Anchor
@@ -286,6 +286,12 @@ async def find(services: Services, query: Query, *, collection: str | None = Non
     return SearchPage(items, matched, is_exact, warnings, full.include, full.exclude, visibility, token_for)
 
 
+def columns_at(services: Services, conn: Connection) -> FacetColumns | None:
+    """Return the columns, if they are loaded and a connection leads to the server that they are of; else None."""
+    columns = services.columns
+    return columns if columns is not None and columns.is_ready and is_of_columns(services.node, conn) else None
+
+
 def is_of_columns(node: Node, conn: Connection) -> bool:
     """Tell whether a connection leads to the server that the columns are of: the standby, where there is one."""
     return not node.settings.read_dsn or getattr(conn.get_settings(), "in_hot_standby", "off") == "on"
@@ -302,9 +308,9 @@ async def _from_memory(
     if anchor is not None and not anchor.in_memory:
         return None
     answer = None
-    if columns is not None and columns.is_ready and is_of_columns(services.node, conn):
+    if (loaded_columns := columns_at(services, conn)) is not None:
         question = PageQuestion(query.conditions, query.order, query.limit, anchor)
-        answer = await columns.page(conn, services.threads, question, whole=whole)
+        answer = await loaded_columns.page(conn, services.threads, question, whole=whole)
     if answer is not None or anchor is None:
         return answer
     if columns is not None and not columns.is_ready:

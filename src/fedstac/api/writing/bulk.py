@@ -13,7 +13,7 @@ from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
 from fedstac.api.people import identity
 from fedstac.api.search import query as queries
-from fedstac.api.search.reading import is_of_columns
+from fedstac.api.search.reading import columns_at
 from fedstac.columns.memory import PageQuestion
 from fedstac.columns.plan import Plan
 from fedstac.columns.selection import Evaluation, Selection
@@ -162,11 +162,9 @@ async def _choice(call: Call, conn: Connection, body: Mapping[str, Any]) -> Bulk
 
 async def _numbers_of(call: Call, conn: Connection, conditions: Mapping[str, Any]) -> list[int] | None:
     """Return the numbers of the datasets that meet conditions, at most MOST and one; None where memory cannot tell."""
-    services = call.services
-    columns = services.columns
-    if columns is None or not columns.is_ready or not is_of_columns(services.node, conn):
+    if (columns := columns_at(call.services, conn)) is None:
         return None
-    return await columns.count(conn, services.threads, PageQuestion(conditions), _first_hits, key=None)
+    return await columns.count(conn, call.services.threads, PageQuestion(conditions), _first_hits, key=None)
 
 
 def _first_hits(_: Evaluation, __: Plan, selection: Selection) -> list[int]:
