@@ -7,10 +7,12 @@ and hashes stand in a table of their own that only the function chain_audit can 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
+
+import orjson
 
 from fedstac.db import people, records
 from fedstac.db.connections import Connection, Row
@@ -66,6 +68,16 @@ async def append(conn: Connection, rows: Sequence[NewRow]) -> None:
             for r in rows
         ],
     )  # fmt: skip
+
+
+async def append_act(
+    conn: Connection, actor: str, correlation: str | None, action: str, subject: str, detail: Mapping[str, object]
+) -> None:
+    """Write the row of what somebody did with a thing that is no dataset, such as `sink/NAME`. Join a transaction."""
+    await append(conn, [NewRow(
+        actor=actor, action=action, collection="", dataset=subject, request=None, outcome="done", before=None,
+        after=None, correlation=correlation, detail=orjson.dumps(detail).decode() if detail else None,
+    )])  # fmt: skip
 
 
 async def _issuers_and_correlations(

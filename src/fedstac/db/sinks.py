@@ -226,11 +226,8 @@ async def _locked(conn: Connection, name: str) -> Sink:
 async def _audit(
     conn: Connection, actor: str, correlation: str | None, action: str, name: str, detail: Mapping[str, object]
 ) -> None:
-    await audit.append(conn, [audit.NewRow(
-        actor=actor, action=action, collection="", dataset=f"sink/{name}", request=None, outcome="done",
-        before=None, after=None, correlation=correlation,
-        detail=orjson.dumps(detail).decode() if detail else None,
-    )])  # fmt: skip
+    """Write the row of what somebody did with a sink."""
+    await audit.append_act(conn, actor, correlation, action, f"sink/{name}", detail)
 
 
 # --- what a relay does; on its own connection, which has the lock ---

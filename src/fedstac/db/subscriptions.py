@@ -251,11 +251,7 @@ async def write_audit(
     conn: Connection, actor: str, correlation: str | None, action: str, name: str, detail: Mapping[str, object]
 ) -> None:
     """Write the row of what somebody did with a subscription."""
-    await audit.append(conn, [audit.NewRow(
-        actor=actor, action=action, collection="", dataset=f"subscription/{name}", request=None, outcome="done",
-        before=None, after=None, correlation=correlation,
-        detail=orjson.dumps(detail).decode() if detail else None,
-    )])  # fmt: skip
+    await audit.append_act(conn, actor, correlation, action, f"subscription/{name}", detail)
 
 
 # --- the log ---
