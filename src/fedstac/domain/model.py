@@ -67,6 +67,11 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
+def rfc3339_or_none(moment: datetime | None) -> str | None:
+    """Spell a datetime as `rfc3339` does; None stays None."""
+    return rfc3339(moment) if moment is not None else None
+
+
 LONGEST_MOMENT = 4096  # characters: what is kept has to be small, and nobody writes a fraction of this length
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE | re.ASCII)
 

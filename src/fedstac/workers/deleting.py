@@ -38,7 +38,7 @@ from fedstac.domain.deletion import (
     Waiver,
 )
 from fedstac.domain.errors import BadRequest, Conflict, NotFound, PreconditionFailed
-from fedstac.domain.model import rfc3339
+from fedstac.domain.model import rfc3339, rfc3339_or_none
 from fedstac.domain.policy import Action, Policy, Principal, Resource
 
 EVERYTHING: Final = Resource("the deletions of this node", "*", "*")
@@ -416,7 +416,7 @@ def document_of(
         "automatic": entry.automatic,
         "rules": entry.rules,
         "identifiers": list(entry.identifiers),
-        "ended_at": _time(entry.ended_at),
+        "ended_at": rfc3339_or_none(entry.ended_at),
         "ended_by": entry.ended_by,
         "dependencies": [_part_as_json(each, now, is_open=is_open) for each in entry.dependencies],
         "missing": [finding.as_json() for finding in missing],
@@ -432,8 +432,8 @@ def _part_as_json(each: DependencyStatus, now: datetime, *, is_open: bool) -> di
     return {
         "name": each.name, "required": each.required, "owns_identifier": each.owns_identifier, "state": each.state,
         "comment": each.comment, "contact": each.contact, "due": rfc3339(each.due),
-        "late": is_open and each.is_late(now), "reported_at": _time(each.reported_at),
-        "reminded_at": _time(each.reminded_at), "reminders": each.reminders,
+        "late": is_open and each.is_late(now), "reported_at": rfc3339_or_none(each.reported_at),
+        "reminded_at": rfc3339_or_none(each.reminded_at), "reminders": each.reminders,
         "waivers": [{"actor": w.actor, "reason": w.reason, "at": rfc3339(w.at)} for w in each.waivers],
     }  # fmt: skip
 
@@ -477,9 +477,5 @@ def case_document(case: StoredCase) -> dict[str, Any]:
         "id": str(case.id), "collection": case.collection, "dataset": case.dataset, "reason": case.reason,
         "case": case.reference, "contact": case.contact, "links": list(case.links),
         "opened_at": rfc3339(case.opened_at), "opened_by": case.opened_by, "decision": case.decision,
-        "closed_at": _time(case.closed_at), "closed_by": case.closed_by,
+        "closed_at": rfc3339_or_none(case.closed_at), "closed_by": case.closed_by,
     }  # fmt: skip
-
-
-def _time(moment: datetime | None) -> str | None:
-    return rfc3339(moment) if moment is not None else None

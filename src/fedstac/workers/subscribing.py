@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -37,7 +36,7 @@ from fedstac.domain.access import COVERED
 from fedstac.domain.destinations import Channel
 from fedstac.domain.errors import BadRequest, Conflict, CursorGone, NotFound, Unavailable
 from fedstac.domain.events import START, UPDATED, Cursor, EventFormat, LoggedEvent
-from fedstac.domain.model import moment, rfc3339
+from fedstac.domain.model import moment, rfc3339, rfc3339_or_none
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import (
     NAME,
@@ -523,13 +522,13 @@ def document_of(subscription: Subscription, counts: MissedCounts, *, reader: str
         "batch": subscription.batch,
         "cursor": str(subscription.cursor),
         "stand": stand_of(subscription),
-        "leased_until": _time(subscription.leased_until),
+        "leased_until": rfc3339_or_none(subscription.leased_until),
         "waiting": counts.waiting,
         "dead_letters": counts.dead,
         "delivered": subscription.delivered,
-        "delivered_at": _time(subscription.delivered_at),
+        "delivered_at": rfc3339_or_none(subscription.delivered_at),
         "errors": subscription.errors,
-        "failing_since": _time(subscription.failing_since),
+        "failing_since": rfc3339_or_none(subscription.failing_since),
         "last_error": subscription.last_error,
         "reason": subscription.ended_reason or subscription.paused_reason,
         "created": rfc3339(subscription.created),
@@ -548,13 +547,9 @@ def letter_of(event: MissedEvent) -> dict[str, Any]:
         "dataset": event.dataset,
         "reason": event.reason,
         "attempts": event.attempts,
-        "retry_at": _time(event.retry_at) if event.dead_at is None else None,
-        "dead_at": _time(event.dead_at),
+        "retry_at": rfc3339_or_none(event.retry_at) if event.dead_at is None else None,
+        "dead_at": rfc3339_or_none(event.dead_at),
     }
-
-
-def _time(time: datetime | None) -> str | None:
-    return rfc3339(time) if time is not None else None
 
 
 # --- changes, read once ---

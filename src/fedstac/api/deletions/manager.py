@@ -68,14 +68,6 @@ def _text(call: Call, name: str) -> str | None:
     return text or None
 
 
-def _after(call: Call) -> UUID | None:
-    text = call.query_params.get("after")
-    try:
-        return UUID(text) if text else None
-    except ValueError:
-        raise BadRequest(f"after={str(text)[:40]!r} is no id; take that of the link `next`") from None
-
-
 def _next_link(call: Call, after: UUID | None) -> list[dict[str, str]]:
     if after is None:
         return []
@@ -114,7 +106,7 @@ async def list_document(call: Call) -> dict[str, Any]:
     async with call.node.pool.acquire() as conn:
         page = await deleting.list_page(
             conn, caller, filter_of(call), order=ListOrder(name), descending=text.startswith("-"),
-            after=_after(call), limit=limit,
+            after=links.id_after(call.query_params), limit=limit,
         )  # fmt: skip
     return {
         "deletions": [deleting.document_for(each, caller) for each in page.entries],
@@ -286,7 +278,12 @@ async def get_quarantines(call: Call) -> Response:
     is_open = is_wanted(call, "open") if "open" in call.query_params else None
     async with call.node.pool.acquire() as conn:
         cases = await deleting.cases(
-            conn, caller_of(call), is_open=is_open, text=_text(call, "q"), after=_after(call), limit=limit + 1
+            conn,
+            caller_of(call),
+            is_open=is_open,
+            text=_text(call, "q"),
+            after=links.id_after(call.query_params),
+            limit=limit + 1,
         )
     return _answer({
         "quarantines": [deleting.case_document(each) for each in cases[:limit]],

@@ -127,7 +127,9 @@ async def get_grants(call: Call) -> Response:
     limit = max(numbers.whole(call.query_params, "limit", default=DEFAULT_PAGE, most=MOST_PAGE), 1)
     grant_filter = GrantFilter(subject, _target(call), STANDS[state], is_valid=form == VISA)
     async with call.node.pool.acquire() as conn:
-        page = await granting.list_page(conn, caller_of(call), grant_filter, after=_after(call), limit=limit + 1)
+        page = await granting.list_page(
+            conn, caller_of(call), grant_filter, after=links.id_after(call.query_params), limit=limit + 1
+        )
     page, has_more = page[:limit], len(page) > limit
     following = {**call.query_params, "after": str(page[-1].id)} if has_more else None
     page_links = [links.next_page(call.base_url + call.path, following)] if following else []
@@ -215,11 +217,3 @@ def _id(call: Call) -> UUID:
         raise NotFound(
             f"there is no grant {call.path_params['grant'][:40]!r}; GET /grants lists those that you may see"
         ) from None
-
-
-def _after(call: Call) -> UUID | None:
-    text = call.query_params.get("after")
-    try:
-        return UUID(text) if text else None
-    except ValueError:
-        raise BadRequest(f"after={str(text)[:40]!r} is no id; take that of the link `next`") from None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlencode
+from uuid import UUID
 
 import orjson
 
 from fedstac.db.search import ServedItem
 from fedstac.domain import collections, documents
+from fedstac.domain.errors import BadRequest
 from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import Level
 from fedstac.messaging.hubs import Hub
@@ -113,6 +115,15 @@ def _json(text: str) -> str:
 def next_page(own: str, parameters: Mapping[str, object]) -> dict[str, str]:
     """Return the link to the next page of a list, whose address is `own`."""
     return {"rel": "next", "type": JSON, "href": f"{own}?{urlencode(parameters)}"}
+
+
+def id_after(parameters: Mapping[str, str]) -> UUID | None:
+    """Return the id after which a page of a list begins (`after`); None for the first one. BadRequest for no id."""
+    text = parameters.get("after")
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        raise BadRequest(f"after={str(text)[:40]!r} is no id; take that of the link `next`") from None
 
 
 def of_page(own: str, following: Mapping[str, object] | None) -> list[dict[str, str]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -24,7 +23,7 @@ from fedstac.db.subscriptions import MissedCounts, Subscription
 from fedstac.domain import destinations
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor
-from fedstac.domain.model import rfc3339
+from fedstac.domain.model import rfc3339, rfc3339_or_none
 from fedstac.domain.policy import Action, Principal, Resource
 from fedstac.domain.subscriptions import SubscriberEvent
 from fedstac.messaging.formats import Encoder
@@ -204,7 +203,7 @@ async def post_ack(call: Call) -> Response:
         subscription = await subscribing.ack(
             conn, call.path_params["subscription"], Cursor.parse(body["cursor"]), caller=call.caller, lease=lease
         )
-    return _answer({"cursor": str(subscription.cursor), "leased_until": _time(subscription.leased_until)})
+    return _answer({"cursor": str(subscription.cursor), "leased_until": rfc3339_or_none(subscription.leased_until)})
 
 
 def _lease(text: object) -> UUID | None:
@@ -214,10 +213,6 @@ def _lease(text: object) -> UUID | None:
         return UUID(text if isinstance(text, str) else "")
     except ValueError:
         raise BadRequest("lease is the one that GET …/next answered with") from None
-
-
-def _time(time: datetime | None) -> str | None:
-    return rfc3339(time) if time is not None else None
 
 
 async def post_nack(call: Call) -> Response:
