@@ -7,15 +7,13 @@ nothing left to do at once. The ends of the children are printed, a line each: a
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
-import traceback
+from functools import partial
 
 from fedstac import bootstrap
 from fedstac.settings import Settings
 from fedstac.workers import cascading
-from tests.support import failpoints
+from tests.support.forked_children import run_each
 
 CHUNK = 20  # datasets in one transaction
 
@@ -27,23 +25,6 @@ async def _work(dsn: str) -> None:
             pass
 
 
-def _main(dsn: str, *all_words: str) -> None:
-    for words in all_words:
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                if words != "-":
-                    failpoints.install(words)
-                asyncio.run(_work(dsn))
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _, DSN, *ALL_WORDS = sys.argv
+    run_each(partial(_work, DSN), ALL_WORDS)

@@ -9,17 +9,17 @@ signal.
 from __future__ import annotations
 
 import asyncio
-import os
 import select
 import sys
-import traceback
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fedstac import bootstrap
 from fedstac.settings import Settings
 from fedstac.workers.subscriptions import WebhookSender
 from tests.support import failpoints
+from tests.support.forked_children import run_each
 
 LEASE_SECONDS = 3.0
 LOOPBACK = ("127.0.0.0/8",)
@@ -53,25 +53,14 @@ async def _work(dsn: str) -> None:
         await WebhookSender(node, lease_seconds=LEASE_SECONDS).run(stop)
 
 
-def _main(dsn: str, *all_words: str) -> None:
+def _until_the_test_is_over(all_words: Iterable[str]) -> Iterator[str]:
+    """Yield the words, the failpoints among them only while the test has not ended or given up."""
     for words in all_words:
         if words != "-" and select.select([sys.stdin], [], [], 0)[0]:
-            return  # the test is over, or gave up
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                if words != "-":
-                    failpoints.install(words)
-                asyncio.run(_work(dsn))
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+            return
+        yield words
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _, DSN, *ALL_WORDS = sys.argv
+    run_each(partial(_work, DSN), _until_the_test_is_over(ALL_WORDS))
