@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -179,6 +180,25 @@ class NatsServer:
         shutil.rmtree(self.folder / "store", ignore_errors=True)
 
 
+def start_on_port(describe: Callable[[int], BrokerProcess], port: int | None = None) -> BrokerProcess:
+    """Start the process that `describe` returns for a port, and return it: for this port, or for one that is free.
+
+    Where somebody takes the port between our look and its start, it is tried again. BrokerFailed as
+    `BrokerProcess.start` raises it.
+    """
+    tries_left = PORT_TRIES
+    while True:
+        process = describe(port or free_port())
+        tries_left -= 1
+        try:
+            process.start()
+        except BrokerFailed as error:
+            if not tries_left or "address already in use" not in str(error).lower():
+                raise
+        else:
+            return process
+
+
 @contextmanager
 def nats_server(folder: Path, *, port: int | None = None, more: str = "") -> Iterator[NatsServer]:
     """Yield a server that keeps its data in a folder. BrokerMissing where none is installed.
@@ -187,23 +207,17 @@ def nats_server(folder: Path, *, port: int | None = None, more: str = "") -> Ite
     """
     program = nats_program()
     folder.mkdir(parents=True, exist_ok=True)
-    for tries_left in reversed(range(PORT_TRIES)):
-        listening_port = port or free_port()
-        configuration = folder / "nats-server.conf"
+    configuration = folder / "nats-server.conf"
+
+    def at(listening_port: int) -> BrokerProcess:
         configuration.write_text(
             NATS_CONFIGURATION.format(port=listening_port, largest=LARGEST_MESSAGE, store=folder / "store") + more
         )
-        process = BrokerProcess(
-            "the NATS server", (program, "--config", str(configuration)), folder / "nats-server.log", listening_port,
-            lambda port=listening_port: _greets(port),  # type: ignore[misc]
-        )  # fmt: skip
-        try:
-            process.start()
-        except BrokerFailed as error:
-            if not tries_left or "address already in use" not in str(error):
-                raise
-            continue  # somebody took the port between our look and its start
-        break
+        command = (program, "--config", str(configuration))
+        log = folder / "nats-server.log"
+        return BrokerProcess("the NATS server", command, log, listening_port, partial(_greets, listening_port))
+
+    process = start_on_port(at, port)
     try:
         yield NatsServer(folder, process)
     finally:

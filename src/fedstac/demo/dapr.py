@@ -19,7 +19,7 @@ import orjson
 from filelock import FileLock
 
 from fedstac import settings
-from fedstac.demo.brokers import PORT_TRIES, BrokerFailed, BrokerMissing, BrokerProcess, free_port
+from fedstac.demo.brokers import BrokerMissing, BrokerProcess, free_port, start_on_port
 
 PROGRAM = "daprd"
 SOURCES = ("main.go", "go.mod", "go.sum")
@@ -121,8 +121,8 @@ def sidecar(
     for each in components:
         (resources / f"{each.name}.yaml").write_text(each.as_yaml())
     tokens = [f"DAPR_API_TOKEN={api_token}"] * bool(api_token) + [f"APP_API_TOKEN={app_token}"] * bool(app_token)
-    for tries_left in reversed(range(PORT_TRIES)):
-        port = free_port()
+
+    def at(port: int) -> BrokerProcess:
         command = (
             "/usr/bin/env", *tokens, str(daprd), "--app-id", "fedstac", "--resources-path", str(resources),
             "--dapr-http-port", str(port), "--dapr-grpc-port", str(free_port()),
@@ -131,17 +131,11 @@ def sidecar(
             "--enable-metrics=false", "--dapr-graceful-shutdown-seconds", "1",
             *(("--app-port", str(app_port), "--app-channel-address", "127.0.0.1") if app_port else ()),
         )  # fmt: skip
-        process = BrokerProcess(
-            "the Dapr sidecar", command, folder / "daprd.log", port,
-            lambda port=port: _status_of(port) is not None,  # type: ignore[misc]
-        )  # fmt: skip
-        try:
-            process.start()
-        except BrokerFailed as error:
-            if not tries_left or "address already in use" not in str(error):
-                raise
-            continue  # somebody took a port between our look and its start
-        break
+        return BrokerProcess(
+            "the Dapr sidecar", command, folder / "daprd.log", port, lambda: _status_of(port) is not None
+        )
+
+    process = start_on_port(at)
     try:
         yield Sidecar(process)
     finally:

@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from fedstac import settings
-from fedstac.demo.brokers import PORT_TRIES, BrokerFailed, BrokerMissing, BrokerProcess, free_port
+from fedstac.demo.brokers import BrokerFailed, BrokerMissing, BrokerProcess, free_port, start_on_port
 
 ARCHIVE = "kafka.jsa"  # classes as the JVM wants them: a broker starts in a third of the time
 JVM = (
@@ -167,21 +167,15 @@ def kafka_broker(
 def _started(folder: Path, jars: Path, port: int | None, archive: str) -> KafkaBroker:
     folder.mkdir(parents=True, exist_ok=True)
     java = _program("java", "default-jre-headless")
-    for tries_left in reversed(range(PORT_TRIES)):
-        client_port = port or free_port()
+
+    def at(client_port: int) -> BrokerProcess:
         properties = _write_properties(folder, client_port, free_port())
         if not (folder / "data" / "meta.properties").exists():
             _format(folder, jars)
         command = (java, *JVM, archive, "-cp", f"{jars}/*", "kafka.Kafka", str(properties))
-        process = BrokerProcess("the Kafka broker", command, folder / "kafka.log", client_port, _readiness(client_port)
-        )  # fmt: skip
-        try:
-            process.start()
-        except BrokerFailed as error:
-            if not tries_left or "Address already in use" not in str(error):
-                raise
-            continue  # somebody took a port between our look and its start
-        break
+        return BrokerProcess("the Kafka broker", command, folder / "kafka.log", client_port, _readiness(client_port))
+
+    process = start_on_port(at, port)
     return KafkaBroker(folder, process, jars)
 
 
