@@ -189,7 +189,8 @@ async def columns_of(settings: Settings, inherited: FacetColumns | None) -> Asyn
 
 
 def _new_columns(settings: Settings) -> FacetColumns:
-    return FacetColumns(settings.read_dsn or settings.dsn, f"fedstac {settings.node}")
+    dsn = settings.read_dsn or settings.dsn
+    return FacetColumns(dsn, f"fedstac {settings.node}", cache_bytes=settings.document_cache_bytes)
 
 
 def serve(

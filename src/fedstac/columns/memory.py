@@ -16,6 +16,7 @@ import numpy as np
 import structlog
 
 from fedstac.columns.dictionaries import Dictionaries, Leaf, Verdicts
+from fedstac.columns.document_cache import DocumentCache
 from fedstac.columns.gate import Gate
 from fedstac.columns.order import Order, Pager, Place, StartOrder, order
 from fedstac.columns.plan import Plan, plan
@@ -119,9 +120,13 @@ class CountAttempt(Generic[T]):
 
 
 class FacetColumns:
-    """All searches of a process share it. It has a connection of its own, to the server that has the documents."""
+    """All searches of a process share it. It has a connection of its own, to the server that has the documents.
 
-    def __init__(self, dsn: str, application: str) -> None:
+    cache_bytes: of the datasets that were shown of late; 0: none is kept.
+    """
+
+    def __init__(self, dsn: str, application: str, *, cache_bytes: int = 0) -> None:
+        self.documents = DocumentCache(cache_bytes)
         self._connect = partial(connections.connect, dsn, application=f"{application} columns")
         self._conn: Connection | None = None
         self._gate = Gate()
@@ -143,6 +148,7 @@ class FacetColumns:
         self._places: tuple[int, int] | None = None
         self._removed_through = 0
         self._answers: OrderedDict[str, KeptAnswer] = OrderedDict()  # of `count`
+        self.documents.clear()
         self.loaded = 0
         self._due.set()
 
@@ -316,6 +322,7 @@ class FacetColumns:
                 self._places = places
             for rows in pieces:
                 self.table.apply(rows)
+                self.documents.drop(rows["n"].tolist())
 
     # --- searches ---
 
@@ -340,7 +347,7 @@ class FacetColumns:
                 return None
             if not whole:
                 return await _large_page(conn, choice, question)
-            answer = await _page(conn, choice, question, again=where if attempt else None)
+            answer = await self._page(conn, choice, question, again=where if attempt else None)
             if answer is not None:
                 return answer
         if question.anchor is not None:  # PostgreSQL could not go on from it
@@ -477,21 +484,37 @@ class FacetColumns:
             tuple(change_ids.tolist()),
         )  # fmt: skip
 
+    async def _page(
+        self, conn: Connection, choice: Chosen, question: PageQuestion, *, again: str | None
+    ) -> Found | None:
+        """Return the page with its documents; None where a dataset changed since the columns were read.
 
-async def _page(conn: Connection, choice: Chosen, question: PageQuestion, *, again: str | None) -> Found | None:
-    """Return the page with its documents; None where a dataset changed since the columns were read.
+        again: where that has happened before, what a dataset that changed has to meet; the others are left out.
+        """
+        numbers = choice.numbers[: question.limit]
+        change_ids = dict(zip(choice.numbers, choice.change_ids, strict=True))
+        items = {number: self.documents.find(number, change_ids[number]) for number in numbers}
+        cached_bytes = sum(_most_bytes(item.document) for item in items.values() if item is not None)
+        missing = [number for number, item in items.items() if item is None]
+        rows = await columns.documents(conn, missing) if missing else []
+        if cached_bytes + (rows[-1].through if rows else 0) >= PAGE_BYTES:  # how many fit has to be asked of all
+            missing = list(numbers)
+            items, rows = dict.fromkeys(numbers), await columns.documents(conn, missing)
+        self.documents.keep(rows)
+        is_cut = bool(rows) and rows[-1].through >= PAGE_BYTES
+        count = numbers.index(rows[-1].number) + 1 if is_cut else len(numbers)
+        count_to_read = count if is_cut else len(missing)
+        if len(rows) < count_to_read or any(row.changed != change_ids[row.number] for row in rows):
+            if again is None:
+                return None
+            rows = await _unchanged(conn, rows, change_ids, again)
+        items |= {row.number: row.item for row in rows}
+        return _answer(choice, question, count, items=tuple(item for item in items.values() if item is not None))
 
-    again: where that has happened before, what a dataset that changed has to meet; the others are left out.
-    """
-    numbers, change_ids = choice.numbers[: question.limit], dict(zip(choice.numbers, choice.change_ids, strict=True))
-    rows = await columns.documents(conn, numbers) if numbers else []
-    is_cut = bool(rows) and rows[-1].through >= PAGE_BYTES
-    count = numbers.index(rows[-1].number) + 1 if is_cut else len(numbers)
-    if len(rows) < count or any(row.changed != change_ids[row.number] for row in rows):
-        if again is None:
-            return None
-        rows = await _unchanged(conn, rows, change_ids, again)
-    return _answer(choice, question, count, items=tuple(row.item for row in rows))
+
+def _most_bytes(text: str) -> int:
+    """Return how many bytes of UTF-8 a text has at most."""
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 async def _large_page(conn: Connection, choice: Chosen, question: PageQuestion) -> Found:

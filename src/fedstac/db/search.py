@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -65,6 +65,8 @@ class ServedItem:
     replaced_by: str | None = None  # of a retracted dataset: the one to use instead, if that can be seen
     replaces: tuple[str, ...] = ()  # retracted datasets that name this one as their replacement
     quarantine: str | None = None  # JSON; searches find none that is under quarantine
+    texts: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    # as everybody gets it, by the address of the API: written once, however many pages show it
 
     @property
     def has_hidden_files(self) -> bool:

@@ -182,6 +182,11 @@ COLUMN_LOOKS = _counter(
     "fedstac_columns_looks_total", "How often this process looked for rows that others wrote; searches share looks."
 )
 COLUMN_LOOK_SECONDS = _counter("fedstac_columns_look_seconds_total", "Time that these looks took in all.")
+CACHE_BYTES = _gauge("fedstac_document_cache_bytes", "Memory of the datasets that searches showed of late.")
+CACHE_LOOKS = _counter(
+    "fedstac_document_cache_looks_total", "Datasets of pages by whether they were in that memory: `hit`, or `miss`.",
+    "result",
+)  # fmt: skip
 INFO = _gauge("fedstac_info", "Always 1; the labels say what runs.", "node", "version", "schema", "roles")
 
 # --- of the node ---

@@ -107,6 +107,10 @@ async def get_metrics(call: Call) -> Response:
         families.append(metrics.COLUMN_TERMS.of([((), columns.dictionaries.term_count)]))
         families.append(metrics.COLUMN_LOOKS.of([((), columns.catch_ups)]))
         families.append(metrics.COLUMN_LOOK_SECONDS.of([((), columns.catch_up_seconds)]))
+        families.append(metrics.CACHE_BYTES.of([((), columns.documents.bytes)]))
+        families.append(
+            metrics.CACHE_LOOKS.of([(["hit"], columns.documents.hits), (["miss"], columns.documents.misses)])
+        )
     roles = " ".join(role.name for role in services.roles)
     families.append(metrics.INFO.of([((node.settings.node, __version__, str(node.schema), roles), 1)]))
     look = await services.figures.look()

@@ -100,12 +100,12 @@ class PageWriter:
         """Return the answer: in one piece if a read is enough, else as a stream."""
         services = self._call.services
         headers = views.PRIVATE_PAGES if self._caller else views.OF_PAGES
-        start = self._beginning() + await self._features(self._page.items.items)
-        if not self._rest:
-            return Response(start + self._end(), headers=headers, media_type=links.GEOJSON)
-        start += await self._read_some()
+        pieces = [self._beginning(), *await self._features(self._page.items.items)]
+        if self._rest:
+            pieces += await self._read_some()
         if self._is_done:
-            return Response(start + self._end(), headers=headers, media_type=links.GEOJSON)
+            return Response(b"".join((*pieces, self._end())), headers=headers, media_type=links.GEOJSON)
+        start = b"".join(pieces)
         share = services.memory.share(self._lane)
         share.take(PLACE_BYTES * len(self._rest) + FACTOR * READ_BYTES)
         patience = services.node.settings.read_timeout_seconds
@@ -122,7 +122,7 @@ class PageWriter:
             if services.node.stopping.is_set():
                 raise Unavailable("this process ends; send the request again", retry_after=1)
             async with Budget(seconds, self._lane, lambda: reason, among=services.open_budgets):
-                piece = await self._read_some()
+                piece = b"".join(await self._read_some())
             yield piece
         yield self._end()
 
@@ -130,33 +130,34 @@ class PageWriter:
     def _is_done(self) -> bool:
         return self._next >= len(self._rest)
 
-    async def _read_some(self) -> bytes:
-        """Return the texts of the next items. No connection is held while they are sent."""
+    async def _read_some(self) -> list[bytes]:
+        """Return the next items in pieces. No connection is held while they are sent."""
         keys = [search.unpacked(place)[0] for place in self._rest[self._next : self._next + READ_ITEMS]]
         async with self._call.node.search_pool.acquire() as conn:
             items, count = await search.read(conn, keys, self._page.visibility, most_bytes=READ_BYTES)
         self._next += count
-        text = await self._features(items)
+        pieces = await self._features(items)
         if self._read_bytes >= MOST_BYTES and not self._is_done:
             self._after = Anchor(search.unpacked(self._rest[self._next - 1])[1], in_memory=self._page.items.in_memory)
             self._next = len(self._rest)
-        return text
+        return pieces
 
-    async def _features(self, items: Sequence[ServedItem]) -> bytes:
-        """Return items as they are served, each but the first one of the page with a comma before it."""
+    async def _features(self, items: Sequence[ServedItem]) -> list[bytes]:
+        """Return items as they are served, in pieces: each but the first one of the page with a comma before it."""
         if not items:
-            return b""
+            return []
         call = self._call
         with_files = views.NOBODYS
         if self._caller is not None:
             with_files = await views.shown_to(call, self._caller, items)
         size = sum(len(item.document) for item in items)
-        work = partial(_as_list, partial(item_texts, self._page, call.base_url, items, with_files))
-        text = await call.services.threads.run(work) if len(items) > FEW_ITEMS or size > FEW_BYTES else work()
-        comma = b"," if self._returned else b""
-        self._returned += len(items)
+        work = partial(item_texts, self._page, call.base_url, items, with_files)
+        texts = await call.services.threads.run(work) if len(items) > FEW_ITEMS or size > FEW_BYTES else work()
+        pieces = [piece for text in texts for piece in (b",", text)]
         self._read_bytes += size
-        return comma + text
+        is_first = not self._returned
+        self._returned += len(items)
+        return pieces[1:] if is_first else pieces
 
     def _beginning(self) -> bytes:
         return b'{"type":"FeatureCollection","features":['
@@ -178,22 +179,31 @@ class PageWriter:
 
 def item_texts(
     page: SearchPage, base: str, items: Sequence[ServedItem], with_files: Container[tuple[str, str]]
-) -> list[str]:
+) -> list[bytes]:
     """Return items of a page, each as JSON text, with the members that `fields` selects."""
     texts = []
     for item in items:
         budget.checkpoint()
-        text = links.item_text(base, item, shows_files=(item.collection, item.id) in with_files)
+        if (item.collection, item.id) in with_files:
+            text = links.item_text(base, item, shows_files=True).encode()
+        else:
+            text = _public_text(base, item)
         texts.append(_selected_members(text, page.include, page.exclude) if page.include or page.exclude else text)
     return texts
 
 
-def _as_list(texts: Callable[[], list[str]]) -> bytes:
-    return ",".join(texts()).encode()
+def _public_text(base: str, item: ServedItem) -> bytes:
+    """Return an item as everybody gets it. It keeps its text, for the pages that show it again."""
+    text = item.texts.get(base)
+    if text is None:
+        text = links.item_text(base, item).encode()
+        item.texts.clear()  # one address is enough
+        item.texts[base] = text
+    return text
 
 
-def _selected_members(text: str, include: frozenset[str], exclude: frozenset[str]) -> str:
-    return orjson.dumps(selected_members(orjson.loads(text), include, exclude, ALWAYS)).decode()
+def _selected_members(text: bytes, include: frozenset[str], exclude: frozenset[str]) -> bytes:
+    return orjson.dumps(selected_members(orjson.loads(text), include, exclude, ALWAYS))
 
 
 def selected_members(

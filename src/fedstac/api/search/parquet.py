@@ -49,9 +49,9 @@ class ItemFile:
         self._lines, self._target = folder / "items.ndjson", folder / "items.parquet"
         self.size = 0  # bytes
 
-    def add(self, texts: Sequence[str]) -> None:
+    def add(self, texts: Sequence[bytes]) -> None:
         """Add items, each a JSON text without line breaks."""
-        content = "".join(f"{text}\n" for text in texts).encode()
+        content = b"".join(piece for text in texts for piece in (text, b"\n"))
         with self._lines.open("ab") as file:
             file.write(content)
         self.size += len(content)

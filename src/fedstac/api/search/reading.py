@@ -253,7 +253,7 @@ async def _answer_as_file(
     return FileAnswer(content, services.open_files, media_type=parquet.MEDIA_TYPE, headers=headers)
 
 
-def _add(file: ItemFile, texts: Callable[[], list[str]]) -> None:
+def _add(file: ItemFile, texts: Callable[[], list[bytes]]) -> None:
     file.add(texts())
 
 
