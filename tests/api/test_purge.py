@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from fedstac.db import audit, dead_letters, invariants, nodes, parked, troubles
 from fedstac.demo import embedded, sample
 from fedstac.domain.events import Cursor, LoggedEvent
+from tests.support import loads
 from tests.support.dumps import dump, lines_with
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import until
@@ -222,6 +223,53 @@ async def test_after_a_purge_no_word_of_a_dataset_is_left(
     assert "published" in logs.out  # what the nodes log since the purge
     assert MARKER not in logs.out + logs.err
     await there.close()
+
+
+async def test_after_a_purge_no_word_of_a_cleared_dataset_is_left(
+    west: Api, conn: asyncpg.Connection, cluster: embedded.Cluster, start_api: StartApi,
+    make_database: Callable[[], str],
+) -> None:  # fmt: skip
+    east = await start_api(
+        dsn=make_database(), node="east", source=west.url, source_token=west.tokens["node:east"], snapshot_first=False
+    )
+    there = await asyncpg.connect(east.settings.dsn)
+    await live(west)
+    await conn.execute("UPDATE fedstac.deletion_dependency SET comment = $1", f"{MARKER}-comment")
+    await act(west, "unmark")
+    waiting = await reconcile(west, [item(1, f"{MARKER}-stated"), item(2, "other")], dry_run="true")
+    cleared = await reconcile(west, [item(2, "other")], confirm="1")
+    assert (await loads.end_of(west.admin, cleared["id"]))["status"] == "done"
+    assert (await west.anyone.get(PATH)).status_code == 404
+    await leave_traces(conn)
+    await until(lambda: agree(conn, there))
+    assert MARKER in str(await feed_of(west)), "a load cuts nothing"
+    refused = await west.anyone.post(f"{PATH}/purge")
+    assert refused.status_code == 401
+    await act(west, "purge")
+    await until(lambda: agree(conn, there))
+    for each in (conn, there):  # by housekeeping
+        await until(lambda each=each: each.fetchval(UNUSED))  # type: ignore[misc]
+    assert lines_with(MARKER, dump(cluster, west.settings.dsn)) == []
+    assert lines_with(MARKER, dump(cluster, east.settings.dsn)) == []
+    assert "other-title" in dump(cluster, east.settings.dsn)
+    assert (await west.anyone.get(PATH)).status_code == 410
+    tombstone = (await west.admin.get(f"{PATH}?deleted=include")).json()
+    assert (tombstone["state"], tombstone["deleted_by"]) == ("purged", None)
+    late = await west.admin.post(f"/loads/{waiting['id']}/apply", params={"dry_run": "true"})
+    assert late.json()["changes"]["held"] == 1, "its id is never used again"
+    for each in (conn, there):
+        assert await invariants.check(each) == []
+    await there.close()
+
+
+async def reconcile(api: Api, items: Sequence[Json], **parameters: str) -> Json:
+    """State everything that shall exist; return the load."""
+    answer = await api.admin.post(
+        "/collections/plain/reconcile", content=loads.lines(items), headers=loads.LINES, params=parameters
+    )
+    assert answer.status_code in (200, 202), answer.text
+    load: Json = answer.json()
+    return load
 
 
 async def test_nobody_changes_the_log_but_by_redacting_what_is_deleted(west: Api, conn: asyncpg.Connection) -> None:

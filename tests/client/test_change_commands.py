@@ -151,7 +151,7 @@ async def test_a_retraction_is_seen_in_search_and_history(west: Api, fedstac: Fe
         (("release", UNKNOWN), "admin", 3, "there is no dataset"),
         (("delete", UNKNOWN, "--yes"), "admin", 3, "there is no dataset"),
         (("delete", ID), "admin", 2, "cannot be taken back"),
-        (("purge", ID, "--yes"), "admin", 1, "only what is deleted can be purged"),
+        (("purge", ID, "--yes"), "admin", 1, "only what is deleted can be purged, or was cleared"),
         (("replica", "add", ID, "--node", "east"), "admin", 2, "--base-url"),
         (("replica", "list", UNKNOWN), "admin", 3, "there is no"),
     ],

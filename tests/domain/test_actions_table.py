@@ -86,10 +86,11 @@ BODIES = {
         "clear", {"expected": None, "reason": "not in the load"}, ("publish",), Outcome.CLEARED, events.CLEARED,
     ),
     "a purge": ("purge", {}, ("publish", "mark", "delete"), Outcome.PURGED, events.PURGED),
+    "a purge of what a load cleared": ("purge", {}, ("publish", "clear"), Outcome.PURGED, events.PURGED),
 }  # fmt: skip
 BEFORE: Mapping[str, object] = {
     "publish": ITEM, "retract": {"retraction": RETRACTION}, "mark": {}, "quarantine": {"quarantine": QUARANTINE},
-    "delete": {},
+    "delete": {}, "clear": {},
 }  # fmt: skip
 
 

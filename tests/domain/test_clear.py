@@ -10,6 +10,7 @@ import pytest
 from fedstac.domain import events, patching
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.clear import Clear, Rebuild
+from fedstac.domain.actions.delete import Purge
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.retract import Retract
@@ -30,7 +31,7 @@ PUBLISH = Publish(DRAFT, ROOT, VERSION)
 EMPTY = Lineage(DRAFT.lineage, "west", 0, {})
 
 
-def after(*commands: Publish | Clear | Mark | Rebuild) -> Lineage:
+def after(*commands: Publish | Clear | Mark | Rebuild | Purge) -> Lineage:
     lineage = EMPTY
     for command in commands:
         lineage = lineage.after(command.decide(lineage, WORLD).changes)
@@ -145,3 +146,24 @@ def test_who_may_not_delete_clears_nothing() -> None:
 def test_what_is_not_here_is_not_cleared() -> None:
     with pytest.raises(ItemDoesNotExist):
         Clear(TARGET, ROOT).decide(EMPTY, WORLD)
+
+
+def test_what_was_cleared_can_be_purged_and_its_id_is_never_used_again() -> None:
+    lineage = after(PUBLISH, Clear(TARGET, ROOT))
+    decision = Purge(TARGET, ROOT).decide(lineage, WORLD)
+    [change] = decision.changes
+    assert (decision.outcome, change.event_type, change.after.state) == (Outcome.PURGED, events.PURGED, State.PURGED)
+    lineage = lineage.after(decision.changes)
+    assert Purge(TARGET, ROOT).decide(lineage, WORLD).outcome is Outcome.IDENTICAL
+    with pytest.raises(Conflict, match="publish a new version instead"):
+        PUBLISH.decide(lineage, WORLD)
+
+
+def test_a_purge_of_what_was_cleared_leaves_the_latest_as_it_is() -> None:
+    lineage = after(PUBLISH, Publish(LATER, ROOT, VERSION), Clear(LATER_TARGET, ROOT), Purge(LATER_TARGET, ROOT))
+    assert latest_of(lineage) == [DRAFT.id]
+
+
+def test_for_whoever_may_not_purge_a_cleared_dataset_never_was() -> None:
+    with pytest.raises(ItemDoesNotExist):
+        Purge(TARGET, Principal("p", frozenset())).decide(after(PUBLISH, Clear(TARGET, ROOT)), WORLD)

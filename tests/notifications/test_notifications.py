@@ -18,7 +18,7 @@ from fedstac.db import notifications, troubles
 from fedstac.demo import sample
 from fedstac.domain import notices
 from fedstac.domain.notices import Sender
-from tests.support import failpoints
+from tests.support import failpoints, loads
 from tests.support.commands import Fedstac, start
 from tests.support.nodes import Api
 from tests.support.receivers import Mailbox, Receiver, StartTelling, receiving
@@ -271,6 +271,27 @@ async def test_the_publisher_of_record_is_told_when_somebody_else_changes_a_data
     texts = {to[0]: mail.get_content() for to, mail, _ in [await mailbox.next(), await mailbox.next()]}
     assert f"{item['id']}: reinstated by admin at" in texts[MAIL.removeprefix("mailto:")]
     assert "done: reinstate of 1 in CMIP6 (1 done)" in texts["boss@hooks.ncar.example"]
+
+
+@pytest.mark.parametrize("mode", ["apply", "rebuild"])
+async def test_the_publisher_of_record_is_told_when_a_full_state_load_clears_a_dataset(
+    start_telling: StartTelling, mailbox: Mailbox, mode: str
+) -> None:
+    api = await start_telling()
+    await register(api, MAIL, "dataset", role="publisher:NCAR")
+    item = next(item for item in sample.items(200) if item["properties"]["cmip6:institution_id"] == "NCAR")
+    response = await api.anyone.post(ITEMS, json=item, headers=bearer(api, "publisher:NCAR"))
+    assert response.status_code == 201, response.text
+    load = await loads.load(api.admin, [item] if mode == "rebuild" else [], mode=mode, confirm="1")
+    assert load["status"] == "done", load
+    _, mail, _ = await mailbox.next()
+    text = mail.get_content()
+    assert f"{item['id']}: cleared by admin at" in text
+    if mode == "apply":
+        assert "a full-state load does not state it" in text
+        assert "It may be published again" in text
+    else:
+        assert "a full-state load builds it again" in text
 
 
 async def test_the_publisher_of_record_is_told_of_a_quarantine_a_mark_and_the_deletion(

@@ -114,7 +114,7 @@ def purge(
     ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
-    """Remove what a node still has of deleted datasets in its log, requests and messages.
+    """Remove what a node still has of deleted or cleared datasets in its log, requests and messages.
 
     Brokers keep what they have until their retention ends. On a terminal the id has to be typed; elsewhere --yes is
     needed.

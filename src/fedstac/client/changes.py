@@ -252,7 +252,7 @@ def delete(
 
 
 def purge(id: str, *, collection: str | None = None, dry_run: bool = False) -> Exchange[ChangeResult]:
-    """Remove what the server still has of a deleted dataset in its log, requests and messages."""
+    """Remove what the server still has of a deleted or cleared dataset in its log, requests and messages."""
     return (yield from _change(id, ServerCall("POST", _path(id, collection) + "/purge"), None, dry_run))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fedstac.domain.errors import Finding
-from fedstac.domain.model import rfc3339
+from fedstac.domain.model import State, rfc3339
 
 SHOWN = 20  # requests, items, findings or changes in one message
 LONGEST_LINE, LONGEST_SUBJECT = 500, 150
@@ -447,7 +447,7 @@ def of_changes(sender: Sender, changes: Sequence[DatasetChange], total: int) -> 
 
 
 def _about_hiding(sender: Sender, change: DatasetChange) -> list[str]:
-    """Return what a publisher can do about a quarantine or a mark."""
+    """Return what a publisher can do about a quarantine, a mark, or a full-state load that cleared a dataset."""
     lines = []
     if change.quarantine:
         case, contact = change.quarantine.get("case"), change.quarantine.get("contact")
@@ -458,6 +458,8 @@ def _about_hiding(sender: Sender, change: DatasetChange) -> list[str]:
         until = rfc3339(change.grace_until)[:16].replace("T", " ")
         lines.append(f"  It is deleted once everybody has done their part, not before {until} UTC: {place}")
         lines.append(f"  Until then: fedstac unmark {change.dataset}")
+    if change.state == State.CLEARED:
+        lines.append("  No tombstone is left. It may be published again under the same id")
     return lines
 
 

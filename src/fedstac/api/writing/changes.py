@@ -106,7 +106,7 @@ async def post_delete(call: Call) -> Response:
 
 
 async def post_purge(call: Call) -> Response:
-    """Remove what this server still has of a deleted dataset in its log, requests and messages."""
+    """Remove what this server still has of a deleted or cleared dataset in its log, requests and messages."""
     return await _change(call, "purge", {})
 
 

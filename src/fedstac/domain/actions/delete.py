@@ -11,7 +11,7 @@ from uuid import UUID
 from fedstac.domain import events, versions
 from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of, without_document
 from fedstac.domain.errors import Conflict, DeletionNotReady, ForeignOrigin, ItemDoesNotExist
-from fedstac.domain.model import GONE, Change, Decision, Lineage, Outcome, Record, State, World
+from fedstac.domain.model import GONE, WITHOUT_DOCUMENT, Change, Decision, Lineage, Outcome, Record, State, World
 from fedstac.domain.policy import Action, Principal, Resource
 
 
@@ -67,7 +67,11 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Purge:
-    """Purge a deleted dataset: what this server still has of it in its log, requests and messages is redacted."""
+    """Purge a dataset that is deleted or cleared: what this server still has of it in its log, requests and messages is
+    redacted.
+
+    A tombstone stays, of a cleared dataset too: its id is never used again.
+    """
 
     target: Target
     principal: Principal
@@ -78,12 +82,12 @@ class Purge:
         return cls(action.target, action.principal)
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
-        """Remove what is left of the dataset. Conflict where it is not deleted; nothing changes where it is purged."""
+        """Remove what is left of the dataset. Conflict where it is still here; nothing changes where it is purged."""
         record = lineage.records.get(self.target.id)
-        if record is None or record.state not in GONE:
+        if record is None or record.state not in WITHOUT_DOCUMENT:
             here = find(self.target, self.principal, lineage, world, None, marked=True)
             world.policy.require(self.principal, Action.PURGE, resource_of(here, world))
-            raise Conflict(f"{self.target.id} is not deleted; only what is deleted can be purged")
+            raise Conflict(f"{self.target.id} is not deleted; only what is deleted can be purged, or was cleared")
         _require(self.principal, Action.PURGE, record, world)
         if record.origin != world.origin:
             raise ForeignOrigin(f"{record.id} belongs to the node {record.origin}; purge it there")
