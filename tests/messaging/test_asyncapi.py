@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+import asyncpg
 import jsonschema_rs
 import orjson
 import pytest
@@ -12,12 +13,14 @@ import pytest
 from fedstac import settings
 from fedstac.api import app
 from fedstac.api.http import asyncapi
+from fedstac.demo import sample
 from fedstac.domain import events, grants
 from fedstac.domain.events import EventFormat
 from fedstac.messaging.formats import KAFKA_PREFIX, PREFIX, Encoder
 from fedstac.messaging.hubs import read_hubs
 from fedstac.settings import Misconfigured, Settings
 from tests.messaging.story import left, story
+from tests.support import loads
 from tests.support.nodes import Api, StartApi
 
 Json = dict[str, Any]
@@ -96,6 +99,32 @@ def test_hubs_are_servers_with_their_channels_and_the_messages_of_their_format()
     assert kafka["bindings"] == {"kafka": {"topic": "log", "bindingVersion": "0.5.0"}}
     assert (nats["address"], "dataset.published" in nats["messages"]) == ("WEST.>", True)
     assert DOCUMENT["servers"]["hub-1"]["host"] == "broker.example:9092"
+
+
+async def test_events_of_grants_and_of_what_a_load_clears_are_the_messages_of_the_document(api: Api) -> None:
+    """They are written by the database, in the transaction of what leads to them."""
+    [dataset] = sample.items(1)
+    address, wait = f"/collections/CMIP6/items/{dataset['id']}", {"Prefer": "wait=60"}
+    lineage = f"CMIP6/{dataset['id'].rpartition('.v')[0]}"
+    assert (await api.admin.post("/collections/CMIP6/items", json=dataset, headers=wait)).status_code == 201
+    for target in ({"dataset": f"CMIP6/{dataset['id']}"}, {"lineage": lineage}, {"project": "CMIP6"}):
+        wish = {"subject": "bert", "valid_until": "2999-01-01T00:00:00Z", **target}
+        assert (await api.admin.post("/grants", json=wish)).status_code == 201
+    assert (await api.admin.post(f"{address}/retract", json={"reason": "wrong"}, headers=wait)).status_code == 200
+    assert (await api.admin.post(f"{address}/reinstate", json={}, headers=wait)).status_code == 200
+    assert (await api.admin.delete("/grants?project=CMIP6&reason=over")).json()["withdrawn"] == 1
+    assert (await loads.load(api.admin, [dataset], mode="rebuild", confirm="1"))["status"] == "done"
+    assert (await loads.load(api.admin, [], confirm="1"))["status"] == "done"
+    conn = await asyncpg.connect(api.settings.dsn)
+    rows = await conn.fetch("SELECT event FROM fedstac.outbox ORDER BY id")
+    await conn.close()
+    types = set()
+    for pos, row in enumerate(rows, 1):
+        event = orjson.loads(events.positioned(row["event"], events.Cursor(1, pos)))
+        message = MESSAGES[asyncapi.message_of(event["type"], EventFormat.CLOUDEVENTS)]
+        assert payload_findings(message, event) == [], event
+        types.add(event["type"])
+    assert types >= {*grants.TYPES, events.CLEARED}
 
 
 async def test_it_is_served_with_its_schemas_and_the_landing_page_leads_there(api: Api) -> None:

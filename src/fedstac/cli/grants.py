@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -14,9 +15,10 @@ import orjson
 import typer
 
 from fedstac.cli import terminal
-from fedstac.cli.options import Form, Token, Url, examples, form_of, server_of
+from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, for_terminal, number, out, say
-from fedstac.client import grants
+from fedstac.client import Client
+from fedstac.client.grants import PAGE, GrantImport
 from fedstac.domain.model import moment, rfc3339
 
 SHOWN_REFUSALS = 20
@@ -79,8 +81,8 @@ def give(
     wish = {"subject": who, **target, "valid_until": _time(until, "--until")}
     if since:
         wish["valid_from"] = _time(since, "--from")
-    with server_of(ctx, url, token) as server:
-        _show(form_of(ctx, output), grants.give(server, wish))
+    with client_of(ctx, url, token) as client:
+        _show(form_of(ctx, output), client.give_grant(wish))
 
 
 def _show(form: Output, grant: dict[str, Any]) -> None:
@@ -115,11 +117,19 @@ def list_all(
     """List grants in the order in which they were given: one's own, and those that a right shows."""
     target = _target(dataset, lineage, project)
     parameters = {"state": state.value, **({"subject": subject} if subject else {}), **target}
-    with server_of(ctx, url, token) as server, terminal.Listing(form_of(ctx, output), COLUMNS) as listing:
-        for grant in grants.every(server, parameters, most=last):
+    with client_of(ctx, url, token) as client, terminal.Listing(form_of(ctx, output), COLUMNS) as listing:
+        for grant in islice(_every(client, parameters, limit=min(last or PAGE, PAGE)), last or None):
             place = next(grant[name] for name in ("dataset", "lineage", "project") if name in grant)
             cells = (grant["id"], grant["stand"], grant["valid_until"][:10], grant["subject"], place)
             listing.row(grant, cells)
+
+
+def _every(client: Client, conditions: dict[str, str], *, limit: int = PAGE) -> Iterator[dict[str, Any]]:
+    """Yield grants, or visas, page by page."""
+    page = client.grants(conditions, limit=limit)
+    while page:
+        yield from page
+        page = client.grants(conditions, after=page[-1].get("id") or page[-1]["jti"], limit=limit)
 
 
 @commands.command(
@@ -136,8 +146,8 @@ def check(
 ) -> None:  # fmt: skip
     """Say until when somebody may have the files of a dataset by a grant. The exit code is 1 where they may not."""
     who = {"iss": issuer, "sub": subject} if issuer else {"subject": subject}
-    with server_of(ctx, url, token) as server:
-        valid_until = grants.check(server, dataset, **who)
+    with client_of(ctx, url, token) as client:
+        valid_until = client.check_grant(dataset, **who)
     if form_of(ctx, output) is not Output.TABLE:
         terminal.dump({"dataset": dataset, "valid_until": rfc3339(valid_until) if valid_until else None})
     else:
@@ -166,11 +176,11 @@ def withdraw(
     if bool(id) is bool(parameters):
         raise typer.BadParameter("name a grant, or say which by --subject, --dataset, --lineage or --project")
     form = form_of(ctx, output)
-    with server_of(ctx, url, token) as server:
+    with client_of(ctx, url, token) as client:
         if id:
-            _show(form, grants.withdraw(server, id, reason=reason))
+            _show(form, client.withdraw_grant(id, reason=reason))
             return
-        count = grants.withdraw_matching(server, **parameters, **({"reason": reason} if reason else {}))
+        count = client.withdraw_grants(parameters, reason=reason)
     if form is not Output.TABLE:
         terminal.dump({"withdrawn": count})
     else:
@@ -191,11 +201,9 @@ def import_(
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
     """Give the grants of a file. One that is there already is not given again: send an interrupted import anew."""
-    form, result = form_of(ctx, output), grants.GrantImport(0, 0, ())
-    with _opened(file) as stream, server_of(ctx, url, token) as server:
-        lines = (line for line in stream if line.strip())
-        for result in grants.give_many(server, lines):
-            say(f"{result.new_count + result.present_count + len(result.refusals)} lines are done", "dim")
+    form = form_of(ctx, output)
+    with _opened(file) as stream, client_of(ctx, url, token) as client:
+        result = client.import_grants((line for line in stream if line.strip()), on_part=_say_how_far)
     if form is not Output.TABLE:
         terminal.dump({"given": result.new_count, "present": result.present_count, "refused": result.refusals})
     else:
@@ -204,6 +212,10 @@ def import_(
             out(f"  line {each['line']}: {for_terminal(each['detail'])}")
     if result.refusals:
         raise typer.Exit(terminal.REJECTED)
+
+
+def _say_how_far(so_far: GrantImport) -> None:
+    say(f"{so_far.new_count + so_far.present_count + len(so_far.refusals)} lines are done", "dim")
 
 
 @contextmanager
@@ -231,8 +243,8 @@ def export(
 ) -> None:  # fmt: skip
     """Write the open grants that have not expired as NDJSON, as import takes them: one a line."""
     parameters = {**_target(dataset, lineage, project), **({"format": "ga4gh"} if visas else {})}
-    with server_of(ctx, url, token) as server:
-        for grant in grants.every(server, parameters):
+    with client_of(ctx, url, token) as client:
+        for grant in _every(client, parameters):
             if grant.get("stand") == "expired":
                 continue
             names = ("subject", "dataset", "lineage", "project", "valid_from", "valid_until")

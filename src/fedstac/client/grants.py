@@ -1,8 +1,16 @@
-"""Grants, for the client: who may have the files of controlled datasets."""
+"""Grants, as exchanges: who may have the files of controlled datasets, until when.
+
+    until = "2027-01-31T00:00:00Z"
+    client.give_grant({"subject": "person:8f14…", "dataset": "CMIP6/CMIP6.….v20201018", "valid_until": until})
+    client.check_grant("CMIP6/CMIP6.….v20201018", subject="person:8f14…")
+    client.withdraw_grants({"dataset": "CMIP6/CMIP6.….v20201018"}, reason="the embargo is over")
+
+Client and AsyncClient are made of these functions, as of those in client/changes.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -11,11 +19,12 @@ from urllib.parse import quote
 
 import orjson
 
-from fedstac.client.transport import Transport
+from fedstac.client.transport import Exchange, ServerCall, json_of
 from fedstac.domain.model import moment
 
 AT_ONCE: Final = 1000  # grants of one request of an import; the server takes twice as many
 PAGE: Final = 1000
+JSON: Final = {"Content-Type": "application/json"}
 LINES: Final = {"Content-Type": "application/x-ndjson"}
 
 
@@ -23,69 +32,76 @@ LINES: Final = {"Content-Type": "application/x-ndjson"}
 class GrantImport:
     """What became of the grants of an import so far. refusals: of lines, numbered from 1, with the problem."""
 
-    new_count: int
-    present_count: int
-    refusals: tuple[Mapping[str, Any], ...]
+    new_count: int = 0
+    present_count: int = 0
+    refusals: tuple[Mapping[str, Any], ...] = ()
 
 
-def give(server: Transport, grant: Mapping[str, Any]) -> dict[str, Any]:
+def no_report(so_far: GrantImport) -> None:
+    """Say nothing about how far an import is."""
+
+
+def give_grant(grant: Mapping[str, Any]) -> Exchange[dict[str, Any]]:
     """Give a grant and return it; one that is there already is returned as it is. May be sent again."""
-    headers = {"Content-Type": "application/json"}
-    answer: dict[str, Any] = server.json("POST", "/grants", content=orjson.dumps(grant), headers=headers)
-    return answer
+    return (yield from _read(ServerCall("POST", "/grants", content=orjson.dumps(grant), headers=JSON)))
 
 
-def every(server: Transport, parameters: Mapping[str, str], *, most: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield grants, page by page, in the order in which they were given; `most` of them, 0: all.
+def grants(
+    conditions: Mapping[str, str] | None = None, *, after: str = "", limit: int = PAGE
+) -> Exchange[list[dict[str, Any]]]:  # fmt: skip
+    """Return the next grants after an id, in the order in which they were given; none behind the last one.
 
-    parameters: subject, dataset, lineage, project, state, format, as GET /grants takes them.
+    conditions: subject, dataset, lineage, project, state, format, as GET /grants takes them.
     """
-    return islice(_every(server, most, parameters), most or None)
+    params = {**(conditions or {}), "limit": limit, **({"after": after} if after else {})}
+    page = yield from _read(ServerCall("GET", "/grants", params))
+    return list(page["visas"] if "visas" in page else page["grants"])
 
 
-def _every(server: Transport, most: int, parameters: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    after: dict[str, str] = {}
-    while True:
-        limit = str(min(most or PAGE, PAGE))
-        page = server.json("GET", "/grants", params={**parameters, **after, "limit": limit})
-        entries = page["visas"] if "visas" in page else page["grants"]
-        yield from entries
-        if not page["links"]:
-            return
-        after = {"after": entries[-1].get("id") or entries[-1]["jti"]}
+def check_grant(dataset: str, *, subject: str = "", iss: str = "", sub: str = "") -> Exchange[datetime | None]:
+    """Return until when somebody may have the files of a dataset, CMIP6/id; None where no grant opens it now.
+
+    They are named by `subject`, as the logs have it, or by issuer and subject of their tokens.
+    """
+    who = {name: value for name, value in (("subject", subject), ("iss", iss), ("sub", sub)) if value}
+    answer = yield from _read(ServerCall("GET", "/grants/check", {"dataset": dataset, **who}))
+    return moment(answer["valid_until"])
 
 
-def withdraw(server: Transport, id: str, *, reason: str = "") -> dict[str, Any]:
+def withdraw_grant(id: str, *, reason: str = "") -> Exchange[dict[str, Any]]:
     """Withdraw a grant and return it as it is then; again it changes nothing."""
-    parameters = {"reason": reason} if reason else {}
-    answer: dict[str, Any] = server.json("DELETE", f"/grants/{quote(id, safe='')}", params=parameters)
-    return answer
+    params = {"reason": reason} if reason else {}
+    return (yield from _read(ServerCall("DELETE", f"/grants/{quote(id, safe='')}", params)))
 
 
-def withdraw_matching(server: Transport, **parameters: str) -> int:
+def withdraw_grants(conditions: Mapping[str, str], *, reason: str = "") -> Exchange[int]:
     """Withdraw all open grants of a subject, a dataset, a lineage or a project, and return how many were open."""
-    return int(server.json("DELETE", "/grants", params=parameters)["withdrawn"])
+    params = {**conditions, **({"reason": reason} if reason else {})}
+    answer = yield from _read(ServerCall("DELETE", "/grants", params))
+    return int(answer["withdrawn"])
 
 
-def check(server: Transport, dataset: str, **who: str) -> datetime | None:
-    """Return until when somebody may have the files of a dataset, CMIP6/id; None where they may not.
-
-    who: subject, or iss and sub.
-    """
-    return moment(server.json("GET", "/grants/check", params={"dataset": dataset, **who})["valid_until"])
-
-
-def give_many(server: Transport, lines: Iterable[bytes]) -> Iterator[GrantImport]:
-    """Give the grants of lines of NDJSON, in parts; yield what became of them so far after each part.
+def import_grants(
+    lines: Iterable[bytes], *, on_part: Callable[[GrantImport], None] = no_report
+) -> Exchange[GrantImport]:
+    """Give the grants of lines of NDJSON, in parts, and return what became of them; `on_part` is told after each part.
 
     What is there already is not given again: an import that was interrupted is sent anew.
     """
-    new_count = present_count = first = 0
-    refusals: list[Mapping[str, Any]] = []
-    remaining = iter(lines)
+    so_far, first, remaining = GrantImport(), 0, iter(lines)
     while part := list(islice(remaining, AT_ONCE)):
-        answer = server.json("POST", "/grants/import", content=b"\n".join(part), headers=LINES)
-        new_count, present_count = new_count + answer["given"], present_count + answer["present"]
-        refusals += [{**each, "line": each["line"] + first} for each in answer["refused"]]
+        call = ServerCall("POST", "/grants/import", content=b"\n".join(part), headers=LINES)
+        answer = yield from _read(call)
+        refusals = tuple({**each, "line": each["line"] + first} for each in answer["refused"])
+        so_far = GrantImport(
+            so_far.new_count + answer["given"], so_far.present_count + answer["present"], so_far.refusals + refusals
+        )
         first += len(part)
-        yield GrantImport(new_count, present_count, tuple(refusals))
+        on_part(so_far)
+    return so_far
+
+
+def _read(call: ServerCall) -> Exchange[dict[str, Any]]:
+    response = yield call
+    document: dict[str, Any] = json_of(response, call.path)
+    return document
