@@ -323,6 +323,7 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
         {"action": "release", "ids": ["nothing"], "collections": ["CMIP6"], "digest": "0" * 64 + ".1.1"}),
     "look at a load of everything": lambda _: MatrixRequest(
         "POST", "/collections/{collection_id}/reconcile", {"collection_id": "CMIP6"}, query={"dry_run": "true"}),
+    "see one's loads": fixed("GET", "/loads"),
     "see somebody else's load": fixed("GET", "/loads/{load_id}", load_id=SOMEBODY_ELSES),
     "see somebody else's datasets of a load": fixed("GET", "/loads/{load_id}/datasets", load_id=SOMEBODY_ELSES),
     "send a part of somebody else's load": fixed("PUT", "/loads/{load_id}/parts/{n}", load_id=SOMEBODY_ELSES, n="2"),
@@ -560,7 +561,7 @@ TABLE: Final[tuple[Line, ...]] = (
     Line((ADMIN,), ("import no grants", "withdraw the grants of nobody"), (NO_DATASET,), ANSWERED),
     Line((ADMIN,), ("withdraw a grant that is not there",), (NO_DATASET,), NOT_FOUND),
     # changes of many: one's own alone
-    Line(ALL_KNOWN, ("see one's changes of many",), (NO_DATASET,), ANSWERED),
+    Line(ALL_KNOWN, ("see one's changes of many", "see one's loads"), (NO_DATASET,), ANSWERED),
     Line(ALL_KNOWN, ("see somebody else's change of many", "see somebody else's datasets of many",
                      "cancel somebody else's change of many"), (NO_DATASET,), "bulk-does-not-exist"),
     Line((ADMIN,), ("look at a change of many",), (NO_DATASET,), ANSWERED),

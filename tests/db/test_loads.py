@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from uuid import UUID, uuid4
 
 import pytest
 
 from fedstac.bootstrap import Node
-from fedstac.db import loads
+from fedstac.db import bulks, loads
 from fedstac.db.connections import Connection
-from fedstac.db.loads import LoadPart, NewLoad, StatedDataset
+from fedstac.db.loads import Load, LoadPart, NewLoad, StatedDataset
+from fedstac.demo import embedded
 from fedstac.domain.errors import BadRequest, Conflict
-from fedstac.domain.reconcile import LoadMode
-from fedstac.workers import loading
+from fedstac.domain.reconcile import MOST_OPEN, MOST_OPEN_OF_COLLECTION, LoadChange, LoadMode
+from fedstac.runtime import failpoints
+from fedstac.workers import load_steps, loading
 from tests.db import writing
+from tests.support import plans
+from tests.support.databases import name_in
 
 
 def some_datasets(count: int, prefix: str = "d") -> list[StatedDataset]:
     return [StatedDataset(f"{prefix}{n:06}", f"l{n}", 1, None, None) for n in range(count)]
 
 
-async def new_load(conn: Connection, count: int) -> UUID:
-    id = uuid4()
+def some_load(submitter: str, collection: str = "CMIP6") -> NewLoad:
+    return NewLoad(
+        id=uuid4(), collection=collection, mode=LoadMode.APPLY, override=None, submitter=submitter, roles=[],
+        identity=None, correlation="c", traceparent=None,
+    )  # fmt: skip
+
+
+async def new_load(conn: Connection, count: int, *, collection: str = "CMIP6") -> UUID:
+    new = some_load("anna", collection)
     async with conn.transaction():
-        await loads.create(conn, NewLoad(
-            id=id, collection="CMIP6", mode=LoadMode.APPLY, override=None, submitter="anna", roles=[], identity=None,
-            correlation="c", traceparent=None,
-        ))  # fmt: skip
-        await loads.put_part(conn, id, LoadPart(1, b"d", count), some_datasets(count))
-    return id
+        await loads.create(conn, new)
+        await loads.put_part(conn, new.id, LoadPart(1, b"d", count), some_datasets(count))
+    return new.id
 
 
 async def age(conn: Connection, id: UUID) -> None:
@@ -64,19 +74,153 @@ async def test_what_is_left_of_a_load_that_is_being_forgotten_is_not_applied(
         await loading.put_part(conn, id, LoadPart(2, b"e", 1), some_datasets(1, "e"), [""])
 
 
-async def test_the_settings_of_a_comparison_end_with_it(west: Node, conn: Connection) -> None:
+async def finished(west: Node, conn: Connection) -> int:
+    """Do all steps of all loads; return how many there were."""
+    count = 0
+    while await load_steps.step(west, conn):
+        count += 1
+    return count
+
+
+async def found(conn: Connection, id: UUID) -> Load:
+    load = await loads.find(conn, id)
+    assert load is not None
+    return load
+
+
+async def test_the_settings_of_a_comparison_end_with_its_steps(west: Node, conn: Connection) -> None:
+    names = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan", "enable_bitmapscan", "enable_sort", "work_mem")
     id = await new_load(conn, 10)
-    async with conn.transaction():
-        load = await loads.find(conn, id, locking=True)
-        assert load is not None
-        before = await conn.fetchval("SHOW work_mem")
-        await loads.compare(conn, load, "west")
-        assert await conn.fetchval("SHOW enable_nestloop") == "on"
-        assert await conn.fetchval("SHOW work_mem") == before
-    versions = await conn.fetch("SELECT DISTINCT xmin::text FROM fedstac.load_dataset")
-    async with conn.transaction():
-        await loads.compare(conn, load, "west")
-    assert await conn.fetch("SELECT DISTINCT xmin::text FROM fedstac.load_dataset") == versions, "nothing is new"
+    before = [await conn.fetchval(f"SHOW {name}") for name in names]
+    await loading.compare(west, conn, id)
+    await finished(west, conn)
+    assert [await conn.fetchval(f"SHOW {name}") for name in names] == before
+
+
+async def test_a_large_load_is_compared_in_steps_each_of_which_is_stored(
+    west: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_steps, "AT_ONCE", 10)
+    items = [writing.plain(n) for n in range(25)]
+    await writing.publish(conn, *items)
+    id = await new_load(conn, 35, collection="plain")
+    load = await loading.compare(west, conn, id)
+    assert (load.is_comparing, load.compared_stated, load.changes) == (True, 30, None), "a request does three steps"
+
+    def die(place: str) -> None:
+        if place == "load.step":
+            raise ConnectionResetError("killed")
+
+    failpoints.act(die)
+    try:
+        for _ in range(2):
+            with pytest.raises(ConnectionResetError):
+                await load_steps.step(west, conn)
+    finally:
+        failpoints.act(None)
+    assert (await found(conn, id)).compared_stated == 30, "a step that was killed never was"
+    assert await finished(west, conn) == 4
+    load = await found(conn, id)
+    assert load.changes is not None
+    assert (load.changes.counts, load.changes.current) == ({LoadChange.NEW: 35, LoadChange.REMOVED: 25}, 25)
+    assert load.examples[LoadChange.REMOVED] == sorted(item["id"] for item in items)[:10]
+    rows = await conn.fetch("SELECT change, count(*) FROM fedstac.load_dataset WHERE load = $1 GROUP BY 1", id)
+    assert {row["change"]: row["count"] for row in rows} == load.changes.counts
+    listed = await loads.datasets(conn, load, change=LoadChange.REMOVED, after="", limit=100)
+    assert [each.id for each in listed] == sorted(item["id"] for item in items)
+
+
+async def test_a_comparison_of_before_a_part_came_does_not_count(west: Node, conn: Connection) -> None:
+    item = writing.plain(1)
+    await writing.publish(conn, item)
+    id = await new_load(conn, 3, collection="plain")
+    await loading.compare(west, conn, id)
+    dataset = StatedDataset(item["id"], "l", None, None, None)
+    await loading.put_part(conn, id, LoadPart(2, b"e", 1), [dataset], [""])
+    load = await found(conn, id)
+    listed = await loads.datasets(conn, load, change=None, after="", limit=10)
+    assert (load.changes, {each.change for each in listed}, len(listed)) == (None, {None}, 4)
+    load = await loading.compare(west, conn, id)
+    assert load.counts == {LoadChange.NEW: 3, LoadChange.CHANGED: 1}
+
+
+async def test_each_step_reads_its_own_datasets_alone(
+    west: Node, cluster: embedded.Cluster, dsn: str, connect: writing.Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner knows nothing of the tables: it would read all of a load for each step."""
+    monkeypatch.setattr(load_steps, "AT_ONCE", 50)
+    plans.tell_plans(cluster.dsn(), name_in(dsn))
+    conn = await connect()
+    await writing.publish(conn, *(writing.plain(n) for n in range(200)))
+    id = await new_load(conn, 2_000, collection="plain")
+
+    async def all_steps(conn: Connection) -> None:
+        await loading.compare(west, conn, id)
+        await finished(west, conn)
+        await loading.apply(
+            west, conn, writing.ANNA, id, confirmed=200, identity=None, correlation="c", traceparent=None
+        )
+        await finished(west, conn)
+
+    plans_found = await plans.plans_of(conn, all_steps)
+    assert len(plans_found) > 100
+    for plan in plans_found:
+        if "INTO fedstac.bulk_dataset" not in plan.statement:  # it takes all of them
+            assert sum(plan.wasted.get(table, 0) for table in ("load_dataset", "record")) <= 50, plan
+
+
+async def test_a_large_load_is_listed_for_its_application_by_the_workers(
+    west: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "LISTED_AT_ONCE", 4)
+    id = await new_load(conn, 5)
+    await loading.compare(west, conn, id)
+    load = await loading.apply(
+        west, conn, writing.ANNA, id, confirmed=None, identity=None, correlation="c", traceparent=None
+    )
+    assert load.bulk is not None
+    assert not await bulks.are_open(conn), "nobody begins with a part of it"
+    assert await finished(west, conn) == 2
+    assert await bulks.are_open(conn)
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.bulk_dataset WHERE bulk = $1", load.bulk) == 5
+
+
+async def test_a_load_with_nothing_to_do_is_closed_when_it_is_applied(west: Node, conn: Connection) -> None:
+    id = await new_load(conn, 0)
+    await loading.compare(west, conn, id)
+    for _ in range(2):
+        load = await loading.apply(
+            west, conn, writing.ANNA, id, confirmed=None, identity=None, correlation="c", traceparent=None
+        )
+        assert (load.bulk, load.takes_parts) == (None, False)
+    count = await loads.count_open(conn, "anna", "CMIP6")
+    assert (count.of_person, count.of_collection) == (0, 0)
+
+
+async def test_what_a_cancelled_load_states_is_removed_in_steps(
+    west: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loads, "FORGOTTEN_AT_ONCE", 100)
+    id = await new_load(conn, 250)
+    load = await loading.cancel(conn, id, "anna")
+    assert await loads.datasets(conn, load, change=None, after="", limit=10) == []
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.load_dataset") == 250, "no request removes a million rows"
+    assert await finished(west, conn) == 3
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.load_dataset") == 0
+
+
+async def test_a_person_and_a_collection_have_so_many_open_loads(west: Node, conn: Connection) -> None:
+    first = await new_load(conn, 0)
+    for _ in range(MOST_OPEN - 1):
+        await new_load(conn, 0)
+    with pytest.raises(Conflict, match=f"the oldest is {first}"):
+        await loading.begin(conn, some_load("anna"))
+    await loading.cancel(conn, first, "anna")
+    await loading.begin(conn, some_load("anna"))
+    for n in range(MOST_OPEN_OF_COLLECTION - MOST_OPEN):
+        await loading.begin(conn, some_load(f"person-{n}"))
+    with pytest.raises(Conflict, match="loads of CMIP6 are open"):
+        await loading.begin(conn, some_load("somebody"))
 
 
 async def test_a_load_changes_no_more_than_a_change_of_many_datasets_may(
@@ -89,3 +233,53 @@ async def test_a_load_changes_no_more_than_a_change_of_many_datasets_may(
         await loading.apply(
             west, conn, writing.ANNA, id, confirmed=None, identity=None, correlation="c", traceparent=None
         )
+
+
+@pytest.mark.soak
+async def test_three_hundred_thousand_datasets_are_compared_in_steps_of_bounded_memory(
+    west: Node, conn: Connection, administrator: Connection
+) -> None:
+    """Half of them are here already, and as many that the load does not state."""
+    count, part = 300_000, 5_000
+    await administrator.execute(
+        """INSERT INTO fedstac.lineage (key, origin, seq)
+           SELECT 'plain/l' || n, 'west', 1 FROM generate_series(0, $1) n""",
+        count - 1,
+    )
+    await administrator.execute(
+        """INSERT INTO fedstac.record (collection, id, lineage, origin, state, latest, claims_latest, epoch, seq,
+                                       created, updated, document, document_digest, files_digest, digest, publisher)
+           SELECT 'plain', CASE n % 2 WHEN 0 THEN 'd' ELSE 'e' END || lpad(n::text, 6, '0'), 'plain/l' || n, 'west',
+                  'published', true, true, 1, 1, now(), now(), '{}', '', '', '', 'anna'
+           FROM generate_series(0, $1) n""",
+        count - 1,
+    )
+    new = some_load("anna", "plain")
+    datasets = some_datasets(count)
+    async with conn.transaction():
+        await loads.create(conn, new)
+        for n in range(count // part):
+            rows = datasets[n * part : (n + 1) * part]
+            await loads.put_part(conn, new.id, LoadPart(n + 1, b"d", part), rows)
+    del datasets
+    seconds, before = [], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    await loading.compare(west, conn, new.id)
+    print(f"the request: {time.perf_counter() - started:.2f} s")
+    while True:
+        started = time.perf_counter()
+        if not await load_steps.step(west, conn):
+            break
+        seconds.append(time.perf_counter() - started)
+    load = await found(conn, new.id)
+    assert load.counts == {LoadChange.CHANGED: 150_000, LoadChange.NEW: 150_000, LoadChange.REMOVED: 150_000}
+    started = time.perf_counter()
+    await loading.apply(
+        west, conn, writing.ANNA, new.id, confirmed=150_000, identity=None, correlation="c", traceparent=None
+    )
+    print(f"apply: {time.perf_counter() - started:.2f} s")
+    started = time.perf_counter()
+    assert await load_steps.step(west, conn)
+    print(f"listing: {time.perf_counter() - started:.2f} s")
+    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(f"{len(seconds)} steps, {sum(seconds):.1f} s, {min(seconds):.2f} to {max(seconds):.2f} s; {more} KB more")

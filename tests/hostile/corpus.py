@@ -90,6 +90,7 @@ QUERIES: Mapping[Route, tuple[dict[str, str], ...]] = {
         {"dry_run": "true"},
         {"complete": "false", "mode": "rebuild"},
     ),
+    ("GET", "/loads"): ({"limit": "1"},),
     ("GET", "/loads/{load_id}/datasets"): ({"change": "removed", "limit": "5"}, {"after": "C"}),
     ("POST", "/loads/{load_id}/apply"): ({"dry_run": "true"},),
     ("GET", "/bulk"): ({"limit": "1"},),

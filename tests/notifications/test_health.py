@@ -29,7 +29,7 @@ async def test_a_node_that_works_is_well(dsn: str, start_api: StartApi) -> None:
             "columns": runs, "heartbeat": runs, "notifier": runs,
             "publisher": {"running": 2, "wanted": 2, "restarts": 0},
             "outages": runs, "refusals": runs, "relay": runs, "retention": runs, "sequencer": runs,
-            "vocabularies": runs, "statuses": runs, "bulk": runs, "cascades": runs, "deletions": runs,
+            "vocabularies": runs, "statuses": runs, "bulk": runs, "loads": runs, "cascades": runs, "deletions": runs,
             "subscriptions": runs,
         },
     }  # fmt: skip

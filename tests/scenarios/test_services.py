@@ -104,26 +104,28 @@ class LoadSizes:
     """
 
     before: int
-    removed: int
-    changed: int
-    new: int
-    meanwhile: int
     kills: tuple[tuple[str, ...], ...]
 
+    @property
+    def removed(self) -> int:
+        return self.before // 10
 
-SMALL = LoadSizes(
-    before=200, removed=20, changed=20, new=8, meanwhile=10, kills=(("worker-1", "downloads"), ("serve",))
-)
-LARGE = LoadSizes(
-    before=5000, removed=500, changed=500, new=200, meanwhile=200,
-    kills=(("worker-1", "worker-2"), ("serve", "downloads"), ("sequencer", "search"), ("worker-1", "identifiers")),
-)  # fmt: skip
-KILLS = (
-    ("worker-1", "worker-2"),
-    ("serve", "downloads"),
-    ("sequencer", "search"),
-    ("worker-1", "serve", "identifiers"),
-)
+    @property
+    def changed(self) -> int:
+        return self.before // 10
+
+    @property
+    def new(self) -> int:
+        return self.before // 25
+
+    @property
+    def meanwhile(self) -> int:
+        return self.before // 25
+
+
+SMALL = LoadSizes(200, (("worker-1", "downloads"), ("serve",)))
+FOUR_KILLS = (("worker-1", "worker-2"), ("serve", "downloads"), ("sequencer", "search"), ("worker-1", "identifiers"))
+LARGE = [LoadSizes(before, FOUR_KILLS) for before in (600, 1500, 5000)]
 
 
 class Reader(threading.Thread):
@@ -159,7 +161,10 @@ def readers(running: Federation) -> Iterator[list[Reader]]:
             thread.join()
 
 
-@pytest.mark.parametrize("sizes", [SMALL, pytest.param(LARGE, marks=pytest.mark.soak)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "sizes", [SMALL, *(pytest.param(sizes, marks=pytest.mark.soak) for sizes in LARGE)],
+    ids=lambda sizes: str(sizes.before),
+)  # fmt: skip
 def test_a_full_state_load_is_killed(running: Federation, examples: Examples, sizes: LoadSizes) -> None:
     """Readers never see fewer datasets than both states have; services and grants end as the catalogue is."""
     Publisher(running).publish(fresh_items(sizes.before))

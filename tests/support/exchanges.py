@@ -174,6 +174,7 @@ SCENARIO: Final = (
         body=FULL_STATE),
     Ask("PUT /loads/{load_id}/parts/{n}", "Its only part again", "admin", {"load_id": "{load}", "n": "1"},
         body=FULL_STATE),
+    Ask("GET /loads", "The latest one", "admin", query={"limit": "1"}),
     Ask("GET /loads/{load_id}", "It waits", "admin", {"load_id": "{load}"}),
     Ask("GET /loads/{load_id}/datasets", "What is new", "admin", {"load_id": "{load}"}, {"change": "new"}),
     Ask("POST /loads/{load_id}/apply", "Look again", "admin", {"load_id": "{load}"}, {"dry_run": "true"}),

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -21,11 +22,14 @@ import pytest
 
 from fedstac import bootstrap, publication
 from fedstac.db import feed, grants, invariants
+from fedstac.db import loads as stored_loads
+from fedstac.db.loads import LoadPart, StatedDataset
 from fedstac.demo import sample
 from fedstac.domain import strict_json
 from fedstac.domain.actions.publish import Publish
 from fedstac.publication import Work
 from fedstac.settings import Settings
+from fedstac.workers import load_steps
 from tests.db import writing
 from tests.support import failpoints, loads, workers
 from tests.support.nodes import Api, StartApi
@@ -259,6 +263,36 @@ async def test_a_killed_load_is_applied_once_while_others_search_and_publish(
     start_api: StartApi, dsn: str, make_database: Callable[[], str]
 ) -> None:
     await _scenario(start_api, dsn, make_database, SMALL, "apply")
+
+
+async def test_a_comparison_goes_on_where_the_worker_was_killed(start_api: StartApi, dsn: str) -> None:
+    api = await start_api(dsn=dsn, background=False)
+    await api.admin.post("/collections", json=sample.collection())
+    conn = await asyncpg.connect(dsn)
+    try:
+        await _publish(conn, list(sample.items(20, seed=SEED)))
+        id = UUID((await loads.state(api.admin, [], complete="false")).json()["id"])
+        async with conn.transaction():
+            for n in range(2, 5):
+                datasets = [StatedDataset(f"d{n}-{i:05}", "l", None, None, None) for i in range(load_steps.AT_ONCE)]
+                await stored_loads.put_part(conn, id, LoadPart(n, b"", len(datasets)), datasets)
+            await stored_loads.begin_comparison(conn, id)
+        progress = []
+        for place in ("load.step", "load.stepped"):  # before and after the second step is stored
+            with workers.worker(api, **failpoints.environment(f"{place}=kill:2")) as process:
+                assert await asyncio.to_thread(process.wait, PATIENCE) < 0
+            load = (await api.admin.get(f"/loads/{id}")).json()
+            assert (load["status"], load["changes"]) == ("comparing", None)
+            progress.append(load["progress"])
+        assert progress == [{"stated": 5_000, "here": 0}, {"stated": 15_000, "here": 0}]
+        assert (await api.admin.post(f"/loads/{id}/apply?confirm=20")).json()["status"] == "waiting"
+        with workers.worker(api):
+            await writing.until(conn, "SELECT is_listed FROM fedstac.bulk")
+        load = (await api.admin.get(f"/loads/{id}")).json()
+        assert {change: count for change, count in load["changes"].items() if count} == {"new": 15_000, "removed": 20}
+        assert await conn.fetchval("SELECT count(*) FROM fedstac.bulk_dataset") == 15_020
+    finally:
+        await conn.close()
 
 
 @pytest.mark.soak

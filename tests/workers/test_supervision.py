@@ -32,6 +32,7 @@ PUBLISHING = {
     "relay",
     "statuses",
     "bulk",
+    "loads",
     "cascades",
     "refusals",
     "vocabularies",

@@ -180,6 +180,10 @@ RECONCILE: Final = (
     OVERRIDE,
 )  # fmt: skip
 APPLY: Final = (_COMPARE, _CONFIRM)
+LOAD_PAGE: Final = (
+    _limit(20, 100),
+    Parameter("after", "The id of the last load of the page before.", {"type": "string", "format": "uuid"}),
+)
 LOAD_DATASETS: Final = (
     Parameter("change", "Datasets of which this becomes only.",
               {"type": "string", "enum": ["new", "changed", "unchanged", "removed", "held", "invalid"]}),

@@ -77,6 +77,21 @@ _BULK_WISH: Final[Mapping[str, Schema]] = {
     "quarantine": {**OBJECT, "description": "As for one dataset: reason, case, contact, links."},
     "decision": {**TEXT, "description": "Of a release."}, **_CONDITIONS,
 }  # fmt: skip
+_LOAD: Final[Mapping[str, Schema]] = {
+    "id": ID, "collection": TEXT, "mode": _LOAD_MODE,
+    "status": _enum("collecting", "comparing", "compared", "waiting", "running", "done", "partly", "rejected", "failed",
+                    "cancelled"),
+    "submitter": TEXT, "created": TIME, "stated": WHOLE,
+    "progress": {**_object({"stated": WHOLE, "here": WHOLE}), "type": ["object", "null"],
+                 "description": "While it is compared: datasets so far of those that are stated, and that are here."},
+    "compared": MAYBE_TIME,
+    "current": {**_MAYBE_WHOLE, "description": "Datasets that were here when it was compared."},
+    "changes": {**_object({change.value: WHOLE for change in LoadChange}), "type": ["object", "null"]},
+    "cleared": {**_MAYBE_WHOLE, "description": "Datasets that go, or are built again: their grants close."},
+    "to_confirm": {**_MAYBE_WHOLE, "description": "What `confirm` has to say; null where it need not be said."},
+    "bulk": {"type": ["string", "null"], "format": "uuid", "description": "The change of many that applies it."},
+    "counts": {**_BULK_COUNTS, "type": ["object", "null"]}, "links": _LINKS,
+}  # fmt: skip
 _GRANT_TARGET: Final[Mapping[str, Schema]] = {
     "dataset": {**TEXT, "description": "`CMIP6/id`."},
     "lineage": {**TEXT, "description": "`CMIP6/id without its version`: all versions of a dataset."},
@@ -524,21 +539,12 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
          )), "links": _LINKS}
     ),
     "Load": _object(
-        {"id": ID, "collection": TEXT, "mode": _LOAD_MODE,
-         "status": _enum("collecting", "compared", "waiting", "running", "done", "partly", "rejected", "failed",
-                         "cancelled"),
-         "submitter": TEXT, "created": TIME,
+        {**_LOAD,
          "parts": _list(_object({"n": WHOLE, "digest": {**TEXT, "description": "SHA-256 of the body, hexadecimal."},
                                  "datasets": WHOLE})),
-         "stated": WHOLE, "compared": MAYBE_TIME,
-         "current": {**_MAYBE_WHOLE, "description": "Datasets that were here when it was compared."},
-         "changes": {**_object({change.value: WHOLE for change in LoadChange}), "type": ["object", "null"]},
-         "cleared": {**_MAYBE_WHOLE, "description": "Datasets that go, or are built again: their grants close."},
-         "to_confirm": {**_MAYBE_WHOLE, "description": "What `confirm` has to say; null where it need not be said."},
-         "examples": {**OBJECT, "description": "The first ids, by change."},
-         "bulk": {"type": ["string", "null"], "format": "uuid", "description": "The change of many that applies it."},
-         "counts": {**_BULK_COUNTS, "type": ["object", "null"]}, "links": _LINKS},
+         "examples": {**OBJECT, "description": "The first ids, by change."}},
     ),
+    "Loads": _object({"loads": _list(_object(_LOAD)), "links": _LINKS}),
     "LoadDatasets": _object(
         {"datasets": _list(_object(
             {"id": TEXT, "change": {"type": ["string", "null"], "enum": [*LoadChange, None]}, "type": TEXT,

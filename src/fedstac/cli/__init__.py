@@ -68,6 +68,7 @@ app.add_typer(deletions.commands, name="deletion", rich_help_panel="Client")
 app.add_typer(reconciling.commands)
 app.add_typer(grants.commands, name="grant", rich_help_panel="Client")
 app.add_typer(bulk_changes.commands, name="bulk", rich_help_panel="Client")
+app.add_typer(reconciling.load_commands, name="load", rich_help_panel="Client")
 app.add_typer(subscribing.commands, name="subscription", rich_help_panel="Client")
 app.add_typer(subscribing.changes)
 app.add_typer(own_requests.commands, name="requests", rich_help_panel="Client")
@@ -239,13 +240,13 @@ def replica_node(source: Sources = None, number: Processes = None, ready_file: R
 def worker(ready_file: ReadyFile = None) -> None:
     """Run publish workers in a process of their own (set FEDSTAC_RUN_WORKERS=false for the api processes).
 
-    They work off changes of many datasets, manage deletions, and drop what is old of the log, too.
+    They work off changes of many datasets and full-state loads, manage deletions, and drop what is old of the log, too.
     """
     from fedstac.workers import processes, roles
 
     processes.start("worker")
     settings = environment.load()
-    parts = [*([roles.PUBLISHER] * settings.workers), roles.BULK, roles.RETENTION, roles.DELETIONS]
+    parts = [*([roles.PUBLISHER] * settings.workers), roles.BULK, roles.LOADS, roles.RETENTION, roles.DELETIONS]
     processes.run(settings, parts, on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 

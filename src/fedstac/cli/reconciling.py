@@ -20,6 +20,8 @@ from fedstac.client.documents import DocumentTrouble, ReadyDocument
 from fedstac.client.loads import SourceBroken, StatePart, load_parts
 
 commands = typer.Typer()
+load_commands = typer.Typer(no_args_is_help=True, help="Full-state loads: those that wait, are applied, or have ended.")
+LoadId = Annotated[str, typer.Argument(metavar="LOAD", help="The id of a full-state load.")]
 Json = dict[str, Any]
 SHOWN_IDS: Final = 3
 LABELS: Final[Mapping[str, str]] = {
@@ -90,7 +92,9 @@ def reconcile(
         _show(present, form, dry_run=dry_run)
         if dry_run:
             return
-        if not present["bulk"] and present["status"] != "done":
+        if present["status"] == "done" and not present["bulk"]:  # there is nothing to do; the server forgets it
+            present = client.apply_load(present["id"])
+        elif not present["bulk"]:
             _ask(present, yes=yes, confirm=confirm)
             number_to_confirm = confirm if confirm >= 0 else present["to_confirm"]
             present = client.apply_load(present["id"], confirm=number_to_confirm)
@@ -196,3 +200,52 @@ def _ask(load: Json, *, yes: bool, confirm: int) -> None:
     if typer.prompt(question, err=True, default="", show_default=False).strip() != expected:
         say(f"nothing is changed; the load {load['id']} can be taken up with --load for a week")
         raise typer.Exit(terminal.REJECTED)
+
+
+# --- fedstac load ---
+
+
+@load_commands.command("list", epilog=examples("fedstac load list", "fedstac load list -o json", codes=True))
+def list_loads(
+    ctx: typer.Context,
+    last: Annotated[int, typer.Option("-n", "--last", min=1, max=100, help="How many.")] = 20,
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """List your full-state loads, the newest first; those of everybody, for an administrator."""
+    form = form_of(ctx, output)
+    columns = ("load" + " " * 32, "collection", "mode   ", "status    ", "stated", "since")
+    with client_of(ctx, url, token) as client, terminal.Listing(form, columns) as listing:
+        for load in client.loads(limit=last):
+            since = load["created"][5:16].replace("T", " ")
+            cells = (load["id"], load["collection"], load["mode"], load["status"], load["stated"], since)
+            listing.row(load, cells)
+
+
+@load_commands.command(epilog=examples("fedstac load show 0198…", codes=True))
+def show(ctx: typer.Context, load: LoadId, output: Form = None, url: Url = "", token: Token = "") -> None:
+    """Show a full-state load: how far it is, and what it changes."""
+    form = form_of(ctx, output)
+    with client_of(ctx, url, token) as client:
+        present = client.load(load)
+    if form is not Output.TABLE:
+        terminal.dump(present)
+        return
+    out(for_terminal(f"{present['status']}"), "bold")
+    if present["changes"] is not None:
+        _show(present, form, dry_run=True)
+    else:
+        out(f"  {'stated':<28}{present['stated']}")
+        for label, count in (present["progress"] or {}).items():
+            out(f"  {'compared, ' + label:<28}{count}")
+
+
+@load_commands.command(epilog=examples("fedstac load cancel 0198…", codes=True))
+def cancel(ctx: typer.Context, load: LoadId, output: Form = None, url: Url = "", token: Token = "") -> None:
+    """End a full-state load that is not applied; nothing is changed. `fedstac bulk cancel` ends one that is applied."""
+    form = form_of(ctx, output)
+    with client_of(ctx, url, token) as client:
+        present = client.cancel_load(load)
+    if form is not Output.TABLE:
+        terminal.dump(present)
+    else:
+        out(for_terminal(f"the load {present['id']} is cancelled"))

@@ -25,8 +25,10 @@ from urllib.parse import quote, urlsplit
 import httpx
 import orjson
 
-from fedstac.client import bulk_changes, changes, loads, publishing
+from fedstac.client import bulk_changes, changes, publishing
 from fedstac.client import documents as reading
+from fedstac.client import grants as granting
+from fedstac.client import loads as reconciling
 from fedstac.client import subscriptions as subscribing
 from fedstac.client.asynchronous import AsyncClient as AsyncClient
 from fedstac.client.intervals import interval
@@ -129,13 +131,22 @@ class Client:
     changes_since = _performed(subscribing.changes_since)
 
     # full-state loads: client/loads.py
-    begin_load = _performed(loads.begin_load)
-    put_load_part = _performed(loads.put_load_part)
-    load = _performed(loads.load)
-    load_datasets = _performed(loads.load_datasets)
-    compare_load = _performed(loads.compare_load)
-    apply_load = _performed(loads.apply_load)
-    cancel_load = _performed(loads.cancel_load)
+    begin_load = _performed(reconciling.begin_load)
+    put_load_part = _performed(reconciling.put_load_part)
+    load = _performed(reconciling.load)
+    loads = _performed(reconciling.loads)
+    load_datasets = _performed(reconciling.load_datasets)
+    compare_load = _performed(reconciling.compare_load)
+    apply_load = _performed(reconciling.apply_load)
+    cancel_load = _performed(reconciling.cancel_load)
+
+    # grants: client/grants.py
+    give_grant = _performed(granting.give_grant)
+    grants = _performed(granting.grants)
+    check_grant = _performed(granting.check_grant)
+    withdraw_grant = _performed(granting.withdraw_grant)
+    withdraw_grants = _performed(granting.withdraw_grants)
+    import_grants = _performed(granting.import_grants)
 
     def close(self) -> None:
         self._transport.close()

@@ -13,7 +13,9 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from fedstac.client import bulk_changes, changes, loads
+from fedstac.client import bulk_changes, changes
+from fedstac.client import grants as granting
+from fedstac.client import loads as reconciling
 from fedstac.client import subscriptions as subscribing
 from fedstac.client.transport import (
     ClientError,
@@ -101,13 +103,22 @@ class AsyncClient:
     changes_since = _awaited(subscribing.changes_since)
 
     # full-state loads: client/loads.py
-    begin_load = _awaited(loads.begin_load)
-    put_load_part = _awaited(loads.put_load_part)
-    load = _awaited(loads.load)
-    load_datasets = _awaited(loads.load_datasets)
-    compare_load = _awaited(loads.compare_load)
-    apply_load = _awaited(loads.apply_load)
-    cancel_load = _awaited(loads.cancel_load)
+    begin_load = _awaited(reconciling.begin_load)
+    put_load_part = _awaited(reconciling.put_load_part)
+    load = _awaited(reconciling.load)
+    loads = _awaited(reconciling.loads)
+    load_datasets = _awaited(reconciling.load_datasets)
+    compare_load = _awaited(reconciling.compare_load)
+    apply_load = _awaited(reconciling.apply_load)
+    cancel_load = _awaited(reconciling.cancel_load)
+
+    # grants: client/grants.py
+    give_grant = _awaited(granting.give_grant)
+    grants = _awaited(granting.grants)
+    check_grant = _awaited(granting.check_grant)
+    withdraw_grant = _awaited(granting.withdraw_grant)
+    withdraw_grants = _awaited(granting.withdraw_grants)
+    import_grants = _awaited(granting.import_grants)
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -12,11 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 from fedstac.client.documents import DocumentTrouble, ReadyDocument
-from fedstac.client.transport import ClientError, Exchange, ServerCall, json_of
+from fedstac.client.transport import ClientError, Exchange, Pause, ServerCall, json_of
 
 LINES = {"Content-Type": "application/x-ndjson"}
 PART, PART_BYTES = 2000, 16 << 20  # documents and bytes of a part
 PAGE = 1000
+FIRST_LOOK, LONGEST_LOOK = 0.2, 2.0  # seconds between looks at a load that is being compared
 
 Json = Mapping[str, Any]
 
@@ -83,6 +84,12 @@ def load(id: str) -> Exchange[dict[str, Any]]:
     return (yield from _read(ServerCall("GET", _path(id))))
 
 
+def loads(*, limit: int = 20) -> Exchange[list[dict[str, Any]]]:
+    """Return the latest loads, the newest first, without their parts; of everybody, for an administrator."""
+    page = yield from _read(ServerCall("GET", "/loads", {"limit": limit}))
+    return list(page["loads"])
+
+
 def load_datasets(id: str, *, change: str | None = None, after: str = "") -> Exchange[Sequence[dict[str, Any]]]:
     """Return the next datasets of a load after an id, with what becomes of them; of one change if given."""
     params = {"limit": PAGE, "after": after, **({"change": change} if change else {})}
@@ -91,8 +98,14 @@ def load_datasets(id: str, *, change: str | None = None, after: str = "") -> Exc
 
 
 def compare_load(id: str) -> Exchange[dict[str, Any]]:
-    """Compare a load with what the server has, and return what it would change."""
-    return (yield from _read(ServerCall("POST", f"{_path(id)}/apply", {"dry_run": "true"}, wait=600)))
+    """Compare a load with what the server has, wait for the end of that, and return what it would change."""
+    present = yield from _read(ServerCall("POST", f"{_path(id)}/apply", {"dry_run": "true"}, wait=60))
+    pause = FIRST_LOOK
+    while present["status"] == "comparing":
+        yield Pause(pause)
+        pause = min(pause * 1.5, LONGEST_LOOK)
+        present = yield from load(id)
+    return present
 
 
 def apply_load(id: str, *, confirm: int | None = None) -> Exchange[dict[str, Any]]:
@@ -101,7 +114,7 @@ def apply_load(id: str, *, confirm: int | None = None) -> Exchange[dict[str, Any
     Conflict where the number has to be confirmed, and is another one.
     """
     params = {"confirm": confirm} if confirm is not None else None
-    return (yield from _read(ServerCall("POST", f"{_path(id)}/apply", params, wait=600)))
+    return (yield from _read(ServerCall("POST", f"{_path(id)}/apply", params, wait=60)))
 
 
 def cancel_load(id: str) -> Exchange[dict[str, Any]]:

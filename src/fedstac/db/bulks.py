@@ -289,6 +289,12 @@ async def find(conn: Connection, id: UUID) -> Bulk | None:
     return _from_row(row) if row else None
 
 
+async def find_all(conn: Connection, ids: Sequence[UUID]) -> dict[UUID, Bulk]:
+    """Return changes by their ids; without those that are not there."""
+    rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.bulk WHERE id = ANY ($1::uuid[])", ids) if ids else []
+    return {row["id"]: _from_row(row) for row in rows}
+
+
 async def asked_before(conn: Connection, submitter: str, digest: str) -> Bulk | None:
     """Return the change that somebody asked for with a digest, unless it was cancelled or changed nothing."""
     row = await conn.fetchrow(
@@ -327,8 +333,12 @@ class DatasetResult:
 async def results(conn: Connection, id: UUID, *, status: str | None, after: int, limit: int) -> list[DatasetResult]:
     """Return datasets of a change after a number, of one status if given."""
     rows = await conn.fetch(
-        """SELECT n, collection, dataset, status, outcome, problem, detail FROM fedstac.bulk_dataset
-           WHERE bulk = $1 AND n > $2 AND ($3::text IS NULL OR status = $3) ORDER BY n LIMIT $4""",
+        """SELECT n, collection, dataset, status, outcome, problem, detail
+           FROM (SELECT d.n, d.collection, d.dataset, d.outcome, d.problem, d.detail,
+                        CASE WHEN d.n > b.through AND b.cancelled_by IS NOT NULL THEN 'cancelled' ELSE d.status END
+                            AS status
+                 FROM fedstac.bulk_dataset d JOIN fedstac.bulk b ON b.id = d.bulk WHERE d.bulk = $1 AND d.n > $2) each
+           WHERE $3::text IS NULL OR status = $3 ORDER BY n LIMIT $4""",
         id, after, status, limit,
     )  # fmt: skip
     return [DatasetResult(**dict(row)) for row in rows]
@@ -344,7 +354,7 @@ def leading(conn: Connection) -> AbstractAsyncContextManager[bool]:
 
 async def are_open(conn: Connection) -> bool:
     """Tell whether a change is not finished."""
-    return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM fedstac.bulk WHERE finished_at IS NULL)"))
+    return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM fedstac.bulk WHERE finished_at IS NULL AND is_listed)"))
 
 
 async def begin_attempt(conn: Connection) -> Bulk | None:
@@ -354,7 +364,7 @@ async def begin_attempt(conn: Connection) -> Bulk | None:
     """
     row = await conn.fetchrow(
         f"""UPDATE fedstac.bulk SET attempts = attempts + 1, started_at = coalesce(started_at, clock_timestamp())
-            WHERE id = (SELECT id FROM fedstac.bulk WHERE finished_at IS NULL
+            WHERE id = (SELECT id FROM fedstac.bulk WHERE finished_at IS NULL AND is_listed
                         ORDER BY worked_at NULLS FIRST, created LIMIT 1)
               AND finished_at IS NULL
             RETURNING {COLUMNS}"""
@@ -432,13 +442,13 @@ async def finish(conn: Connection, id: UUID, results: Sequence[BulkResult]) -> N
 
 
 async def cancel(conn: Connection, id: UUID, by: str) -> bool:
-    """End a change where it stands; return False where it is finished. It waits for a part that is being done."""
-    through = await conn.fetchval(
+    """End a change where it stands; return False where it is finished. It waits for a part that is being done.
+
+    The datasets behind `through` are cancelled by that: none of their rows is written.
+    """
+    ended = await conn.fetchval(
         """UPDATE fedstac.bulk SET cancelled_by = $2, finished_at = clock_timestamp()
-           WHERE id = $1 AND finished_at IS NULL RETURNING through""",
+           WHERE id = $1 AND finished_at IS NULL RETURNING true""",
         id, by,
     )  # fmt: skip
-    if through is None:
-        return False
-    await conn.execute("UPDATE fedstac.bulk_dataset SET status = 'cancelled' WHERE bulk = $1 AND n > $2", id, through)
-    return True
+    return bool(ended)

@@ -1,31 +1,37 @@
 """Full-state loads: what somebody says shall exist in a collection, and what that is compared with.
 
-Documents come in parts, and stay here until they are applied. Everything is compared set-wise, where it lies. A load is
-applied as a change of many datasets (db/bulks.py).
+Documents come in parts, and stay here until they are applied. They are compared set-wise, where they lie, some at a
+time: a load has up to a million. How far that is, and what it found, stands in the load itself. It is applied as a
+change of many datasets (db/bulks.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 import orjson
 
-from fedstac.db.connections import Connection
+from fedstac.db import bulks
+from fedstac.db.bulks import Bulk
+from fedstac.db.connections import Connection, Row
 from fedstac.domain.bulk import BulkAction
 from fedstac.domain.documents import ItemTexts, TextSource, digest_of_packed
-from fedstac.domain.reconcile import WORK, ChangeSet, LoadChange, LoadMode
+from fedstac.domain.reconcile import COMPARING, WORK, ChangeSet, LoadChange, LoadMode, LoadStep
 
 APPLYING_LOCK: Final = 0x666564_0D  # with the collection: the advisory lock of whoever begins to apply a load
+BEGINNING_LOCK: Final = 0x666564_15  # the advisory lock of whoever begins a load: open ones are counted
 KEPT_DAYS: Final = 7  # that a load stays, unless it is being applied
 NO_TEXTS: Final = ItemTexts(None)
 TOO_OLD: Final = "it is older than a week"  # in place of who cancelled it
 FORGOTTEN_AT_ONCE: Final = 5_000  # datasets of a load
-COLUMNS: Final = """id, collection, mode, override, submitter, roles, identity, correlation, traceparent, created,
-                    compared_at, current, bulk, cancelled_by"""
+SHOWN: Final = 10  # ids of each change
+COLUMNS: Final = """l.id, l.collection, l.mode, l.override, l.submitter, l.roles, l.identity, l.correlation,
+                    l.traceparent, l.created, l.compared_at, l.current, l.bulk, l.cancelled_by, l.done_at, l.step,
+                    l.step_after, l.comparison, l.compared_stated, l.compared_here, l.counts, l.examples"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,12 @@ class NewLoad:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A load as it stands. current: datasets of this node in the collection when it was compared."""
+    """A load as it stands.
+
+    compared_at: when the comparison began that its changes are from; None until it has ended. current: datasets of this
+    node in the collection then. counts, examples: what was found so far, the first ids by change. done_at: when it was
+    applied, and had nothing to do.
+    """
 
     id: UUID
     collection: str
@@ -61,11 +72,41 @@ class Load:
     current: int | None
     bulk: UUID | None
     cancelled_by: str | None
+    done_at: datetime | None
+    step: LoadStep | None
+    step_after: str
+    comparison: int
+    compared_stated: int
+    compared_here: int
+    counts: Mapping[LoadChange, int]
+    examples: Mapping[LoadChange, Sequence[str]]
 
     @property
     def takes_parts(self) -> bool:
         """Whether parts may still come: it is neither applied nor cancelled."""
-        return self.bulk is None and self.cancelled_by is None
+        return self.bulk is None and self.cancelled_by is None and self.done_at is None
+
+    @property
+    def is_comparing(self) -> bool:
+        """Whether it is being compared."""
+        return self.step in COMPARING
+
+    @property
+    def changes(self) -> ChangeSet | None:
+        """What it would do; None until it was compared."""
+        if self.compared_at is None or self.is_comparing:
+            return None
+        return ChangeSet(self.mode, self.counts, self.current or 0)
+
+
+def _load(row: Row) -> Load:
+    values = {name: row[name] for name in Load.__slots__}
+    counts, examples = (orjson.loads(row[name] or "{}") for name in ("counts", "examples"))
+    return Load(**{
+        **values, "mode": LoadMode(row["mode"]), "step": LoadStep(row["step"]) if row["step"] else None,
+        "counts": {LoadChange(change): count for change, count in counts.items()},
+        "examples": {LoadChange(change): ids for change, ids in examples.items()},
+    })  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +142,59 @@ async def create(conn: Connection, new: NewLoad) -> None:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class OpenLoads:
+    """How many loads are neither applied nor cancelled, and the oldest one of the person who asks."""
+
+    of_person: int
+    of_collection: int
+    oldest: UUID | None
+
+
+async def count_open(conn: Connection, submitter: str, collection: str) -> OpenLoads:
+    """Count the open loads of a person and of a collection. Until the transaction ends nobody begins another one."""
+    await conn.execute("SELECT pg_advisory_xact_lock($1)", BEGINNING_LOCK)
+    row = await conn.fetchrow(
+        """SELECT count(*) FILTER (WHERE submitter = $1) AS of_person,
+                  count(*) FILTER (WHERE collection = $2) AS of_collection,
+                  (array_agg(id ORDER BY created, id) FILTER (WHERE submitter = $1))[1] AS oldest
+           FROM fedstac.load WHERE bulk IS NULL AND cancelled_by IS NULL AND done_at IS NULL""",
+        submitter, collection,
+    )  # fmt: skip
+    assert row is not None
+    return OpenLoads(**dict(row))
+
+
 async def find(conn: Connection, id: UUID, *, locking: bool = False) -> Load | None:
     """Return a load; None where there is none of that id. locking: until the transaction ends it stays as it is."""
     row = await conn.fetchrow(
-        f"SELECT {COLUMNS} FROM fedstac.load WHERE id = $1 {'FOR NO KEY UPDATE' if locking else ''}", id
+        f"SELECT {COLUMNS} FROM fedstac.load l WHERE l.id = $1 {'FOR NO KEY UPDATE' if locking else ''}", id
     )
-    return Load(**{**dict(row), "mode": LoadMode(row["mode"])}) if row else None
+    return _load(row) if row else None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedLoad:
+    """A load in a list. stated_count: datasets of its parts."""
+
+    load: Load
+    stated_count: int
+    bulk: Bulk | None
+
+
+async def list_page(conn: Connection, submitter: str | None, *, after: UUID | None, limit: int) -> list[ListedLoad]:
+    """Return loads, the newest first; those of somebody, or all."""
+    rows = await conn.fetch(
+        f"""SELECT {COLUMNS},
+                   (SELECT coalesce(sum(p.datasets), 0) FROM fedstac.load_part p WHERE p.load = l.id) AS stated_count
+            FROM fedstac.load l
+            WHERE ($1::text IS NULL OR l.submitter = $1) AND ($2::uuid IS NULL OR (l.created, l.id) < (
+                SELECT created, id FROM fedstac.load WHERE id = $2))
+            ORDER BY l.created DESC, l.id DESC LIMIT $3""",
+        submitter, after, limit,
+    )  # fmt: skip
+    applying = await bulks.find_all(conn, [row["bulk"] for row in rows if row["bulk"] is not None])
+    return [ListedLoad(_load(row), row["stated_count"], applying.get(row["bulk"])) for row in rows]
 
 
 async def parts(conn: Connection, id: UUID) -> list[LoadPart]:
@@ -127,12 +215,17 @@ async def in_other_part(conn: Connection, id: UUID, n: int, ids: Sequence[str]) 
 
 async def put_part(conn: Connection, id: UUID, part: LoadPart, datasets: Iterable[StatedDataset]) -> None:
     """Store a part of a locked load in place of what it was before; what was compared before is not any more."""
-    await conn.execute("DELETE FROM fedstac.load_dataset WHERE load = $1 AND (part = $2 OR part IS NULL)", id, part.n)
+    rows = list(datasets)
+    await conn.execute("DELETE FROM fedstac.load_dataset WHERE load = $1 AND part = $2", id, part.n)
+    await conn.execute(  # what a comparison found to be removed
+        "DELETE FROM fedstac.load_dataset WHERE load = $1 AND part IS NULL AND dataset = ANY ($2::text[])",
+        id, [each.id for each in rows],
+    )  # fmt: skip
     await conn.copy_records_to_table(
         "load_dataset", schema_name="fedstac",
         columns=("load", "dataset", "part", "lineage", "version", "cv_version", "document", "prepared", "coded",
                  "document_digest", "problem", "detail"),
-        records=(_columns(id, part.n, each) for each in datasets),
+        records=(_columns(id, part.n, each) for each in rows),
     )  # fmt: skip
     await conn.execute(
         """INSERT INTO fedstac.load_part (load, n, digest, datasets) VALUES ($1, $2, $3, $4)
@@ -140,7 +233,12 @@ async def put_part(conn: Connection, id: UUID, part: LoadPart, datasets: Iterabl
                   received = clock_timestamp()""",
         id, part.n, part.digest, part.datasets,
     )  # fmt: skip
-    await conn.execute("UPDATE fedstac.load SET compared_at = NULL, current = NULL WHERE id = $1", id)
+    await conn.execute(
+        """UPDATE fedstac.load SET compared_at = NULL, current = NULL, counts = NULL, examples = NULL, step = NULL,
+                  comparison = comparison + 1
+           WHERE id = $1""",
+        id,
+    )
 
 
 def _columns(load: UUID, part: int, each: StatedDataset) -> tuple[object, ...]:
@@ -150,44 +248,178 @@ def _columns(load: UUID, part: int, each: StatedDataset) -> tuple[object, ...]:
             each.detail)  # fmt: skip
 
 
-async def compare(conn: Connection, load: Load, origin: str) -> None:
-    """Compare a locked load with what is here: each dataset gets its change, and the digest of the record.
+# --- comparing, some datasets at a time ---
 
-    Documents with another digest count as changed; `doubtful` gives those where that may not be so.
-    """
-    # the planner may know small loads alone: it would look for each dataset here in all those of a large one
-    await conn.execute("SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '64MB'")
-    await conn.execute("DELETE FROM fedstac.load_dataset WHERE load = $1 AND part IS NULL", load.id)
+
+async def begin_comparison(conn: Connection, id: UUID) -> None:
+    """Begin to compare a locked load with what is here. What an earlier comparison found does not count any more."""
     await conn.execute(
-        """UPDATE fedstac.load_dataset l SET expected = c.digest, change = c.change
-           FROM (SELECT s.dataset, r.digest, CASE
-                     WHEN s.problem IS NOT NULL THEN 'invalid'
-                     WHEN r.id IS NULL OR r.state = 'cleared' AND r.origin = $2 THEN 'new'
-                     WHEN r.origin <> $2 OR r.state NOT IN ('published', 'retracted') THEN 'held'
-                     WHEN r.document_digest = s.document_digest AND r.state = 'published' THEN 'unchanged'
-                     WHEN r.state = 'retracted' THEN 'held' ELSE 'changed' END AS change
-                 FROM fedstac.load_dataset s
-                 LEFT JOIN fedstac.record r ON r.collection = $3 AND r.id = s.dataset
-                 WHERE s.load = $1) c
-           WHERE l.load = $1 AND l.dataset = c.dataset
-             AND (l.expected, l.change) IS DISTINCT FROM (c.digest, c.change)""",
-        load.id, origin, load.collection,
-    )  # fmt: skip
-    await conn.execute(
-        """INSERT INTO fedstac.load_dataset (load, dataset, lineage, version, cv_version, change, expected)
-           SELECT $1, r.id, r.lineage, r.version, r.cv_version, 'removed', r.digest FROM fedstac.record r
-           WHERE r.collection = $3 AND r.origin = $2 AND r.state IN ('published', 'retracted') AND NOT EXISTS (
-               SELECT FROM fedstac.load_dataset l WHERE l.load = $1 AND l.dataset = r.id)""",
-        load.id, origin, load.collection,
-    )  # fmt: skip
-    await conn.execute(
-        """UPDATE fedstac.load SET compared_at = clock_timestamp(), current = (
-               SELECT count(*) FROM fedstac.record
-               WHERE collection = $3 AND origin = $2 AND state IN ('published', 'retracted'))
+        """UPDATE fedstac.load SET step = 'stated', step_after = '', step_at = NULL, comparison = comparison + 1,
+                  comparing_since = clock_timestamp(), compared_at = NULL, current = 0, compared_stated = 0,
+                  compared_here = 0, counts = '{}', examples = '{}'
            WHERE id = $1""",
-        load.id, origin, load.collection,
+        id,
+    )
+
+
+async def take_step(conn: Connection) -> Load | None:
+    """Lock the load that has waited longest for its next step, and return it; None where nothing is to be done."""
+    row = await conn.fetchrow(
+        f"""SELECT {COLUMNS} FROM fedstac.load l WHERE l.step IS NOT NULL
+            ORDER BY l.step_at NULLS FIRST LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED"""
+    )
+    return _load(row) if row else None
+
+
+async def put_off(conn: Connection, id: UUID) -> None:
+    """Let other loads take their turn before a load whose step failed."""
+    await conn.execute("UPDATE fedstac.load SET step_at = clock_timestamp() WHERE id = $1", id)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkOfDatasets:
+    """Some datasets, by their ids. last: the last of them, None without one. is_last: no more follow."""
+
+    count: int
+    last: str | None
+    is_last: bool
+
+
+def _chunk(count: int, last: str | None, limit: int) -> ChunkOfDatasets:
+    return ChunkOfDatasets(count, last, is_last=count < limit)
+
+
+async def _look_up_each(conn: Connection) -> None:
+    """Tell the planner, until the transaction ends, to look up each dataset of a chunk by its key.
+
+    It may know small loads alone, or none: it would read all of a large one for each chunk.
+    """
+    await conn.execute(
+        "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; "
+        "SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off"
+    )
+
+
+async def compare_stated(conn: Connection, load: Load, origin: str, limit: int) -> ChunkOfDatasets:
+    """Compare the next datasets that a locked load states: each gets its change, and the digest of the record.
+
+    Documents with another digest count as changed; `doubtful` gives those where that may not be so. The document of
+    what was deleted here is not kept.
+    """
+    await _look_up_each(conn)
+    row = await conn.fetchrow(
+        """WITH page AS MATERIALIZED (
+               SELECT dataset, problem, document_digest FROM fedstac.load_dataset
+               WHERE load = $1 AND dataset > $4 AND part IS NOT NULL ORDER BY dataset LIMIT $5),
+           compared AS (
+               SELECT p.dataset, r.digest, coalesce(r.state IN ('deleted', 'purged'), false) AS is_gone, CASE
+                   WHEN p.problem IS NOT NULL THEN 'invalid'
+                   WHEN r.id IS NULL OR r.state = 'cleared' AND r.origin = $2 THEN 'new'
+                   WHEN r.origin <> $2 OR r.state NOT IN ('published', 'retracted') THEN 'held'
+                   WHEN r.document_digest = p.document_digest AND r.state = 'published' THEN 'unchanged'
+                   WHEN r.state = 'retracted' THEN 'held' ELSE 'changed' END AS change
+               FROM page p LEFT JOIN fedstac.record r ON r.collection = $3 AND r.id = p.dataset),
+           stored AS (
+               UPDATE fedstac.load_dataset l
+               SET expected = c.digest, change = c.change, comparison = $6,
+                   document = CASE WHEN c.is_gone THEN NULL ELSE l.document END,
+                   prepared = CASE WHEN c.is_gone THEN NULL ELSE l.prepared END,
+                   coded = CASE WHEN c.is_gone THEN NULL ELSE l.coded END
+               FROM compared c WHERE l.load = $1 AND l.dataset = c.dataset)
+           SELECT count(*) AS count, max(dataset) AS last FROM page""",
+        load.id, origin, load.collection, load.step_after, limit, load.comparison,
     )  # fmt: skip
-    await conn.execute("SET LOCAL enable_nestloop = on; RESET work_mem")
+    assert row is not None
+    return _chunk(row["count"], row["last"], limit)
+
+
+async def compare_here(conn: Connection, load: Load, origin: str, limit: int, *, keeps: bool) -> HereChunk:
+    """Look for the next records of the collection in what a locked load states; those that it does not are removed.
+
+    keeps: they are stored, and not counted alone.
+    """
+    await _look_up_each(conn)
+    row = await conn.fetchrow(
+        """WITH page AS MATERIALIZED (
+               SELECT id, lineage, version, cv_version, digest,
+                      origin = $2 AND state IN ('published', 'retracted') AS is_current
+               FROM fedstac.record WHERE collection = $3 AND id > $4 ORDER BY id LIMIT $5),
+           removed AS MATERIALIZED (
+               SELECT * FROM page r WHERE is_current AND NOT EXISTS (
+                   SELECT FROM fedstac.load_dataset l WHERE l.load = $1 AND l.dataset = r.id AND l.part IS NOT NULL)),
+           stored AS (
+               INSERT INTO fedstac.load_dataset (load, dataset, lineage, version, cv_version, change, expected,
+                                                 comparison)
+               SELECT $1, id, lineage, version, cv_version, 'removed', digest, $6 FROM removed WHERE $7
+               ON CONFLICT (load, dataset) DO UPDATE
+                   SET lineage = EXCLUDED.lineage, version = EXCLUDED.version, cv_version = EXCLUDED.cv_version,
+                       change = EXCLUDED.change, expected = EXCLUDED.expected, comparison = EXCLUDED.comparison)
+           SELECT (SELECT count(*) FROM page) AS count, (SELECT max(id) FROM page) AS last,
+                  (SELECT count(*) FROM page WHERE is_current) AS current,
+                  (SELECT count(*) FROM removed) AS removed,
+                  ARRAY(SELECT id FROM removed ORDER BY id LIMIT $8) AS first_ids""",
+        load.id, origin, load.collection, load.step_after, limit, load.comparison, keeps, SHOWN,
+    )  # fmt: skip
+    assert row is not None
+    return HereChunk(_chunk(row["count"], row["last"], limit), row["current"], row["removed"], row["first_ids"])
+
+
+@dataclass(frozen=True, slots=True)
+class HereChunk:
+    """Some records of a collection. current: those that are this node's and that searches find; removed: not stated."""
+
+    records: ChunkOfDatasets
+    current: int
+    removed: int
+    first_ids: Sequence[str]
+
+
+async def tally(conn: Connection, load: Load, through: str) -> list[ChangeTally]:
+    """Count the datasets of a load by change, from where its step is through an id."""
+    rows = await conn.fetch(
+        f"""SELECT change, count(*) AS count, (array_agg(dataset ORDER BY dataset))[1:{SHOWN}] AS first_ids
+            FROM (SELECT change, dataset FROM fedstac.load_dataset
+                  WHERE load = $1 AND dataset > $2 AND dataset <= $3 AND part IS NOT NULL ORDER BY dataset) each
+            GROUP BY change""",
+        load.id, load.step_after, through,
+    )  # fmt: skip
+    return [ChangeTally(LoadChange(row["change"]), row["count"], row["first_ids"]) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeTally:
+    """How many of some datasets have a change, and the first ids."""
+
+    change: LoadChange
+    count: int
+    first_ids: Sequence[str]
+
+
+def with_tallies(load: Load, tallies: Sequence[ChangeTally]) -> Load:
+    """Return a load with more datasets counted."""
+    counts, examples = dict(load.counts), dict(load.examples)
+    for each in tallies:
+        if not each.count:
+            continue
+        counts[each.change] = counts.get(each.change, 0) + each.count
+        examples[each.change] = [*examples.get(each.change, ()), *each.first_ids][:SHOWN]
+    return replace(load, counts=counts, examples=examples)
+
+
+def _by_name(values: Mapping[LoadChange, object]) -> str:
+    return orjson.dumps({change.value: value for change, value in values.items()}).decode()
+
+
+async def store_step(conn: Connection, load: Load, *, is_compared: bool = False) -> None:
+    """Store how far a locked load is. is_compared: its comparison has ended with this step."""
+    await conn.execute(
+        """UPDATE fedstac.load SET step = $2, step_after = $3, step_at = clock_timestamp(), current = $4,
+                  compared_stated = $5, compared_here = $6, counts = $7, examples = $8,
+                  compared_at = CASE WHEN $9 THEN comparing_since ELSE compared_at END
+           WHERE id = $1""",
+        load.id, load.step, load.step_after, load.current, load.compared_stated, load.compared_here,
+        _by_name(load.counts), _by_name(load.examples), is_compared,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +431,15 @@ class DoubtfulDataset:
     there: str
 
 
-async def doubtful(conn: Connection, load: Load, after: str, limit: int) -> list[DoubtfulDataset]:
-    """Return the next datasets, by id, that count as changed and have replicas here."""
+async def doubtful(conn: Connection, load: Load, after: str, through: str, limit: int) -> list[DoubtfulDataset]:
+    """Return the next datasets, by id, that count as changed and have replicas here; none behind `through`."""
     rows = await conn.fetch(
         """SELECT l.dataset AS id, r.document AS here, l.document AS there
            FROM fedstac.load_dataset l JOIN fedstac.record r ON r.collection = $2 AND r.id = l.dataset
            WHERE l.load = $1 AND l.change = 'changed' AND r.replicas IS NOT NULL AND l.dataset > $3
-           ORDER BY l.dataset LIMIT $4""",
-        load.id, load.collection, after, limit,
+             AND l.dataset <= $4 AND l.part IS NOT NULL
+           ORDER BY l.dataset LIMIT $5""",
+        load.id, load.collection, after, through, limit,
     )  # fmt: skip
     return [DoubtfulDataset(**dict(row)) for row in rows]
 
@@ -217,16 +450,6 @@ async def mark_unchanged(conn: Connection, id: UUID, datasets: Sequence[str]) ->
         "UPDATE fedstac.load_dataset SET change = 'unchanged' WHERE load = $1 AND dataset = ANY ($2::text[])",
         id, datasets,
     )  # fmt: skip
-
-
-async def changes(conn: Connection, load: Load) -> ChangeSet:
-    """Return what a load that was compared would do."""
-    rows = await conn.fetch(
-        """SELECT change, count(*) AS count FROM fedstac.load_dataset WHERE load = $1 AND change IS NOT NULL
-           GROUP BY change""",
-        load.id,
-    )
-    return ChangeSet(load.mode, {LoadChange(row["change"]): row["count"] for row in rows}, load.current or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +463,16 @@ class ComparedDataset:
 
 
 async def datasets(
-    conn: Connection, id: UUID, *, change: LoadChange | None, after: str, limit: int
+    conn: Connection, load: Load, *, change: LoadChange | None, after: str, limit: int
 ) -> list[ComparedDataset]:
-    """Return datasets of a load after an id, by their ids; of one change if given."""
+    """Return datasets of a load after an id, by their ids; of one change if given. A cancelled one has none."""
+    if load.cancelled_by is not None:
+        return []
+    condition = "(part IS NOT NULL OR comparison = $2)" if change is None else "comparison = $2 AND change = $5"
     rows = await conn.fetch(
-        """SELECT dataset AS id, change, problem, detail FROM fedstac.load_dataset
-           WHERE load = $1 AND ($2::text IS NULL OR change = $2) AND dataset > $3 ORDER BY dataset LIMIT $4""",
-        id, change, after, limit,
+        f"""SELECT dataset AS id, CASE WHEN comparison = $2 THEN change END AS change, problem, detail
+            FROM fedstac.load_dataset WHERE load = $1 AND dataset > $3 AND {condition} ORDER BY dataset LIMIT $4""",
+        load.id, load.comparison, after, limit, *([change] if change is not None else []),
     )  # fmt: skip
     return [
         ComparedDataset(row["id"], LoadChange(row["change"]) if row["change"] else None, row["problem"],
@@ -270,34 +496,73 @@ async def applied_beside(conn: Connection, load: Load) -> UUID | None:
     return other
 
 
-async def begin(conn: Connection, load: Load, bulk: UUID, total: int, *, now_asked_by: NewLoad) -> None:
-    """Store the change of many datasets that applies a locked load; versions of one dataset come in their order.
+async def begin(
+    conn: Connection, load: Load, bulk: UUID, total: int, *, now_asked_by: NewLoad, lists: bool
+) -> None:  # fmt: skip
+    """Store the change of many datasets that applies a locked load.
 
-    now_asked_by: who applies it, with the rights of now.
+    now_asked_by: who applies it, with the rights of now. lists: with its datasets; else that is the next step.
     """
     body = {"mode": load.mode, **({"override": load.override} if load.override else {})}
     await conn.execute(
         """INSERT INTO fedstac.bulk (id, action, body, selection, digest, total, submitter, roles, identity,
-                                     correlation, traceparent)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)""",
+                                     correlation, traceparent, is_listed)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)""",
         bulk, BulkAction.RECONCILE, orjson.dumps(body).decode(),
         orjson.dumps({"load": str(load.id), "collection": load.collection}).decode(), str(load.id), total,
         now_asked_by.submitter, list(now_asked_by.roles), now_asked_by.identity, now_asked_by.correlation,
-        now_asked_by.traceparent,
+        now_asked_by.traceparent, False,
     )  # fmt: skip
+    await conn.execute(
+        "UPDATE fedstac.load SET bulk = $2, step = 'list', step_after = '', step_at = NULL WHERE id = $1", load.id, bulk
+    )
+    if lists:
+        await list_datasets(conn, replace(load, bulk=bulk))
+
+
+async def list_datasets(conn: Connection, load: Load) -> None:
+    """List the datasets of the change that applies a locked load; versions of one dataset come in their order.
+
+    None where that change was cancelled meanwhile. What is left to do is to remove the other documents.
+    """
+    await conn.execute("SET LOCAL work_mem = '64MB'")
     await conn.execute(
         """INSERT INTO fedstac.bulk_dataset (bulk, n, collection, dataset, lineage, digest, change)
            SELECT $2, row_number() OVER (ORDER BY lineage, version NULLS FIRST, dataset), $3, dataset, lineage,
                   coalesce(expected, ''), change
-           FROM fedstac.load_dataset WHERE load = $1 AND change = ANY ($4::text[])""",
-        load.id, bulk, load.collection, list(WORK[load.mode]),
+           FROM fedstac.load_dataset WHERE load = $1 AND comparison = $5 AND change = ANY ($4::text[])
+             AND EXISTS (SELECT FROM fedstac.bulk WHERE id = $2 AND finished_at IS NULL)""",
+        load.id, load.bulk, load.collection, list(WORK[load.mode]), load.comparison,
     )  # fmt: skip
+    await conn.execute("UPDATE fedstac.bulk SET is_listed = true WHERE id = $1", load.bulk)
+    await conn.execute("UPDATE fedstac.load SET step = 'trim', step_after = '' WHERE id = $1", load.id)
+    await conn.execute("RESET work_mem")
+
+
+async def close(conn: Connection, id: UUID) -> None:
+    """End a locked load that has nothing to do."""
     await conn.execute(
-        """UPDATE fedstac.load_dataset SET document = NULL, prepared = NULL, coded = NULL
-           WHERE load = $1 AND NOT (change = ANY ($2::text[])) AND document IS NOT NULL""",
-        load.id, list(WORK[load.mode]),
+        """UPDATE fedstac.load SET done_at = clock_timestamp(), step = 'trim', step_after = '', step_at = NULL
+           WHERE id = $1""",
+        id,
+    )
+
+
+async def trim(conn: Connection, load: Load, limit: int) -> ChunkOfDatasets:
+    """Remove the documents of the next datasets of a load that nothing is done with."""
+    await _look_up_each(conn)
+    row = await conn.fetchrow(
+        """WITH page AS MATERIALIZED (
+               SELECT dataset, document IS NOT NULL AND NOT coalesce(change = ANY ($4::text[]), false) AS is_trimmed
+               FROM fedstac.load_dataset WHERE load = $1 AND dataset > $2 ORDER BY dataset LIMIT $3),
+           trimmed AS (
+               UPDATE fedstac.load_dataset l SET document = NULL, prepared = NULL, coded = NULL
+               FROM page p WHERE l.load = $1 AND l.dataset = p.dataset AND p.is_trimmed)
+           SELECT count(*) AS count, max(dataset) AS last FROM page""",
+        load.id, load.step_after, limit, list(WORK[load.mode]) if load.bulk is not None else [],
     )  # fmt: skip
-    await conn.execute("UPDATE fedstac.load SET bulk = $2 WHERE id = $1", load.id, bulk)
+    assert row is not None
+    return _chunk(row["count"], row["last"], limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,9 +600,26 @@ async def forget_documents(conn: Connection, id: UUID, ids: Sequence[str]) -> No
 
 
 async def cancel(conn: Connection, id: UUID, by: str) -> None:
-    """End a locked load that is not applied: what it stated is removed."""
-    await conn.execute("DELETE FROM fedstac.load_dataset WHERE load = $1", id)
-    await conn.execute("UPDATE fedstac.load SET cancelled_by = $2 WHERE id = $1", id, by)
+    """End a locked load that is not applied. What it stated is removed in the steps that follow."""
+    await conn.execute(
+        """UPDATE fedstac.load SET cancelled_by = $2, step = 'empty', step_at = NULL, compared_at = NULL, counts = NULL,
+                  examples = NULL
+           WHERE id = $1""",
+        id, by,
+    )  # fmt: skip
+
+
+async def remove_some(conn: Connection, id: UUID) -> bool:
+    """Remove some of what a load states; return whether there may be more."""
+    removed = await conn.fetchval(
+        """WITH removed AS (
+               DELETE FROM fedstac.load_dataset WHERE load = $1 AND dataset = ANY (ARRAY(
+                   SELECT dataset FROM fedstac.load_dataset WHERE load = $1 ORDER BY dataset LIMIT $2))
+               RETURNING 1)
+           SELECT count(*) FROM removed""",
+        id, FORGOTTEN_AT_ONCE,
+    )  # fmt: skip
+    return bool(removed == FORGOTTEN_AT_ONCE)
 
 
 async def forget_old(conn: Connection) -> bool:
@@ -356,15 +638,11 @@ async def forget_old(conn: Connection) -> bool:
         if id is None:
             return False
         await conn.execute(
-            "UPDATE fedstac.load SET cancelled_by = $2 WHERE id = $1 AND bulk IS NULL AND cancelled_by IS NULL",
+            """UPDATE fedstac.load SET step = NULL,
+                      cancelled_by = CASE WHEN bulk IS NULL THEN coalesce(cancelled_by, $2) ELSE cancelled_by END
+               WHERE id = $1""",
             id, TOO_OLD,
         )  # fmt: skip
-        removed = await conn.fetch(
-            """DELETE FROM fedstac.load_dataset WHERE load = $1 AND dataset = ANY (ARRAY(
-                   SELECT dataset FROM fedstac.load_dataset WHERE load = $1 ORDER BY dataset LIMIT $2))
-               RETURNING 1""",
-            id, FORGOTTEN_AT_ONCE,
-        )  # fmt: skip
-        if len(removed) < FORGOTTEN_AT_ONCE:
+        if not await remove_some(conn, id):
             await conn.execute("DELETE FROM fedstac.load WHERE id = $1", id)
         return True

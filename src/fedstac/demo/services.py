@@ -319,7 +319,7 @@ def stated_item(item: Json, *, is_changed: bool) -> Json:
 
 
 async def compare_load(http: httpx.AsyncClient, items: Sequence[Mapping[str, Any]]) -> Json:
-    """State everything that shall exist. Return the load with what it would change."""
+    """State everything that shall exist. Return the load once it was compared, with what it would change."""
     parts = [b"\n".join(map(orjson.dumps, items[n : n + PART])) for n in range(0, len(items), PART)]
     answer = await http.post(
         f"/collections/{COLLECTION}/reconcile", params={"complete": "false"}, content=parts[0], headers=LINES
@@ -327,8 +327,8 @@ async def compare_load(http: httpx.AsyncClient, items: Sequence[Mapping[str, Any
     address = f"/loads/{answer.raise_for_status().json()['id']}"
     for n, part in enumerate(parts[1:], 2):
         (await http.put(f"{address}/parts/{n}", content=part, headers=LINES)).raise_for_status()
-    load: Json = (await http.post(f"{address}/apply", params={"dry_run": "true"})).raise_for_status().json()
-    return load
+    (await http.post(f"{address}/apply", params={"dry_run": "true"})).raise_for_status()
+    return await _past(http, address, ("comparing",), "the full-state load has not been compared in time")
 
 
 async def apply_load(http: httpx.AsyncClient, load: Json) -> None:
@@ -339,16 +339,19 @@ async def apply_load(http: httpx.AsyncClient, load: Json) -> None:
 
 async def wait_until_loaded(http: httpx.AsyncClient, load: Json) -> Json:
     """Return a load once it has ended. ProcessFailed where it takes too long."""
-    ended: list[Json] = []
+    return await _past(http, f"/loads/{load['id']}", UNFINISHED, "the full-state load has not ended in time")
 
-    async def has_ended() -> bool:
-        now = (await http.get(f"/loads/{load['id']}")).raise_for_status().json()
-        if now["status"] not in UNFINISHED:
-            ended.append(now)
-        return bool(ended)
 
-    await _wait(has_ended, "the full-state load has not ended in time")
-    return ended[0]
+async def _past(http: httpx.AsyncClient, address: str, statuses: Sequence[str], complaint: str) -> Json:
+    """Return a load once it is in none of these states. ProcessFailed with the complaint where it takes too long."""
+    looks: list[Json] = []
+
+    async def is_past() -> bool:
+        looks.append((await http.get(address)).raise_for_status().json())
+        return looks[-1]["status"] not in statuses
+
+    await _wait(is_past, complaint)
+    return looks[-1]
 
 
 async def _wait(condition: Callable[[], Awaitable[bool]], complaint: str) -> None:

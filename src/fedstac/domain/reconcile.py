@@ -40,6 +40,19 @@ class LoadChange(StrEnum):
     INVALID = "invalid"  # stated by a document that is refused; what is here stays
 
 
+class LoadStep(StrEnum):
+    """What is being done with a load, some datasets at a time."""
+
+    STATED = "stated"  # what it states is compared with what is here
+    HERE = "here"  # what is here is looked for in what it states
+    LIST = "list"  # the datasets are listed for the change of many that applies it
+    TRIM = "trim"  # documents are removed that nothing is done with
+    EMPTY = "empty"  # it is cancelled: what it states is removed
+
+
+COMPARING: Final = (LoadStep.STATED, LoadStep.HERE)
+MOST_OPEN: Final = 20  # loads of a person that are neither applied nor cancelled
+MOST_OPEN_OF_COLLECTION: Final = 100
 WORK: Final[Mapping[LoadMode, tuple[LoadChange, ...]]] = {
     LoadMode.APPLY: (LoadChange.NEW, LoadChange.CHANGED, LoadChange.REMOVED),
     LoadMode.REBUILD: (LoadChange.NEW, LoadChange.CHANGED, LoadChange.UNCHANGED, LoadChange.REMOVED),

@@ -1,13 +1,13 @@
 """Full-state loads: what somebody states comes in parts, is compared with what is here, and is applied.
 
-Nothing changes before `apply`. From there on a load is a change of many datasets: workers/bulk_changes.py works it
-off, a part in one transaction, and goes on after whatever kills it. Each dataset is changed by a command of its own, in
+Nothing changes before `apply`. A large load is compared by workers/load_steps.py, some datasets at a time. Once it is
+applied, a load is a change of many datasets: workers/bulk_changes.py works it off, a part in one transaction, and goes
+on after whatever kills it. Each dataset is changed by a command of its own, in
 the state that it was compared in alone: what somebody else changes meanwhile stays, and is refused to the load.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,8 +21,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import audit, bulks, loads
 from fedstac.db.bulks import Bulk, WaitingDataset
 from fedstac.db.connections import Connection
-from fedstac.db.loads import Load, LoadPart, NewLoad, StatedDataset, StatedDocument
-from fedstac.domain import reconcile
+from fedstac.db.loads import ListedLoad, Load, LoadPart, NewLoad, StatedDataset, StatedDocument
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.clear import Clear, Rebuild
@@ -33,19 +32,31 @@ from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import rfc3339
 from fedstac.domain.patching import Whole
 from fedstac.domain.policy import Principal
-from fedstac.domain.reconcile import MOST, ChangeSet, LoadChange, LoadMode
+from fedstac.domain.reconcile import MOST, MOST_OPEN, MOST_OPEN_OF_COLLECTION, LoadChange, LoadMode
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 from fedstac.runtime.failpoints import failpoint
+from fedstac.workers import load_steps
 
-COMPARED_AT_ONCE: Final = 200  # pairs of documents
-SHOWN: Final = 10  # ids of each change
+FIRST_STEPS: Final = 3  # of a comparison, that a request does itself
+LISTED_AT_ONCE: Final = 5_000  # datasets of a load, that the request lists that applies it
 EVERYTHING: Final = "*"  # in an audit row
 log = structlog.get_logger()
 
 
 async def begin(conn: Connection, new: NewLoad) -> Load:
-    """Store a load that has no part yet."""
+    """Store a load that has no part yet. Conflict where the person or the collection has too many open ones."""
     async with conn.transaction():
+        count = await loads.count_open(conn, new.submitter, new.collection)
+        if count.of_person >= MOST_OPEN:
+            raise Conflict(
+                f"{count.of_person} loads of yours are open, and {MOST_OPEN} may be; apply or cancel one, the oldest "
+                f"is {count.oldest}"
+            )
+        if count.of_collection >= MOST_OPEN_OF_COLLECTION:
+            raise Conflict(
+                f"{count.of_collection} loads of {new.collection} are open, and {MOST_OPEN_OF_COLLECTION} may be; one "
+                "that is not applied is forgotten after a week"
+            )
         await loads.create(conn, new)
         return await _locked(conn, new.id)
 
@@ -88,39 +99,35 @@ def _refuse_repeats(datasets: Sequence[StatedDataset], names: Sequence[str]) -> 
         raise StacInvalid(f"the part is not taken: {findings[0].message}", findings=findings[:1000])
 
 
-async def compare(node: Node, conn: Connection, id: UUID) -> tuple[Load, ChangeSet]:
-    """Compare what a load states with what is here now, and return what it would do. Nothing changes.
+async def compare(node: Node, conn: Connection, id: UUID) -> Load:
+    """Begin to compare what a load states with what is here now, and do the first steps. Nothing changes.
 
-    A load that is applied keeps the changes that it was applied with. Conflict where a part is missing.
+    Return the load: a small one is compared then, a larger one by the workers (load_steps.py). One that is being
+    compared goes on. One that is applied keeps the changes that it was applied with. Conflict where a part is missing.
     """
     async with conn.transaction():
         load = await _locked(conn, id)
-        if load.cancelled_by is not None:
-            _require_open(load)
-        if load.bulk is None:
-            _require_all_before_the_last(await loads.parts(conn, id))
-            await loads.compare(conn, load, node.settings.node)
-            await _clear_doubts(conn, load)
+        if load.bulk is not None or load.done_at is not None:
+            return load
+        _require_open(load)
+        _require_all_before_the_last(await loads.parts(conn, id))
+        if not load.is_comparing:
+            await loads.begin_comparison(conn, id)
             load = await _locked(conn, id)
-        return load, await loads.changes(conn, load)
+    for _ in range(FIRST_STEPS):
+        async with conn.transaction():
+            load = await _locked(conn, id)
+            if not load.is_comparing:
+                break
+            await load_steps.advance(node, conn, load)
+            load = await _locked(conn, id)
+    return load
 
 
 def _require_all_before_the_last(parts: Sequence[LoadPart]) -> None:
     for n, part in enumerate(parts, 1):
         if part.n != n:
             raise Conflict(f"part {n} is missing, and its datasets would be cleared; send it, empty if it states none")
-
-
-async def _clear_doubts(conn: Connection, load: Load) -> None:
-    """Compare the documents themselves where nodes have put replicas into those that are here."""
-    after = ""
-    while pairs := await loads.doubtful(conn, load, after, COMPARED_AT_ONCE):
-        after = pairs[-1].id
-
-        def same(pairs: Sequence[loads.DoubtfulDataset] = pairs) -> list[str]:
-            return [pair.id for pair in pairs if not reconcile.differs(pair.here, pair.there)]
-
-        await loads.mark_unchanged(conn, load.id, await asyncio.to_thread(same))
 
 
 async def apply(
@@ -134,15 +141,21 @@ async def apply(
     """
     async with conn.transaction():
         load = await _locked(conn, id)
-        if load.bulk is not None:
+        if load.bulk is not None or load.done_at is not None:
             return load
         _require_open(load)
-        if load.compared_at is None:
+        if load.is_comparing:
+            raise Conflict(
+                f"it is being compared, {load.compared_stated + load.compared_here} datasets so far; look at the "
+                "changes once it is `compared`"
+            )
+        changes = load.changes
+        if changes is None:
             raise Conflict("parts have come since the load was compared; compare it, and look at the changes")
-        changes = await loads.changes(conn, load)
         changes.require(confirmed)
         if not changes.total:
-            return load
+            await loads.close(conn, id)
+            return await _locked(conn, id)
         if changes.total > MOST:
             raise BadRequest(f"{changes.total} datasets change, and {MOST} at most may; load fewer at a time")
         if (other := await loads.applied_beside(conn, load)) is not None:
@@ -155,7 +168,8 @@ async def apply(
             id=load.id, collection=load.collection, mode=load.mode, override=load.override, submitter=caller.name,
             roles=sorted(caller.roles), identity=identity, correlation=correlation, traceparent=traceparent,
         )  # fmt: skip
-        await loads.begin(conn, load, bulk, changes.total, now_asked_by=now_asked_by)
+        lists = changes.total <= LISTED_AT_ONCE
+        await loads.begin(conn, load, bulk, changes.total, now_asked_by=now_asked_by, lists=lists)
         await audit.append(conn, [audit.NewRow(
             actor=caller.name, action="reconcile", collection=load.collection, dataset=EVERYTHING, request=bulk,
             outcome="accepted", before=None, after=None, correlation=correlation, items=changes.total,
@@ -172,9 +186,11 @@ async def cancel(conn: Connection, id: UUID, actor: str) -> Load:
         load = await _locked(conn, id)
         if load.bulk is not None:
             raise Conflict(f"it is being applied; POST /bulk/{load.bulk}/cancel ends that where it stands")
+        if load.done_at is not None:
+            raise Conflict("it is done; there was nothing to do")
         if load.cancelled_by is None:
             await loads.cancel(conn, id, actor)
-        return replace(load, cancelled_by=load.cancelled_by or actor)
+        return await _locked(conn, id)
 
 
 async def _locked(conn: Connection, id: UUID) -> Load:
@@ -195,55 +211,58 @@ def _require_open(load: Load) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoadView:
-    """A load with its parts, what it would do once it was compared, and the change that applies it."""
+    """A load with its parts, and the change that applies it."""
 
     load: Load
     parts: Sequence[LoadPart]
-    changes: ChangeSet | None
-    examples: Mapping[LoadChange, Sequence[str]]
     bulk: Bulk | None
-
-    @property
-    def status(self) -> str:
-        """How far it is: collecting, compared, or as the change that applies it."""
-        if self.load.cancelled_by is not None:
-            return "cancelled"
-        if self.bulk is not None:
-            return self.bulk.status
-        if self.changes is None:
-            return "collecting"
-        return "compared" if self.changes.total else "done"
 
     def as_json(self) -> dict[str, Any]:
         """Return it as it is shown."""
-        load, changes = self.load, self.changes
-        counts = changes.counts if changes is not None else {}
+        examples = self.load.examples if self.load.changes is not None else {}
         return {
-            "id": str(load.id), "collection": load.collection, "mode": load.mode, "status": self.status,
-            "submitter": load.submitter, "created": rfc3339(load.created),
+            **summary_of(ListedLoad(self.load, sum(each.datasets for each in self.parts), self.bulk)),
             "parts": [{"n": each.n, "digest": each.digest.hex(), "datasets": each.datasets} for each in self.parts],
-            "stated": sum(each.datasets for each in self.parts),
-            "compared": rfc3339(load.compared_at) if load.compared_at else None,
-            "current": load.current,
-            "changes": {change.value: counts.get(change, 0) for change in LoadChange} if changes else None,
-            "cleared": changes.cleared if changes else None,
-            "to_confirm": changes.to_confirm if changes else None,
-            "examples": {change.value: list(ids) for change, ids in self.examples.items()},
-            "bulk": str(load.bulk) if load.bulk else None,
-            "counts": self.bulk.counts if self.bulk else None,
+            "examples": {
+                change.value: list(ids) for change, ids in examples.items() if change is not LoadChange.UNCHANGED
+            },
         }  # fmt: skip
+
+
+def summary_of(entry: ListedLoad) -> dict[str, Any]:
+    """Return a load as it is shown in a list."""
+    load, changes = entry.load, entry.load.changes
+    return {
+        "id": str(load.id), "collection": load.collection, "mode": load.mode, "status": _status(load, entry.bulk),
+        "submitter": load.submitter, "created": rfc3339(load.created), "stated": entry.stated_count,
+        "progress": {"stated": load.compared_stated, "here": load.compared_here} if load.is_comparing else None,
+        "compared": rfc3339(load.compared_at) if load.compared_at else None,
+        "current": load.current if changes else None,
+        "changes": {change.value: changes.counts.get(change, 0) for change in LoadChange} if changes else None,
+        "cleared": changes.cleared if changes else None,
+        "to_confirm": changes.to_confirm if changes else None,
+        "bulk": str(load.bulk) if load.bulk else None,
+        "counts": entry.bulk.counts if entry.bulk else None,
+    }  # fmt: skip
+
+
+def _status(load: Load, bulk: Bulk | None) -> str:
+    """Return how far a load is: collecting, comparing, compared, or as the change that applies it."""
+    if load.cancelled_by is not None:
+        return "cancelled"
+    if bulk is not None:
+        return bulk.status
+    if load.is_comparing:
+        return "comparing"
+    if load.changes is None:
+        return "collecting"
+    return "compared" if load.changes.total else "done"
 
 
 async def view(conn: Connection, load: Load) -> LoadView:
     """Return a load as it stands. Call it in a transaction."""
-    changes = await loads.changes(conn, load) if load.compared_at is not None else None
-    examples: dict[LoadChange, Sequence[str]] = {
-        change: [each.id for each in await loads.datasets(conn, load.id, change=change, after="", limit=SHOWN)]
-        for change in LoadChange
-        if changes is not None and changes.counts.get(change) and change is not LoadChange.UNCHANGED
-    }
     bulk = await bulks.find(conn, load.bulk) if load.bulk is not None else None
-    return LoadView(load, await loads.parts(conn, load.id), changes, examples, bulk)
+    return LoadView(load, await loads.parts(conn, load.id), bulk)
 
 
 # --- what applies it ---

@@ -23,6 +23,7 @@ from fedstac.workers import (
     deletions,
     following,
     index_node,
+    load_steps,
     notifier,
     publisher,
     relay,
@@ -41,6 +42,7 @@ UNWELL = ("absent", "partly", "stalled")  # words of a stand that are a reason n
 
 PUBLISHER = Part("publisher", publisher.run)
 BULK = Part("bulk", bulk_changes.run)
+LOADS = Part(load_steps.PART, load_steps.run)
 SEQUENCER = Part("sequencer", sequencer.run)
 NOTIFIER = Part("notifier", notifier.run)
 RELAY = Part("relay", relay.run)
@@ -88,8 +90,8 @@ def _publishing_parts(settings: Settings) -> Sequence[Part]:
     notifier.check(settings)
     subscriptions.check(settings)
     workers = (
-        *([PUBLISHER] * settings.workers), BULK, SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES, CASCADES, DELETIONS,
-        SUBSCRIPTIONS,
+        *([PUBLISHER] * settings.workers), BULK, LOADS, SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES, CASCADES,
+        DELETIONS, SUBSCRIPTIONS,
     )  # fmt: skip
     return (
         *(workers if settings.run_workers else ()),

@@ -28,14 +28,16 @@ from fedstac.workers import loading
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 PAGE, LARGEST_PAGE = 100, 5000
+OWN_PAGE, LARGEST_OWN_PAGE = 20, 100
 
 
 async def post_reconcile(call: Call) -> Response:
     """Load the full state of a collection: everything that shall exist in it.
 
     What is not stated is cleared. The body is NDJSON or a FeatureCollection; an empty one states nothing. With
-    `dry_run=true` the answer says what would change, and `POST /loads/{id}/apply` does it. With `complete=false` the
-    body is the first part of several. More than a tenth of the datasets go only with `confirm`, which says how many.
+    `dry_run=true` the answer says what would change, and `POST /loads/{id}/apply` does it; so it does where comparing
+    takes longer, and the answer is 202 with the status `comparing`. With `complete=false` the body is the first part of
+    several. More than a tenth of the datasets go only with `confirm`, which says how many.
     """
     node, name = call.node, call.path_params["collection_id"]
     await call.services.collections.require(node, name, publishes=True)
@@ -53,9 +55,9 @@ async def post_reconcile(call: Call) -> Response:
         await loading.put_part(conn, new.id, await _part(call, 1, text, datasets), datasets, names)
         if not is_complete:
             return await _answer(call, conn, new.id, 201)
-        await loading.compare(node, conn, new.id)
-        if is_dry_run(call):
-            return await _answer(call, conn, new.id, 200)
+        load = await loading.compare(node, conn, new.id)
+        if is_dry_run(call) or load.is_comparing:
+            return await _answer(call, conn, new.id, 202 if load.is_comparing else 200)
         return await _apply(call, conn, new.id)
 
 
@@ -69,6 +71,18 @@ async def put_part(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         await loading.put_part(conn, load.id, await _part(call, n, text, datasets), datasets, names)
         return await _answer(call, conn, load.id, 200)
+
+
+async def get_loads(call: Call) -> Response:
+    """List the loads of the caller, the newest first; for an administrator those of everybody."""
+    limit = max(1, numbers.whole(call.query_params, "limit", default=OWN_PAGE, most=LARGEST_OWN_PAGE))
+    after = _load_id(call.query_params["after"]) if "after" in call.query_params else None
+    submitter = None if call.caller.is_admin else call.caller.name
+    async with call.node.pool.acquire() as conn:
+        page = await loads.list_page(conn, submitter, after=after, limit=limit + 1)
+    summaries = [{**loading.summary_of(each), "links": _links(call, each.load)} for each in page[:limit]]
+    more = {"limit": limit, "after": str(page[limit - 1].load.id)} if len(page) > limit else None
+    return _json({"loads": summaries, "links": links.of_page(f"{call.base_url}/loads", more)})
 
 
 async def get_load(call: Call) -> Response:
@@ -88,7 +102,7 @@ async def get_load_datasets(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         load = await _readable(call, conn)
         after = call.query_params.get("after", "")
-        page = await loads.datasets(conn, load.id, change=change, after=after, limit=limit + 1)
+        page = await loads.datasets(conn, load, change=change, after=after, limit=limit + 1)
     url = f"{call.base_url}/loads/{load.id}/datasets"
     filters = {"change": text} if text else {}
     more = {"limit": limit, "after": page[limit - 1].id, **filters} if len(page) > limit else None
@@ -106,18 +120,19 @@ async def get_load_datasets(call: Call) -> Response:
 async def post_apply(call: Call) -> Response:
     """Apply a load, or look at it again.
 
-    With `dry_run=true` it is compared anew, and nothing changes. Else what the last comparison showed is done, dataset
-    by dataset, beside other work; what was changed since is left as it is. `confirm` says how many datasets go, where
-    that has to be said. The same again is the same.
+    With `dry_run=true` it is compared anew, and nothing changes. A large load is compared beside other work: the answer
+    is 202, and `GET /loads/{id}` says how far it is. Else what the last comparison showed is done, dataset by dataset,
+    beside other work; what was changed since is left as it is. `confirm` says how many datasets go, where that has to
+    be said. The same again is the same.
     """
     async with call.node.pool.acquire() as conn:
         load = await _readable(call, conn)
         _permit(call, load.collection)
         if is_dry_run(call):
-            await loading.compare(call.node, conn, load.id)
-            return await _answer(call, conn, load.id, 200)
+            load = await loading.compare(call.node, conn, load.id)
+            return await _answer(call, conn, load.id, 202 if load.is_comparing else 200)
         if load.compared_at is None:
-            await loading.compare(call.node, conn, load.id)
+            load = await loading.compare(call.node, conn, load.id)
         return await _apply(call, conn, load.id)
 
 
@@ -198,15 +213,17 @@ async def _part(call: Call, n: int, text: Text, datasets: list[StatedDataset]) -
 
 async def _readable(call: Call, conn: Connection) -> Load:
     """Return the load that the path names, of the caller's own, or any to an administrator."""
-    text = call.path_params["load_id"]
-    try:
-        id = UUID(text)
-    except ValueError:
-        raise LoadDoesNotExist(f"{text[:80]!r} is no id of a full-state load") from None
-    load = await loads.find(conn, id)
+    load = await loads.find(conn, _load_id(call.path_params["load_id"]))
     if load is None or not (call.caller.is_admin or call.caller.name == load.submitter):
         raise LoadDoesNotExist("there is no such full-state load of yours; begin one with POST …/reconcile")
     return load
+
+
+def _load_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise LoadDoesNotExist(f"{text[:80]!r} is no id of a full-state load") from None
 
 
 async def _apply(call: Call, conn: Connection, id: UUID) -> Response:
@@ -227,15 +244,18 @@ async def _answer(call: Call, conn: Connection, id: UUID, status: int) -> Respon
         load = await loads.find(conn, id)
         assert load is not None
         view = await loading.view(conn, load)
-    url = f"{call.base_url}/loads/{id}"
-    own_links = [
+    if status == 202 and load.bulk is None and not load.is_comparing:
+        status = 200  # there was nothing to do, or it is compared by now
+    return _json({**view.as_json(), "links": _links(call, load)}, status, Location=f"{call.base_url}/loads/{id}")
+
+
+def _links(call: Call, load: Load) -> list[dict[str, str]]:
+    url = f"{call.base_url}/loads/{load.id}"
+    return [
         {"rel": "self", "type": links.JSON, "href": url},
         {"rel": "datasets", "type": links.JSON, "href": f"{url}/datasets"},
         *([{"rel": "bulk", "type": links.JSON, "href": f"{call.base_url}/bulk/{load.bulk}"}] if load.bulk else []),
     ]
-    if status == 202 and load.bulk is None:
-        status = 200  # there was nothing to do
-    return _json({**view.as_json(), "links": own_links}, status, Location=url)
 
 
 def _json(body: dict[str, Any], status: int = 200, **headers: str) -> Response:

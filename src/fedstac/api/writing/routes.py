@@ -289,7 +289,7 @@ _FULL_STATE = BodyFormat(
     Size.BATCH, {JSON: ("Item", "Items"), GEOJSON: ("Item", "Items"), LINES: ("Lines",)}, is_required=False
 )
 _ONE_LOAD = Answer.of(200, "The load, as it stands.", "Load", headers=("Location",))
-_APPLIED = Answer.of(202, "The load is being applied.", "Load", headers=("Location",))
+_APPLIED = Answer.of(202, "The load is being compared, or applied.", "Load", headers=("Location",))
 
 LOADS = Capability(
     name="loads",
@@ -311,6 +311,11 @@ LOADS = Capability(
             method="PUT", path=_LOAD + "/parts/{n}", handler=loads.put_part, access=Access.AUTHENTICATED,
             body=_FULL_STATE, log_name="reconcile", answers=(_ONE_LOAD,),
             problems=(LoadDoesNotExist, StacInvalid, MissingPermission, Misdirected, Conflict),
+        ),
+        Route(
+            method="GET", path="/loads", handler=loads.get_loads, access=Access.AUTHENTICATED,
+            parameters=parameters.LOAD_PAGE, answers=(Answer.of(200, "A page of loads, the newest first.", "Loads"),),
+            problems=(LoadDoesNotExist,),
         ),
         Route(
             method="GET", path=_LOAD, handler=loads.get_load, access=Access.AUTHENTICATED, answers=(_ONE_LOAD,),
