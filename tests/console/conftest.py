@@ -6,9 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
+import pytest_asyncio
 
 from fedstac.demo import identity_provider, sample
+from fedstac.demo.embedded import Cluster
+from tests.support.console_world import ConsoleWorld, console_world
 from tests.support.consoles import OpenBrowser, Visitor, visitor
+from tests.support.databases import databases
 from tests.support.demo_provider import DemoProvider, demo_provider
 from tests.support.nodes import Api, StartApi
 
@@ -47,3 +51,11 @@ async def ada(west: Api, open_browser: OpenBrowser) -> Visitor:
     browser = await open_browser(west.url)
     await browser.log_in("ada")
     return browser
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(cluster: Cluster, template: str, people: DemoProvider) -> AsyncIterator[ConsoleWorld]:
+    """A node, and a browser: one for all tests of a module."""
+    with databases(cluster, template) as make:
+        async with console_world(make(), people.url) as running_world:
+            yield running_world

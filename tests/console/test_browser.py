@@ -3,101 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
 
-import asyncpg
-import httpx
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Page, expect
 
-from fedstac.db import nodes
-from fedstac.demo import identity_provider, sample
-from fedstac.demo.embedded import Cluster
 from fedstac.domain.errors import MissingPermission
-from fedstac.settings import Settings
 from tests.support import browsers
-from tests.support.browsers import Window
-from tests.support.databases import databases
-from tests.support.demo_provider import DemoProvider
-from tests.support.nodes import Api, running
-from tests.support.waiting import PATIENCE
+from tests.support.console_world import IDS, ITEMS, ConsoleWorld, focused, tab_to
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(bool(browsers.missing()), reason=browsers.missing() or "all is here"),
 ]
-ITEMS = "/collections/CMIP6/items"
-DATASETS = list(sample.items(9, versions=1))
-IDS = [str(item["id"]) for item in DATASETS]
-WAIT = {"Prefer": "wait=60"}
 RULES = {
     "dependencies": [{"name": "east"}, {"name": "south"}, {"name": "handles", "owns_identifier": True}],
     "grace_days": 0,
 }  # fmt: skip
-expect.set_options(timeout=PATIENCE * 1000)
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """A node with datasets, a browser, and the tokens of nodes by their names."""
-
-    api: Api
-    browser: Browser
-    tokens: dict[str, str]
-
-    async def mark(self, *ids: str) -> None:
-        for id in ids:
-            answer = await self.api.admin.delete(f"{ITEMS}/{id}", params={"reason": "<i>withdrawn</i>"}, headers=WAIT)
-            assert answer.status_code == 200, answer.text
-
-    async def report(self, name: str, id: str, outcome: str, comment: str) -> None:
-        body = {"collection": "CMIP6", "dataset": id, "name": name, "outcome": outcome, "comment": comment}
-        async with httpx.AsyncClient(base_url=self.api.url, trust_env=False, timeout=PATIENCE) as http:
-            bearer = {"Authorization": f"Bearer {self.tokens[name]}"}
-            answer = await http.post("/deletions/reports", json={"reports": [body]}, headers=bearer)
-            assert answer.json()["reports"][0]["result"] == "stored", answer.text
-
-    async def deletion_of(self, id: str) -> dict[str, Any]:
-        page = (await self.api.admin.get("/deletions", params={"q": id})).json()
-        found: dict[str, Any] = page["deletions"][0]
-        return found
-
-    @asynccontextmanager
-    async def window(self, person: str = "Ada Admin", **options: object) -> AsyncIterator[Window]:
-        """Open a window of somebody who is logged in; nothing that they do asks another host."""
-        async with browsers.window(self.browser, self.api.url, **options) as opened:
-            page = opened.page
-            await page.goto("/console")
-            await page.get_by_role("link", name=re.compile("Log in with")).click()
-            await page.get_by_role("button", name=person).click()
-            await expect(page.get_by_role("heading", level=1)).to_have_text("Datasets marked for deletion")
-            yield opened
-            assert opened.hosts == {"127.0.0.1"}
-            assert opened.errors == []
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(cluster: Cluster, template: str, people: DemoProvider) -> AsyncIterator[World]:
-    provider = {name.removeprefix("FEDSTAC_").lower(): value for name, value in
-                identity_provider.as_settings(people.url).items()}  # fmt: skip
-    async with AsyncExitStack() as stack:
-        dsn = stack.enter_context(databases(cluster, template))()
-        values: dict[str, Any] = {"dsn": dsn, "node": "west", "request_seconds": 120, "_env_file": None, **provider}
-        settings = Settings(**values)
-        api = await stack.enter_async_context(running(settings))
-        assert (await api.admin.post("/collections", json=sample.collection())).status_code == 201
-        body = {"type": "FeatureCollection", "features": DATASETS}
-        assert (await api.admin.post(ITEMS, json=body, headers=WAIT)).json()["counts"]["done"] == len(IDS)
-        conn = await asyncpg.connect(dsn)
-        tokens = {name: await nodes.issue_token(conn, f"node {name}", [f"node:{name}"]) for name in
-                  ("east", "south", "handles")}  # fmt: skip
-        await conn.close()
-        yield World(api, await stack.enter_async_context(browsers.chromium()), tokens)
 
 
 async def choose_rules(page: Page) -> None:
@@ -116,7 +37,7 @@ async def choose_rules(page: Page) -> None:
     await expect(page.get_by_role("status")).to_have_text("Saved.")
 
 
-async def test_a_person_configures_waives_deletes_and_sees_the_tombstone(world: World) -> None:
+async def test_a_person_configures_waives_deletes_and_sees_the_tombstone(world: ConsoleWorld) -> None:
     first, second, third = IDS[:3]
     async with world.window() as window:
         page = window.page
@@ -166,14 +87,14 @@ async def test_a_person_configures_waives_deletes_and_sees_the_tombstone(world: 
         await expect(page.get_by_role("checkbox")).to_have_count(2)
 
 
-async def same_numbers(world: World, page: Page) -> bool:
+async def same_numbers(world: ConsoleWorld, page: Page) -> bool:
     """Return whether the JSON twin says what the API says, without what tells the time."""
     answer = await page.request.get("/console/deletions.json")
     twin, api = await answer.json(), (await world.api.admin.get("/deletions", params={"state": "open"})).json()
     return bool(twin == api)
 
 
-async def test_it_all_works_by_keyboard(world: World) -> None:
+async def test_it_all_works_by_keyboard(world: ConsoleWorld) -> None:
     await world.api.admin.put("/deletions/rules/CMIP6", json=RULES, headers={"If-Match": "*"})
     await world.mark(IDS[3])
     async with world.window() as window:
@@ -197,44 +118,25 @@ async def test_it_all_works_by_keyboard(world: World) -> None:
     assert [part["reminders"] for part in parts] == [1, 1, 1]
 
 
-async def focused(page: Page) -> str:
-    return str(await page.evaluate("document.activeElement.textContent.trim()"))
-
-
-async def tab_to(page: Page, text: str) -> None:
-    """Move the focus by Tab to something with this text."""
-    for _ in range(60):
-        await page.keyboard.press("Tab")
-        if await focused(page) == text:
-            return
-    raise AssertionError(f"nothing with the text {text} can be reached by keyboard")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_pages_fit_a_small_screen_and_have_nothing_that_axe_finds_serious(world: World, scheme: str) -> None:
+async def test_pages_fit_a_small_screen_and_have_nothing_that_axe_finds_serious(
+    world: ConsoleWorld, scheme: str
+) -> None:
     id = IDS[4] if scheme == "light" else IDS[5]
     await world.api.admin.put("/deletions/rules/CMIP6", json=RULES, headers={"If-Match": "*"})
     await world.mark(id)
     await world.report("east", id, "failed", "x" * 300)
     deletion = (await world.deletion_of(id))["id"]
-    faults = {}
-    async with world.window(color_scheme=scheme, viewport={"width": 360, "height": 740}) as window:
-        for path in (
-            "/console/deletions", f"/console/deletions/{deletion}", "/console/rules", "/console/rules/CMIP6",
-            *(f"/console/deletions/act?id={deletion}&do={task}" for task in ("waive", "delete")),
-            "/console/deletions?standing=nothing",
-        ):  # fmt: skip
-            await window.page.goto(path)
-            if complaints := await window.complaints():
-                faults[path] = complaints
-            if await window.is_too_wide():
-                faults[f"{path} is too wide"] = []
-            background = await window.page.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert (background == "rgb(255, 255, 255)") is (scheme == "light")
+    paths = (
+        "/console/deletions", f"/console/deletions/{deletion}", "/console/rules", "/console/rules/CMIP6",
+        *(f"/console/deletions/act?id={deletion}&do={task}" for task in ("waive", "delete")),
+        "/console/deletions?standing=nothing",
+    )  # fmt: skip
+    faults = await world.faults_of(paths, scheme)
     assert not faults, json.dumps(faults, indent=1)
 
 
-async def test_without_a_script_everything_can_be_read_and_done(world: World) -> None:
+async def test_without_a_script_everything_can_be_read_and_done(world: ConsoleWorld) -> None:
     await world.api.admin.put("/deletions/rules/CMIP6", json=RULES, headers={"If-Match": "*"})
     await world.mark(IDS[6], IDS[7])
     async with world.window(java_script_enabled=False) as window:
@@ -253,7 +155,7 @@ async def test_without_a_script_everything_can_be_read_and_done(world: World) ->
         assert (await world.api.anyone.get(f"{ITEMS}/{id}")).status_code == 200
 
 
-async def test_who_may_publish_only_sees_their_own_and_cannot_waive(world: World) -> None:
+async def test_who_may_publish_only_sees_their_own_and_cannot_waive(world: ConsoleWorld) -> None:
     await world.mark(IDS[8])
     async with world.window("Nina of NCAR") as window:
         own = [id for id in await marked(world) if ".NCAR." in id]
@@ -262,6 +164,6 @@ async def test_who_may_publish_only_sees_their_own_and_cannot_waive(world: World
         await expect(window.page.get_by_role("heading", level=1)).to_have_text(MissingPermission.title)
 
 
-async def marked(world: World) -> list[str]:
+async def marked(world: ConsoleWorld) -> list[str]:
     page = (await world.api.admin.get("/deletions", params={"state": "open"})).json()
     return [each["dataset"] for each in page["deletions"]]

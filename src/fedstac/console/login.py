@@ -16,7 +16,7 @@ from fedstac.api.call import Call
 from fedstac.console import pages, visits
 from fedstac.console.visits import ConsolePlace, Visit
 from fedstac.domain.errors import BadRequest, InvalidToken, MissingPermission, Problem, Unauthenticated
-from fedstac.identity.oidc import MAX_TOKEN, CodeLogin, Issuer
+from fedstac.identity.oidc import MAX_TOKEN, CodeLogin, Issuer, LoginTokens
 
 ATTEMPT_SECONDS = 600  # that somebody has to log in
 ATTEMPT_FIELDS = ("state", "nonce", "verifier", "csrf", "next", "issuer")
@@ -85,10 +85,10 @@ async def get_callback(visit: Visit) -> Response:
     code = call.query_params.get("code", "")
     if not code:
         raise MissingPermission("the identity provider did not let you in; begin again")
-    token = await call.services.principals.providers.redeem(
+    tokens = await call.services.principals.providers.redeem(
         _code_login(visit.place, attempt), code=code, verifier=attempt["verifier"]
     )
-    return await _enter(visit, token, attempt["next"], by=attempt["issuer"])
+    return await _enter(visit, tokens, attempt["next"], issuer=attempt["issuer"])
 
 
 async def post_login(visit: Visit) -> Response:
@@ -103,23 +103,23 @@ async def post_login(visit: Visit) -> Response:
     try:
         if not token or len(token) > MAX_TOKEN:
             raise Unauthenticated("paste a token of this node")
-        return await _enter(visit, token, attempt.get("next", ""), by="token")
+        return await _enter(visit, LoginTokens(token), attempt.get("next", ""))
     except (Unauthenticated, InvalidToken) as problem:
         return _login_page(visit, visit.place.return_path(attempt.get("next", "")), problem)
 
 
 async def post_logout(visit: Visit) -> Response:
     """End the session."""
-    await visits.close_session(visit.call)
+    await visits.log_out(visit.call)
     log.info("console session closed", actor=visit.caller.name)
     answer = pages.redirect(f"{visit.place.root}/login")
     answer.headers.append("set-cookie", visit.place.cookie("session", "", seconds=0))
     return answer
 
 
-async def _enter(visit: Visit, token: str, target: str, *, by: str) -> Response:
-    secret, principal = await visits.open_session(visit.call, token)
-    log.info("console session opened", actor=principal.name, by=by)
+async def _enter(visit: Visit, tokens: LoginTokens, target: str, *, issuer: str = "") -> Response:
+    secret, principal = await visits.open_session(visit.call, tokens, issuer=issuer)
+    log.info("console session opened", actor=principal.name, by=issuer or "token")
     place = visit.place
     answer = pages.redirect(place.return_path(target))
     answer.headers.append("set-cookie", place.cookie("session", secret, seconds=visits.LONGEST.total_seconds()))

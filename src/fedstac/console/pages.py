@@ -46,7 +46,10 @@ HTMX = orjson.dumps({  # no style and no script of its own making; a page that i
     ],
 }).decode()  # fmt: skip
 AUDIT_NAME = "console"  # the action of forms that were refused, in the audit log
-TABS = (("deletions", "Deletions"), ("rules", "Configuration"))  # path, title
+TABS = (  # path, title
+    ("deletions", "Deletions"), ("rules", "Configuration"), ("quarantine", "Quarantine"), ("loads", "Loads"),
+    ("subscriptions", "Subscriptions"), ("grants", "Grants"),
+)  # fmt: skip
 
 View = Callable[[Visit], Awaitable[Response]]
 
@@ -69,7 +72,9 @@ def _templates() -> Environment:
         lstrip_blocks=True, auto_reload=False,
     )  # fmt: skip
     templates.globals.update(asset=_asset_name, htmx_settings=HTMX, tabs=TABS, csrf_field=visits.CSRF)
-    templates.filters.update(age=age, quoted=lambda text: quote(str(text), safe=""))
+    templates.filters.update(
+        age=age, json=lambda value: orjson.dumps(value).decode(), quoted=lambda text: quote(str(text), safe=""),
+    )  # fmt: skip
     return templates
 
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from fedstac.api.capability import Capability
 from fedstac.api.route import Access, BodyFormat, Route, Size
-from fedstac.console import assets, deletions, home, login, pages, rules, visits
+from fedstac.console import (
+    assets,
+    deletions,
+    grants,
+    home,
+    loads,
+    login,
+    pages,
+    quarantine,
+    rules,
+    subscriptions,
+    visits,
+)
 from fedstac.console.pages import View
 from fedstac.runtime.budget import Lane
 
@@ -47,6 +59,25 @@ CONSOLE = Capability(
         *_with_twin("/rules", rules.get_all),
         *_with_twin("/rules/{project}", rules.get_one),
         _post("/rules/{project}", rules.post_one),
+        *_with_twin("/quarantine", quarantine.get_list),
+        _get("/quarantine/new", quarantine.get_form),
+        _post("/quarantine/new", quarantine.post_form),
+        _get("/quarantine/act", quarantine.get_task),
+        _post("/quarantine/act", quarantine.post_task),
+        *_with_twin("/loads", loads.get_list),
+        *_with_twin("/loads/{load_id}", loads.get_one),
+        _post("/loads/{load_id}", loads.post_one),
+        *_with_twin("/loads/{load_id}/datasets", loads.get_datasets),
+        *_with_twin("/subscriptions", subscriptions.get_list),
+        *_with_twin("/subscriptions/{subscription}", subscriptions.get_one),
+        _post("/subscriptions/{subscription}", subscriptions.post_one),
+        *_with_twin("/grants", grants.get_list),
+        _get("/grants/give", grants.get_form),
+        _post("/grants/give", grants.post_form),
+        _get("/grants/withdraw", grants.get_withdrawal),
+        _post("/grants/withdraw", grants.post_withdrawal),
+        *_with_twin("/grants/{grant}", grants.get_one),
+        _post("/grants/{grant}", grants.post_one),
         Route(
             method="GET", path=visits.FOLDER + "/assets/{name}", handler=assets.get_asset, access=Access.PUBLIC,
             lane=Lane.ANONYMOUS,

@@ -1,22 +1,27 @@
 """A visit: a request of somebody's browser to a page, with their session, and what a form of ours may send.
 
-A session is a cookie with a secret. The database has the secret's hash, and the caller's token sealed with it; so a
+A session is a cookie with a secret. The database has the secret's hash, and the caller's tokens sealed with it; so a
 copy of the database opens nothing. Each visit asks whose token it is as the API does with a bearer token: a right, a
-group or a token that was withdrawn works no longer here than there.
+group or a token that was withdrawn works no longer here than there. Once the access token has ended, the provider's
+refresh token brings another one; where the provider refuses that, the session ends.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from urllib.parse import parse_qsl, quote, urlsplit
 
+import orjson
+import structlog
 from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
@@ -25,16 +30,22 @@ from starlette.requests import cookie_parser
 
 from fedstac.api.call import Call
 from fedstac.db import sessions
-from fedstac.domain.errors import BadRequest, InvalidToken, MissingPermission, Unauthenticated
+from fedstac.db.sessions import StoredSession
+from fedstac.domain.errors import BadRequest, InvalidToken, MissingPermission, Unauthenticated, Unavailable
 from fedstac.domain.policy import Principal
+from fedstac.identity.oidc import LoginTokens
+from fedstac.runtime import budget
+from fedstac.runtime.wakeup import Backoff, pause
 
 LONGEST, IDLE = timedelta(hours=12), timedelta(hours=1)  # of a session
+RENEWAL_SECONDS = 15.0  # that a request has to renew a token; longer than a provider's answer may take
 FOLDER = "/console"
 SECRET = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 RETURN_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*", re.ASCII)
 MOST_FIELDS = 2000  # of a form
 FORM = "application/x-www-form-urlencoded"
 CSRF = "csrf"  # the field of every form
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +155,38 @@ def _encoded(value: bytes) -> str:
     return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
 
 
-async def open_session(call: Call, token: str) -> tuple[str, Principal]:
+def _sealed(value: str, secret: str) -> str:
+    return jwe.encrypt_compact({"alg": "dir", "enc": "A256GCM"}, value, _key(secret))
+
+
+def _opened(sealed: str, secret: str) -> str:
+    """Return what was sealed with a secret. JoseError or ValueError for anything else."""
+    return (jwe.decrypt_compact(sealed, _key(secret), algorithms=["dir", "A256GCM"]).plaintext or b"").decode()
+
+
+def _sealed_renewal(issuer: str, tokens: LoginTokens, secret: str) -> str | None:
+    if tokens.refresh is None:
+        return None
+    return _sealed(orjson.dumps({"issuer": issuer, "refresh": tokens.refresh}).decode(), secret)
+
+
+async def open_session(call: Call, tokens: LoginTokens, *, issuer: str = "") -> tuple[str, Principal]:
     """Open a session with a token that the node takes. Return the cookie's secret, and whose token it is.
 
-    Unauthenticated where it is nobody's; a session that the browser has is ended.
+    issuer: of the tokens; "" for a token of this node. Unauthenticated where it is nobody's; a session that the browser
+    has is ended.
     """
-    principal = await call.services.principals.of(token)
+    principal = await call.services.principals.of(tokens.access)
     if principal is None:
         raise Unauthenticated("this token is not known here; ask the operators of this node for a new one")
     secret = secrets.token_urlsafe(32)
-    sealed = jwe.encrypt_compact({"alg": "dir", "enc": "A256GCM"}, token, _key(secret))
     async with call.node.pool.acquire() as conn, conn.transaction():
         if before := _secret_of(call):
             await sessions.remove(conn, _id(before))
-        await sessions.add(conn, _id(secret), sealed=sealed, actor=principal.name, longest=LONGEST, idle=IDLE)
+        await sessions.add(
+            conn, _id(secret), sealed=_sealed(tokens.access, secret), renewal=_sealed_renewal(issuer, tokens, secret),
+            actor=principal.name, longest=LONGEST, idle=IDLE,
+        )  # fmt: skip
     return secret, principal
 
 
@@ -168,8 +197,19 @@ async def close_session(call: Call) -> None:
             await sessions.remove(conn, _id(secret))
 
 
+async def log_out(call: Call) -> None:
+    """End the session of a request, and take its refresh token back at the provider."""
+    if secret := _secret_of(call):
+        async with call.node.pool.acquire() as conn:
+            row = await sessions.find(conn, _id(secret), idle=IDLE)
+            await sessions.remove(conn, _id(secret))
+        if row is not None and row.renewal is not None:
+            renewal = orjson.loads(_opened(row.renewal, secret))
+            await call.services.principals.providers.revoke(renewal["issuer"], renewal["refresh"])
+
+
 async def find_session(call: Call) -> ConsoleSession | None:
-    """Return the session of a request; None without one. One whose token is not valid any more is ended.
+    """Return the session of a request; None without one. One whose token is not valid any more is renewed, or ended.
 
     Unavailable where that cannot be told just now.
     """
@@ -183,16 +223,72 @@ async def find_session(call: Call) -> ConsoleSession | None:
             await sessions.touch(conn, id)  # a page that only looks by itself does not keep a session open
     if row is None:
         return None
-    try:
-        token = jwe.decrypt_compact(row.sealed, _key(secret), algorithms=["dir", "A256GCM"]).plaintext or b""
-        principal = await call.services.principals.of(token.decode())
-    except (JoseError, ValueError, InvalidToken, Unauthenticated, MissingPermission):
-        principal = None
+    principal = await _holder(call, row, secret)
+    if principal is None and row.renewal is not None:
+        principal = await _renewed_holder(call, row, secret)
     if principal is None:
         await close_session(call)
         return None
     call.progress.caller = principal
     return ConsoleSession(id, _csrf(secret), principal)
+
+
+async def _holder(call: Call, row: StoredSession, secret: str) -> Principal | None:
+    """Return whose token a session has; None where it is not valid any more."""
+    try:
+        return await call.services.principals.of(_opened(row.sealed, secret))
+    except (JoseError, ValueError, InvalidToken, Unauthenticated, MissingPermission):
+        return None
+
+
+# --- tokens that end before their session ---
+
+
+async def _renewed_holder(call: Call, row: StoredSession, secret: str) -> Principal | None:
+    """Return whose session it is by a newer token; None where the provider gives none. Unavailable where it is away.
+
+    A refresh token works once: one request of all processes asks, and the others wait for what it stores.
+    """
+    id, backoff = _id(secret), Backoff()
+    deadline = time.monotonic() + RENEWAL_SECONDS
+    while time.monotonic() < deadline:
+        async with call.node.pool.acquire() as conn:
+            is_ours = await sessions.claim_renewal(conn, id, sealed=row.sealed, seconds=RENEWAL_SECONDS)
+        if is_ours:  # what the provider gives is stored, also where the browser does not wait for the page
+            await asyncio.shield(budget.detached(_renew(call, row, secret)))
+        else:
+            await pause(call.node.stopping, backoff.pause())
+        async with call.node.pool.acquire() as conn:
+            newer = await sessions.find(conn, id, idle=IDLE)
+        if newer is None:
+            return None
+        if newer.sealed != row.sealed:
+            return await _holder(call, newer, secret)
+    raise Unavailable("your login is being renewed; try again", retry_after=2)
+
+
+async def _renew(call: Call, row: StoredSession, secret: str) -> None:
+    """Store newer tokens of a session; end it where the provider gives none, or those of somebody else."""
+    id, principals = _id(secret), call.services.principals
+    renewal = orjson.loads(_opened(row.renewal or "", secret))
+    try:
+        tokens = await principals.providers.renew(renewal["issuer"], renewal["refresh"])
+        holder = await principals.of(tokens.access)
+    except (InvalidToken, Unauthenticated, MissingPermission):
+        holder = None
+    except Unavailable:
+        async with call.node.pool.acquire() as conn:
+            await sessions.release_renewal(conn, id)
+        raise
+    async with call.node.pool.acquire() as conn:
+        if holder is None or holder.name != row.actor:
+            await sessions.remove(conn, id)
+            log.info("console session ended", actor=row.actor, reason="the provider renewed no token of theirs")
+            return
+        await sessions.renew(
+            conn, id, sealed=_sealed(tokens.access, secret),
+            renewal=_sealed_renewal(renewal["issuer"], tokens, secret),
+        )  # fmt: skip
 
 
 def _secret_of(call: Call) -> str | None:

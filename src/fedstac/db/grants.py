@@ -568,6 +568,21 @@ async def page(
     return [_grant(row) for row in rows]
 
 
+async def suspended(conn: Connection, ids: Sequence[UUID], sight: GrantSight) -> set[UUID]:
+    """Return those of some grants of datasets that are open and open nothing now, by the state of their dataset.
+
+    Of what somebody merely gave it is not said: they need not know of a mark.
+    """
+    rows = await conn.fetch(
+        """SELECT g.id FROM fedstac.access_grant g
+           JOIN fedstac.record r ON r.collection = g.collection AND r.id = g.target
+           WHERE g.id = ANY ($1::uuid[]) AND g.scope = 'dataset' AND g.closed_at IS NULL AND r.state <> 'published'
+             AND ($2 OR g.subject = $3 OR g.collection = ANY ($4::text[]))""",
+        list(ids), sight.sees_all, sight.name, list(sight.projects),
+    )  # fmt: skip
+    return {row["id"] for row in rows}
+
+
 async def open_ids(
     conn: Connection, subject: str, *, target: GrantTarget | None, projects: Sequence[str], limit: int
 ) -> list[UUID]:

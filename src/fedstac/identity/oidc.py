@@ -13,8 +13,8 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
@@ -131,6 +131,14 @@ class CodeLogin:
 
 
 @dataclass(frozen=True, slots=True)
+class LoginTokens:
+    """What a provider gives for a login. refresh: what renews the access token; None where the provider gives none."""
+
+    access: str = field(repr=False)
+    refresh: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Proven:
     """An identity, and the moment (time.time) from which its token no longer proves it; None: the token has no end."""
 
@@ -179,13 +187,27 @@ class Providers:
         """Return the provider's page on which somebody logs in (RFC 6749, 4.1.1; RFC 7636). Unavailable without one."""
         return await self._providers[login.issuer].authorization_url(login, state=state, challenge=challenge)
 
-    async def redeem(self, login: CodeLogin, *, code: str, verifier: str) -> str:
-        """Return the access token for the code that a browser brought back from its provider.
+    async def redeem(self, login: CodeLogin, *, code: str, verifier: str) -> LoginTokens:
+        """Return the tokens for the code that a browser brought back from its provider.
 
-        InvalidToken unless the ID token beside it is of this login. Unavailable where the provider does not answer, or
-        not with tokens.
+        InvalidToken unless the ID token beside them is of this login. Unavailable where the provider does not answer,
+        or not with tokens.
         """
         return await self._providers[login.issuer].redeem(login, code=code, verifier=verifier)
+
+    async def renew(self, issuer: str, refresh: str) -> LoginTokens:
+        """Return newer tokens for a refresh token (RFC 6749, 6); the same one where the provider gives no other.
+
+        InvalidToken where the provider takes it no longer, or is none of ours. Unavailable where it does not answer.
+        """
+        if issuer not in self._providers:
+            raise InvalidToken(f"this node takes no logins of {issuer} any more; log in again")
+        return await self._providers[issuer].renew(refresh)
+
+    async def revoke(self, issuer: str, refresh: str) -> None:
+        """Take a refresh token back at its provider (RFC 7009), if the provider can be asked and does that."""
+        if issuer in self._providers:
+            await self._providers[issuer].revoke(refresh)
 
     def _issuer_of(self, claims: Mapping[str, Any]) -> _Provider:
         """Return the configured issuer that a JWT names. That it is of that issuer has still to be proven."""
@@ -309,24 +331,18 @@ class _Provider:
         scope = " ".join(dict.fromkeys(("openid", *self.issuer.login_scope.split())))
         query = urlencode({
             "response_type": "code", "client_id": self.issuer.login_client_id, "redirect_uri": login.redirect_uri,
-            "scope": scope.replace(" offline_access", ""), "state": state, "nonce": login.nonce,
+            "scope": scope, "state": state, "nonce": login.nonce,
             "code_challenge": challenge, "code_challenge_method": "S256",
         })  # fmt: skip
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{query}"
 
-    async def redeem(self, login: CodeLogin, *, code: str, verifier: str) -> str:
+    async def redeem(self, login: CodeLogin, *, code: str, verifier: str) -> LoginTokens:
         form = {
             "grant_type": "authorization_code", "code": code, "redirect_uri": login.redirect_uri,
             "client_id": self.issuer.login_client_id, "code_verifier": verifier,
         }  # fmt: skip
         try:
-            endpoint = await self._endpoint("token_endpoint")
-            try:
-                answer = await _fetch(self._http, "POST", endpoint, data=form)
-            except _Away as error:
-                if error.status in (400, 401):  # RFC 6749, 5.2
-                    raise InvalidToken("the code of the login is used or too old; begin again") from None
-                raise
+            answer = await self._tokens(form, "the code of the login is used or too old; begin again")
             access, proof = answer.get("access_token"), answer.get("id_token")
             if not isinstance(access, str) or not isinstance(proof, str):
                 raise _Away("it answered a code without an access token and an ID token")
@@ -335,7 +351,34 @@ class _Provider:
             raise self._unavailable(error) from None
         if (parts := _JWT.fullmatch(access)) and (claims := _json_object(parts[2])) and claims.get("sub") != subject:
             raise InvalidToken("the two tokens of the login are of different people; log in again")
-        return access
+        return LoginTokens(access, _refresh_token(answer))
+
+    async def renew(self, refresh: str) -> LoginTokens:
+        form = {"grant_type": "refresh_token", "refresh_token": refresh, "client_id": self.issuer.login_client_id}
+        try:
+            answer = await self._tokens(form, "the login has ended at the identity provider; log in again")
+            access = answer.get("access_token")
+            if not isinstance(access, str):
+                raise _Away("it answered a refresh token without an access token")
+        except _Away as error:
+            raise self._unavailable(error) from None
+        return LoginTokens(access, _refresh_token(answer) or refresh)
+
+    async def revoke(self, refresh: str) -> None:
+        form = {"token": refresh, "token_type_hint": "refresh_token", "client_id": self.issuer.login_client_id}
+        with suppress(_Away, httpx.HTTPError, httpx.InvalidURL, TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._http.post(await self._endpoint("revocation_endpoint"), data=form)
+
+    async def _tokens(self, form: Mapping[str, str], refusal: str) -> dict[str, Any]:
+        """Return the answer of the token endpoint. InvalidToken with this text where it refuses what it is given."""
+        endpoint = await self._endpoint("token_endpoint")
+        try:
+            return await _fetch(self._http, "POST", endpoint, data=form)
+        except _Away as error:
+            if error.status in (400, 401):  # RFC 6749, 5.2
+                raise InvalidToken(refusal) from None
+            raise
 
     async def _subject_of(self, proof: str, nonce: str) -> str:
         """Return whose login an ID token proves (OpenID Connect Core 1.0, 3.1.3.7). InvalidToken for any other."""
@@ -426,6 +469,12 @@ class _Provider:
         return Unavailable(
             f"the identity provider {self.issuer.issuer} cannot be asked just now; try again", retry_after=10
         )
+
+
+def _refresh_token(answer: Mapping[str, Any]) -> str | None:
+    """Return the refresh token of an answer; None where there is none that can be kept."""
+    token = answer.get("refresh_token")
+    return token if isinstance(token, str) and 0 < len(token) <= MAX_TOKEN else None
 
 
 def _json_object(segment: str) -> dict[str, Any] | None:

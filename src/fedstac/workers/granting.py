@@ -239,6 +239,11 @@ async def list_page(
     ]  # fmt: skip
 
 
+async def suspended(conn: Connection, caller: Caller, ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of some grants that are suspended by the state of their dataset, as far as a caller may know it."""
+    return await grants.suspended(conn, ids, await sight_of(conn, caller))
+
+
 def _as_seen(grant: AccessGrant, caller: Caller, *, may_read: bool) -> AccessGrant:
     """Return a grant as a caller may see it: who has it does not learn who retracted or deleted the dataset."""
     return grant if may_read or caller.name == grant.given_by else replace(grant, closed_by=None)

@@ -7,10 +7,11 @@ stored dataset is checked by the handler.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import assert_never
+from typing import Any, assert_never
 
 from starlette import routing
 from starlette.datastructures import Headers, QueryParams
@@ -23,7 +24,7 @@ from fedstac.api.route import DRY_RUN, Access, Route, Size
 from fedstac.api.writing import refusals
 from fedstac.domain import policy
 from fedstac.domain.errors import BadRequest, Problem, TakesTooLong
-from fedstac.domain.policy import Resource
+from fedstac.domain.policy import Policy, Principal, Resource
 from fedstac.runtime.budget import Budget, Lane
 
 TOKEN_SECONDS = 1.0  # that it may take to find out whose token it is, where the lane depends on it
@@ -108,20 +109,7 @@ class Endpoint:
         route, caller = self._route, progress.caller
         if caller is None:
             caller = progress.caller = await services.principals.identify(headers, sidecar=route.is_for_sidecar)
-        match route.access:
-            case Access.PUBLIC | Access.AUTHENTICATED | Access.ACTION:  # ACTION: decided where the dataset is read
-                pass
-            case Access.NODE:
-                policy.require_node(caller)
-            case Access.MONITOR:
-                policy.require_monitor(caller)
-            case Access.RIGHT:
-                collection: str | None = scope["path_params"].get("collection_id")
-                if route.right is not None and collection is not None:
-                    services.node.policy.require(caller, route.right, Resource.of_collection(collection))
-                # else the body names what the right is for, and the handler asks (tests/contracts/test_permissions.py)
-            case _:
-                assert_never(route.access)
+        check_access(route, caller, services.node.policy, scope["path_params"])
 
     def _check_dry_run(self, call: Call) -> None:
         """Refuse to do for real what is asked for as a dry run: only changes of datasets can be tried."""
@@ -140,6 +128,26 @@ class Endpoint:
             request_id=scope["state"]["request_id"],
         )  # fmt: skip
         await services.refusals.note(entry)
+
+
+def check_access(
+    route: Route, caller: Principal, policy_of_node: Policy, path_params: Mapping[str, Any]
+) -> None:  # fmt: skip
+    """Check what a route declares of its callers. MissingPermission for somebody whom it is not for."""
+    match route.access:
+        case Access.PUBLIC | Access.AUTHENTICATED | Access.ACTION:  # ACTION: decided where the dataset is read
+            pass
+        case Access.NODE:
+            policy.require_node(caller)
+        case Access.MONITOR:
+            policy.require_monitor(caller)
+        case Access.RIGHT:
+            collection: str | None = path_params.get("collection_id")
+            if route.right is not None and collection is not None:
+                policy_of_node.require(caller, route.right, Resource.of_collection(collection))
+            # else the body names what the right is for, and the handler asks (tests/contracts/test_permissions.py)
+        case _:
+            assert_never(route.access)
 
 
 async def _lane_of_reader(services: Services, headers: Headers, progress: CallProgress) -> Lane:
