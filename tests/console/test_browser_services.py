@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.support import browsers
+from tests.support import browsers, loads
 from tests.support.console_world import DATASETS, IDS, ITEMS, WAIT, ConsoleWorld, tab_to
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(bool(browsers.missing()), reason=browsers.missing() or "all is here"),
 ]
-Json = dict[str, Any]
 MARKUP = "<b>not</b> theirs <script>alert(1)</script>"
-RECONCILE = "/collections/CMIP6/reconcile"
 
 
 async def open_tab(page: Page, name: str, heading: str) -> None:
@@ -25,21 +22,14 @@ async def open_tab(page: Page, name: str, heading: str) -> None:
     await expect(page.get_by_role("heading", level=1)).to_have_text(heading)
 
 
-async def begin_load(world: ConsoleWorld, documents: list[Json]) -> str:
-    body = {"type": "FeatureCollection", "features": documents}
-    answer = await world.api.admin.post(RECONCILE, params={"dry_run": "true"}, json=body)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["id"])
-
-
-async def subscribe_and_refuse(world: ConsoleWorld, name: str) -> None:
-    """Make a subscription, and refuse its first event for good."""
+async def subscribe_and_refuse(world: ConsoleWorld, name: str, reason: str = MARKUP) -> None:
+    """Make a subscription of a dataset that nothing else changes, and refuse its event for good."""
     admin = world.api.admin
-    wish = {"from": "start", "filter": {"types": ["dataset.published"]}}
+    wish = {"from": "start", "filter": {"types": ["dataset.published"], "cql2": f"id = '{IDS[7]}'"}}
     assert (await admin.put(f"/subscriptions/{name}", json=wish)).status_code == 201
     for _ in range(10):
         page = (await admin.get(f"/subscriptions/{name}/next", params={"wait": 60, "limit": 1})).json()
-        refusal = {"event_id": page["events"][0]["event_id"], "reason": MARKUP, "retry_in": 0}
+        refusal = {"event_id": page["events"][0]["event_id"], "reason": reason, "retry_in": 0}
         assert (await admin.post(f"/subscriptions/{name}/nack", json=refusal)).status_code == 200
         place = {"cursor": page["cursor"], "lease": page["lease"]}
         assert (await admin.post(f"/subscriptions/{name}/ack", json=place)).status_code == 200
@@ -79,7 +69,7 @@ async def test_a_dataset_goes_under_quarantine_and_comes_back(world: ConsoleWorl
 
 
 async def test_a_load_is_confirmed_and_followed_to_its_end(world: ConsoleWorld) -> None:
-    id = await begin_load(world, DATASETS[:-2])
+    id = (await loads.compared_load(world.api.admin, DATASETS[:-2]))["id"]
     async with world.window() as window:
         page = window.page
         await open_tab(page, "Loads", "Full-state loads")
@@ -105,6 +95,7 @@ async def test_grants_and_dead_letters_are_worked_off_by_keyboard(world: Console
         page = window.page
         await tab_to(page, "Subscriptions")
         await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Subscriptions")
         await tab_to(page, "maps")
         await page.keyboard.press("Enter")
         await expect(page.get_by_text(MARKUP)).to_be_visible()
@@ -118,8 +109,10 @@ async def test_grants_and_dead_letters_are_worked_off_by_keyboard(world: Console
 
         await tab_to(page, "Grants")
         await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Grants")
         await tab_to(page, "Give a grant")
         await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Give a grant")
         await page.get_by_label("Person").focus()
         await page.keyboard.type("person:somebody")
         await page.get_by_label("Name", exact=True).focus()
@@ -151,7 +144,7 @@ async def test_pages_fit_a_small_screen_and_have_nothing_that_axe_finds_serious(
         "links": ["https://a.example/" + "z" * 200],
     }
     await admin.post(f"{ITEMS}/{IDS[number]}/quarantine", json=case, headers=WAIT)
-    load = await begin_load(world, DATASETS[5:])
+    load = (await loads.compared_load(world.api.admin, DATASETS[5:]))["id"]
     paths = (
         "/console/subscriptions", f"/console/subscriptions/portal-{scheme}", "/console/grants", "/console/grants/give",
         f"/console/grants/{given['id']}", "/console/grants/withdraw?project=CMIP6", "/console/loads",
@@ -166,7 +159,7 @@ async def test_pages_fit_a_small_screen_and_have_nothing_that_axe_finds_serious(
 async def test_without_a_script_everything_can_be_read_and_done(world: ConsoleWorld) -> None:
     for id in IDS[5:7]:
         await world.api.admin.post(f"{ITEMS}/{id}/quarantine", json={"reason": "licence"}, headers=WAIT)
-    load = await begin_load(world, DATASETS[:3])
+    load = (await loads.compared_load(world.api.admin, DATASETS[:3]))["id"]
     async with world.window(java_script_enabled=False) as window:
         page = window.page
         await page.goto("/console/quarantine")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import asyncpg
 import pytest
 
 from fedstac.demo import sample
-from tests.support.consoles import OpenBrowser, Visitor
+from tests.support import loads
+from tests.support.consoles import Fields, OpenBrowser, Visitor
 from tests.support.nodes import Api
 
 Json = dict[str, Any]
@@ -126,6 +128,9 @@ async def test_others_see_their_own_subscriptions_alone(sam: Visitor, west: Api)
         missing = await sam.post(f"{SUBSCRIPTIONS}/none", {**fields, "confirmation": "none"})
         assert (answer.status_code, missing.status_code) == (404, 404)
         assert answer.text.replace("mine", "none") == missing.text  # nothing tells that it is there
+    conn = await asyncpg.connect(west.settings.dsn)
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.audit WHERE action = 'console'") == 6  # one for each
+    await conn.close()
     assert (await west.admin.get("/subscriptions/mine")).status_code == 200
 
 
@@ -225,16 +230,8 @@ async def test_grants_of_others_are_not_there_for_who_has_no_right(sam: Visitor,
 # --- loads ---
 
 
-async def begin_load(west: Api, items: list[Json]) -> Json:
-    body = {"type": "FeatureCollection", "features": items}
-    answer = await west.admin.post("/collections/CMIP6/reconcile", params={"dry_run": "true"}, json=body)
-    assert answer.status_code == 200, answer.text
-    document: Json = answer.json()
-    return document
-
-
 async def test_a_load_is_looked_at_confirmed_and_applied(ada: Visitor, west: Api) -> None:
-    load = await begin_load(west, DATASETS[:6])
+    load = await loads.compared_load(west.admin, DATASETS[:6])
     one = f"{LOADS}/{load['id']}"
     assert [each["id"] for each in (await ada.json(f"{LOADS}.json"))["loads"]] == [load["id"]]
     assert await ada.json(f"{one}.json") == (await west.admin.get(f"/loads/{load['id']}")).json()
@@ -255,12 +252,11 @@ async def test_a_load_is_looked_at_confirmed_and_applied(ada: Visitor, west: Api
 
 
 async def test_a_load_is_compared_again_and_cancelled(ada: Visitor, west: Api) -> None:
-    load = await begin_load(west, DATASETS[:11])
+    load = await loads.compared_load(west.admin, DATASETS[:11])
     one = f"{LOADS}/{load['id']}"
     proof = await ada.csrf(one)
     assert (await ada.post(one, {"csrf": proof, "do": "compare"})).status_code == 303
-    document = (await west.admin.get(f"/loads/{load['id']}")).json()
-    assert document["compared"] != load["compared"]
+    await loads.compared_again(west.admin, load["id"], before=load["compared"])
     assert (await ada.post(one, {"csrf": proof, "do": "stop"})).status_code == 409
     assert (await ada.post(one, {"do": "cancel"})).status_code == 403  # no proof
     assert (await ada.post(one, {"csrf": proof, "do": "cancel"})).status_code == 303
@@ -269,7 +265,7 @@ async def test_a_load_is_compared_again_and_cancelled(ada: Visitor, west: Api) -
 
 
 async def test_loads_of_others_are_not_there(sam: Visitor, west: Api) -> None:
-    load = await begin_load(west, DATASETS)
+    load = await loads.compared_load(west.admin, DATASETS)
     assert (await sam.json(f"{LOADS}.json"))["loads"] == []
     one = f"{LOADS}/{load['id']}"
     proof = await sam.csrf(LOADS)
@@ -319,7 +315,8 @@ async def test_several_cases_are_decided_at_once(ada: Visitor, west: Api) -> Non
     assert (await ada.post(f"{QUARANTINE}/act", {"csrf": proof, "do": "mark"})).status_code == 400
     assert (await ada.post(f"{QUARANTINE}/act", {"csrf": proof, "do": "x", "dataset": names})).status_code == 400
     assert (await ada.post(f"{QUARANTINE}/act", {"do": "mark", "dataset": names})).status_code == 403  # no proof
-    fields = {"csrf": proof, "do": "mark", "dataset": [*names[:2], "CMIP6/none"], "text": "no licence"}
+    chosen_names = [*names[:2], "CMIP6/none"]
+    fields: Fields = {"csrf": proof, "do": "mark", "dataset": chosen_names, "text": "no licence"}
     marked = await ada.post(f"{QUARANTINE}/act", fields)
     assert "Marked: 2 of 3" in marked.text
     deletions = (await west.admin.get("/deletions", params={"state": "open"})).json()["deletions"]
@@ -340,7 +337,7 @@ async def test_who_may_not_quarantine_sees_no_case(sam: Visitor, west: Api) -> N
 
 
 async def test_pages_that_poll_are_told_that_nothing_changed(ada: Visitor, west: Api) -> None:
-    load = await begin_load(west, DATASETS)
+    load = await loads.compared_load(west.admin, DATASETS)
     await subscribe(west)
     await give(west, "person:1", project="CMIP6")
     for path in (SUBSCRIPTIONS, f"{SUBSCRIPTIONS}/mine", GRANTS, LOADS, f"{LOADS}/{load['id']}", QUARANTINE):

@@ -25,6 +25,25 @@ async def state(client: httpx.AsyncClient, items: Sequence[Json], **parameters: 
     return await client.post(RECONCILE, content=lines(items), headers=LINES, params=parameters)
 
 
+async def compared_load(client: httpx.AsyncClient, items: Sequence[Json]) -> Json:
+    """State everything, and return the load once it says what would change."""
+    response = await state(client, items, dry_run="true")
+    assert response.status_code in (200, 202), response.text
+    return await compared_again(client, response.json()["id"], before=None)
+
+
+async def compared_again(client: httpx.AsyncClient, id: str, *, before: str | None) -> Json:
+    """Return a load once it was compared at another time than before."""
+
+    async def has_changes() -> Json | None:
+        load: Json = (await client.get(f"/loads/{id}")).json()
+        return load if load["changes"] is not None and load["compared"] != before else None
+
+    load = await until(has_changes)
+    assert load is not None
+    return load
+
+
 async def end_of(client: httpx.AsyncClient, id: str) -> Json:
     async def ended() -> Json | None:
         load: Json = (await client.get(f"/loads/{id}")).json()

@@ -86,15 +86,17 @@ async def post_one(visit: Visit) -> Response:
     """Withdraw a grant, with a reason."""
     reason = visit.form.get("reason", "").strip()
     try:
-        await verbs.ask(visit, api.delete_grant, query={"reason": _given(reason)})
+        await verbs.ask(visit, api.delete_grant, query={"reason": _reason_of(reason)})
     except Problem as problem:
-        await pages.note_refusal(visit, problem)
-        return await _page(visit, reason=reason, problem=problem.without_trace())
+        page = await _page(visit, reason=reason, problem=problem.without_trace())
+        await pages.note_refusal(visit, problem)  # one row: what this page raises is noted by itself
+        return page
     id = visit.call.path_params["grant"]
     return pages.redirect(f"{visit.place.root}{FOLDER}/{id}?outcome=withdrawn")
 
 
-def _given(reason: str) -> str:
+def _reason_of(reason: str) -> str:
+    """Return the reason of a form. BadRequest without one."""
     if not reason:
         raise BadRequest("say why the grant is withdrawn; who has it reads that")
     return reason
@@ -121,8 +123,9 @@ async def post_form(visit: Visit) -> Response:
     try:
         answer = await verbs.ask(visit, api.post_grant, body=_wish(fields))
     except Problem as problem:
-        await pages.note_refusal(visit, problem)
-        return _form_page(visit, fields, problem.without_trace())
+        page = _form_page(visit, fields, problem.without_trace())
+        await pages.note_refusal(visit, problem)  # one row: what this page raises is noted by itself
+        return page
     outcome = "given" if answer.status == 201 else "present"
     return pages.redirect(f"{visit.place.root}{FOLDER}/{answer.document['id']}?outcome={outcome}")
 
@@ -149,10 +152,10 @@ def _midnight(day: str) -> str | None:
 
 async def get_withdrawal(visit: Visit) -> Response:
     """Show which grants of somebody, or of something, would be withdrawn together."""
-    return await _withdrawal_page(visit, _chosen(visit.call.query_params))
+    return await _withdrawal_page(visit, _filter_of(visit.call.query_params))
 
 
-def _chosen(values: Any) -> dict[str, str]:
+def _filter_of(values: Any) -> dict[str, str]:
     """Return the filter that chooses grants, without what is empty."""
     filter = {name: str(values.get(name, "")).strip() for name in ("subject", *TARGETS)}
     return {name: value for name, value in filter.items() if value}
@@ -173,13 +176,14 @@ async def _withdrawal_page(
 async def post_withdrawal(visit: Visit) -> Response:
     """Withdraw all open grants of somebody, or of something, with a reason."""
     form = visit.form
-    filter, reason = _chosen(form), form.get("reason", "").strip()
+    filter, reason = _filter_of(form), form.get("reason", "").strip()
     try:
         if form.get("confirmation", "").strip() != "withdraw":
             raise BadRequest("nothing was withdrawn: type withdraw to confirm it")
-        await verbs.ask(visit, api.delete_grants, query={**filter, "reason": _given(reason)})
+        await verbs.ask(visit, api.delete_grants, query={**filter, "reason": _reason_of(reason)})
     except Problem as problem:
-        await pages.note_refusal(visit, problem)
-        return await _withdrawal_page(visit, filter, reason=reason, problem=problem.without_trace())
+        page = await _withdrawal_page(visit, filter, reason=reason, problem=problem.without_trace())
+        await pages.note_refusal(visit, problem)  # one row: what this page raises is noted by itself
+        return page
     query = urlencode({**filter, "state": "closed", "outcome": "withdrawn"})
     return pages.redirect(f"{visit.place.root}{FOLDER}?{query}")

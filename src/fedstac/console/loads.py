@@ -22,7 +22,7 @@ from fedstac.domain.reconcile import LoadChange
 FOLDER = "/loads"
 PAGE, LARGEST_PAGE = 50, 200
 CHANGES = (("", "any"), *((change.value, change.value) for change in LoadChange))
-OPEN = ("collecting", "compared")  # it waits for somebody
+OPEN = ("collecting", "comparing", "compared")  # it is not applied
 WORKING = ("waiting", "running")
 
 
@@ -97,8 +97,9 @@ async def post_one(visit: Visit) -> Response:
     try:
         await _do(visit, task)
     except Problem as problem:
-        await pages.note_refusal(visit, problem)
-        return await _page(visit, confirm=form.get("confirm", ""), problem=problem.without_trace())
+        page = await _page(visit, confirm=form.get("confirm", ""), problem=problem.without_trace())
+        await pages.note_refusal(visit, problem)  # one row: what this page raises is noted by itself
+        return page
     return pages.redirect(f"{_address(visit)}?outcome={task}")
 
 

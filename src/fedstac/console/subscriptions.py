@@ -86,14 +86,15 @@ def _address(visit: Visit, name: str) -> str:
 
 
 async def post_one(visit: Visit) -> Response:
-    """Redrive a dead letter, go on from another place, go on after a stop, or end the subscription."""
+    """Do what a form asks for: redrive a dead letter, seek, resume after a stop, or end the subscription."""
     form, name = visit.form, visit.call.path_params["subscription"]
     task = _task(form.get("do", ""))
     try:
         await _do(visit, task)
     except Problem as problem:
-        await pages.note_refusal(visit, problem)
-        return await _page(visit, place=form.get("place", "head"), problem=problem.without_trace())
+        page = await _page(visit, place=form.get("place", "head"), problem=problem.without_trace())
+        await pages.note_refusal(visit, problem)  # one row: what this page raises is noted by itself
+        return page
     address = f"{visit.place.root}{FOLDER}" if task is SubscriptionTask.END else _address(visit, name)
     return pages.redirect(f"{address}?outcome={task}")
 
