@@ -8,19 +8,15 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from fedstac.api.http import links, numbers
 from fedstac.api.writing import bulk
 from fedstac.api.writing import loads as api
 from fedstac.console import pages, verbs
 from fedstac.console.pages import ConsolePage, PageQuery
 from fedstac.console.visits import Visit
-from fedstac.db import loads
 from fedstac.domain.errors import BadRequest, Conflict, Problem
-from fedstac.domain.model import rfc3339
 from fedstac.domain.reconcile import LoadChange
 
 FOLDER = "/loads"
-PAGE, LARGEST_PAGE = 50, 200
 CHANGES = (("", "any"), *((change.value, change.value) for change in LoadChange))
 OPEN = ("collecting", "comparing", "compared")  # it is not applied
 WORKING = ("waiting", "running")
@@ -37,26 +33,10 @@ class LoadTask(StrEnum):
 
 async def get_list(visit: Visit) -> Response:
     """Show the visitor's full-state loads, the newest first; to administrators those of everybody."""
-    query, call = PageQuery.of(visit), visit.call
-    limit = max(1, numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE))
-    submitter = None if visit.caller.is_admin else visit.caller.name
-    async with call.node.pool.acquire() as conn:
-        page = await loads.list_page(conn, submitter, after=links.id_after(call.query_params), limit=limit + 1)
-    document = {"loads": [
-        {"id": str(each.id), "collection": each.collection, "mode": each.mode, "submitter": each.submitter,
-         "created": rfc3339(each.created), "status": _status(each), "bulk": str(each.bulk) if each.bulk else None}
-        for each in page[:limit]
-    ]}  # fmt: skip
-    content = {"query": query, "next_page": document["loads"][-1]["id"] if len(page) > limit else ""}
+    query = PageQuery.of(visit)
+    document = await verbs.show(visit, api.get_loads, query={name: query.get(name) for name in ("after", "limit")})
+    content = {"query": query, "next_page": verbs.next_of(document)}
     return pages.show(visit, ConsolePage("loads.html", document, content, live="loads_live.html"))
-
-
-def _status(load: loads.Load) -> str:
-    if load.cancelled_by is not None:
-        return "cancelled"
-    if load.bulk is not None:
-        return "applied"
-    return "collecting" if load.compared_at is None else "compared"
 
 
 async def get_one(visit: Visit) -> Response:

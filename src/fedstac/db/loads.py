@@ -197,16 +197,6 @@ async def list_page(conn: Connection, submitter: str | None, *, after: UUID | No
     return [ListedLoad(_load(row), row["stated_count"], applying.get(row["bulk"])) for row in rows]
 
 
-async def list_page(conn: Connection, submitter: str | None, *, after: UUID | None, limit: int) -> list[Load]:
-    """Return loads, the newest first, after an id; those of one submitter if given."""
-    rows = await conn.fetch(
-        f"""SELECT {COLUMNS} FROM fedstac.load
-            WHERE ($1::text IS NULL OR submitter = $1) AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3""",
-        submitter, after, limit,
-    )  # fmt: skip
-    return [Load(**{**dict(row), "mode": LoadMode(row["mode"])}) for row in rows]
-
-
 async def parts(conn: Connection, id: UUID) -> list[LoadPart]:
     """Return the parts that have come, in their order."""
     rows = await conn.fetch("SELECT n, digest, datasets FROM fedstac.load_part WHERE load = $1 ORDER BY n", id)
