@@ -159,7 +159,11 @@ class Settings(BaseSettings):
     notify_private: bool = Field(False, description="Webhooks may go to private addresses, and by http")
     webhook_networks: tuple[str, ...] = Field(
         (),
-        description='Private networks that webhooks of subscriptions may lead to, as JSON: ["10.20.0.0/16"]',
+        description="Private networks that webhooks of subscriptions may lead to, also by http, as JSON: "
+        '["10.20.0.0/16"]',
+    )
+    webhook_rights_days: int = Field(
+        30, ge=1, description="After so many days an owner with groups of an identity provider puts a webhook again"
     )
     notify_window_seconds: float = Field(
         30, ge=0, le=86400, description="What happens within this is told together, in one message"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,13 @@ from fedstac.db import feed
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain.events import Cursor
+from fedstac.domain.subscriptions import SubscriberEvent
+from fedstac.messaging.formats import Encoder
+from fedstac.messaging.sinks import OutgoingEvent
+from fedstac.workers import subscribing
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
+from tests.workers.things import SPOIL
 
 Json = dict[str, Any]
 
@@ -134,6 +140,80 @@ async def test_a_refused_event_is_given_again_and_its_dataset_waits_for_it(api: 
     await ack(api, last)
     assert (await api.admin.get("/subscriptions/mine")).json()["waiting"] == 0
     assert (await api.admin.post("/subscriptions/mine/nack", json=refused)).status_code == 404
+
+
+async def test_an_event_that_the_format_cannot_write_is_a_dead_letter_and_later_ones_flow(
+    api: Api, conn: Connection, administrator: Connection
+) -> None:
+    await retitle(api, 1, "c")
+    await head_is(api, conn, 5)
+    await administrator.execute(SPOIL, "thing-1", "org.fedstac.dataset.published.v1")
+    await subscribe(api, format="overview")
+    page = await next_of(api)
+    assert [each["value"]["title"] for each in page["events"]] == ["b", "a", "c"]
+    assert (await ack(api, page))["cursor"] == "1.5"
+    [letter] = (await api.admin.get("/subscriptions/mine/dead-letters")).json()["dead_letters"]
+    assert letter["reason"] == "a fault in fedstac, KeyError: 'digest'"
+    again = await api.admin.post("/subscriptions/mine/seek", json={"cursor": "1.1"})
+    assert again.json()["dead_letters"] == 0
+    assert len((await next_of(api, limit=1))["events"]) == 1, "a page of nothing else is passed over"
+    assert (await api.admin.get("/subscriptions/mine")).json()["dead_letters"] == 1
+    metrics = (await api.admin.get("/metrics")).text
+    assert 'fedstac_unwritable_events_total{format="overview"} 2.0' in metrics
+
+
+async def test_a_stored_event_that_the_format_cannot_write_is_a_dead_letter(
+    api: Api, conn: Connection, administrator: Connection
+) -> None:
+    await head_is(api, conn, 4)
+    await subscribe(api, format="overview")
+    page = await next_of(api)
+    refused = {"event_id": page["events"][0]["event_id"], "reason": "no", "retry_in": 0}
+    assert (await api.admin.post("/subscriptions/mine/nack", json=refused)).status_code == 200
+    await ack(api, page)
+    await administrator.execute(SPOIL, "thing-1", "org.fedstac.dataset.published.v1")
+    assert (await next_of(api, wait=0))["events"] == []
+    shown = (await api.admin.get("/subscriptions/mine")).json()
+    assert (shown["waiting"], shown["dead_letters"]) == (0, 1)
+    [letter] = (await api.admin.get("/subscriptions/mine/dead-letters")).json()["dead_letters"]
+    body = {"cursor": page["cursor"]}
+    assert (await api.admin.post(f"/subscriptions/mine/dead-letters/{letter['id']}/redrive")).status_code == 200
+    assert (await next_of(api, wait=0))["events"] == []
+    assert (await api.admin.post("/subscriptions/mine/ack", json=body)).status_code == 200
+
+
+async def test_changes_say_what_the_format_cannot_write_and_go_on(
+    api: Api, conn: Connection, administrator: Connection
+) -> None:
+    await head_is(api, conn, 4)
+    await administrator.execute(SPOIL, "thing-1", "org.fedstac.dataset.published.v1")
+    page = (await api.anyone.get("/changes", params={"since": "start", "format": "overview"})).json()
+    assert [each["value"]["accession"] for each in page["changes"]] == ["thing-2", "thing-3"]
+    [left_out] = page["unwritable"]
+    assert (left_out["cursor"], left_out["collection"], left_out["dataset"]) == ("1.2", "plain", "thing-1")
+    assert left_out["reason"] == "a fault in fedstac, KeyError: 'digest'"
+    alone = await api.anyone.get("/changes", params={"since": "1.1", "format": "overview", "limit": "1", "wait": "60"})
+    assert (alone.json()["changes"], alone.json()["cursor"]) == ([], "1.2")
+    native = (await api.anyone.get("/changes", params={"since": "start"})).json()
+    assert (len(native["changes"]), native["unwritable"]) == (4, [])
+
+
+async def test_large_events_are_written_beside_the_event_loop(
+    api: Api, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+    write = Encoder.encode_for
+
+    def note(self: Encoder, event: SubscriberEvent) -> OutgoingEvent:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return write(self, event)
+
+    monkeypatch.setattr(Encoder, "encode_for", note)
+    await head_is(api, conn, 4)
+    await api.anyone.get("/changes", params={"since": "1.3"})
+    monkeypatch.setattr(subscribing, "INLINE_CHARACTERS", 1)
+    await api.anyone.get("/changes", params={"since": "1.3"})
+    assert threads == [True, False]
 
 
 async def test_what_follows_a_refused_event_in_its_batch_comes_again_after_it(api: Api, conn: Connection) -> None:

@@ -44,8 +44,11 @@ async def fill(
         continue
 
 
-async def add_sink(conn: Connection, address: str, name: str = "one", *, after: int = 0, required: bool = True) -> Sink:
-    new = NewSink(name, address, "cloudevents", "", required=required, private=True, after=after)
+async def add_sink(
+    conn: Connection, address: str, name: str = "one", *, after: int = 0, required: bool = True,
+    format: str = "cloudevents",
+) -> Sink:  # fmt: skip
+    new = NewSink(name, address, format, "", required=required, private=True, after=after)
     return await sinks.add(conn, new, actor="test")
 
 

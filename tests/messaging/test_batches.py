@@ -84,6 +84,15 @@ def test_what_does_not_belong_together_stays_apart(log: Sequence[LoggedEvent], s
     assert [len(ids) for ids in batches(log)] == sizes
 
 
+def test_a_batch_that_is_too_large_is_several_messages() -> None:
+    log = [mark(pos) for pos in range(1, 9)]
+    [whole] = ENCODER.in_batches(
+        [ENCODER.encode(event, event.cursor.pos - 1) for event in log], {event.event_id: event for event in log}
+    )
+    encoder = replace(ENCODER, largest_value=len(whole.value) - 1)
+    assert [len(ids) for ids in batches(log, encoder)] == [4, 4]
+
+
 def test_events_under_keys_of_their_own_stay_apart() -> None:
     """A consumer would get the deletion of a batch on another partition than the creation."""
     assert [len(ids) for ids in batches([mark(1), mark(2)], Encoder(EventFormat.CRUD))] == [1, 1]

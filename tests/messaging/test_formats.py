@@ -16,7 +16,15 @@ from fedstac.domain import events
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import LoggedEvent
 from fedstac.messaging.dialects.cloudevents import read
-from fedstac.messaging.formats import KAFKA_PREFIX, PREFIX, Encoder, EventFormat, check_key_template
+from fedstac.messaging.formats import (
+    KAFKA_PREFIX,
+    PREFIX,
+    Encoder,
+    EventFormat,
+    TooLarge,
+    check_key_template,
+    unwritable,
+)
 from fedstac.messaging.sinks import OutgoingEvent, place_headers
 from tests.messaging import story
 from tests.messaging.story import encoded, golden, golden_file
@@ -207,6 +215,19 @@ def test_an_event_that_is_too_large_says_where_its_whole_is(form: EventFormat) -
     assert event["dataref"] == f"{FEED}?after=1.{EVENT.cursor.pos - 1}&limit=1"
     text = EVENT.text[EVENT.text.index(',"data":') + 8 : -1]
     assert event["datadigest"] == "sha-256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("form", [EventFormat.ESGF, EventFormat.OVERVIEW, EventFormat.RESOURCE, EventFormat.CRUD])
+def test_a_format_without_a_form_by_reference_says_what_to_do_with_an_event_that_is_too_large(
+    form: EventFormat,
+) -> None:
+    size = len(Encoder(form, feed_url=FEED).encode(EVENT, 0).value)
+    assert len(Encoder(form, feed_url=FEED, largest_value=size).encode(EVENT, 0).value) == size
+    with pytest.raises(TooLarge) as refusal:
+        Encoder(form, feed_url=FEED, largest_value=size - 1).encode(EVENT, 0)
+    sentence = unwritable(EVENT, refusal.value).reason
+    assert sentence.startswith(f"a message of {size} bytes is too large: {size - 1} are the most here")
+    assert "read the dataset itself" in sentence
 
 
 @pytest.mark.parametrize("prefix", [PREFIX, KAFKA_PREFIX])

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
+import orjson
 import pytest
 
 from fedstac.bootstrap import Node
@@ -19,6 +20,7 @@ from fedstac.demo.brokers import NatsServer
 from fedstac.demo.kafka import KafkaBroker
 from fedstac.domain.errors import Conflict
 from fedstac.workers import relay
+from tests.db import writing
 from tests.messaging.relaying import (
     add_sink,
     fill,
@@ -36,6 +38,7 @@ from tests.support.commands import start
 from tests.support.receivers import listening
 from tests.support.sinks import ACCEPTED, Message, NatsStream, Receiver, hook, kafka_topic, nats_stream
 from tests.support.waiting import PATIENCE, until
+from tests.workers import things
 
 
 @pytest.fixture
@@ -242,6 +245,26 @@ async def test_an_event_that_a_sink_refuses_becomes_a_dead_letter_and_the_rest_g
             (7, "1.50"),
             (40, "1.50"),
         ]
+
+
+async def test_events_that_are_too_large_for_a_format_are_dead_letters_and_no_refusals(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedstac.workers.relay.MOST_REFUSALS", 1)
+    monkeypatch.setattr("fedstac.messaging.formats.LARGEST_VALUE", 4000)
+    await writing.create_collections(node, "plain")
+    await writing.publish(conn, things.thing(1), things.thing(2, "x" * 4000), things.thing(3))
+    await writing.sequence_all(conn)
+    async with hook() as receiver:
+        await add_sink(conn, receiver.address, format="resource")
+        async with relaying(node):
+            sink = await sent_through(node, 4)
+    [letter] = await dead_letters.every(conn, "one", None)
+    assert (letter.dataset, letter.attempts, sink.paused_reason) == ("thing-2", 1, None)
+    assert letter.reason.startswith("a message of ")
+    assert "has no form by reference; read the dataset itself" in letter.reason
+    accessions = [orjson.loads(message.value)["accession"] for message in receiver.arrivals]
+    assert accessions == ["thing-1", "thing-3"]
 
 
 async def only_letter(conn: Connection, id: int) -> bool:

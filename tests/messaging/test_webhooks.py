@@ -75,6 +75,16 @@ async def test_only_private_networks_that_the_operator_lists_are_connected_to(
     assert len(receiver.handshakes) == is_reached
 
 
+async def test_plain_http_is_for_listed_networks_only() -> None:
+    async def find(host: str, port: int) -> list[str]:
+        return {"public.example": ["8.8.8.8"], "both.example": ["10.20.0.1", "8.8.8.8"]}[host]
+
+    async with Webhooks(private=False, keep=1, find=find, networks=networks_of(("10.20.0.0/16",))) as hooks:
+        for host in ("public.example", "both.example"):
+            with pytest.raises(Forbidden, match="plain http is for the networks that the operator lists"):
+                await hooks.post(f"http://{host}:9/", id="1", secret=SECRET, body=b"{}", seconds=PATIENCE)
+
+
 async def test_name_servers_that_do_not_answer_take_no_threads_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [] if answered.wait(PATIENCE) else None)

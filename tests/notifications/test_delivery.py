@@ -154,6 +154,20 @@ def test_an_address_that_must_not_be_used_is_refused(address: str) -> None:
         destinations.parse(address)
 
 
+@pytest.mark.parametrize(("address", "is_taken"), [
+    ("http://10.20.3.4/x", True), ("https://10.20.3.4/x", True), ("http://receiver.example/x", True),
+    ("https://8.8.8.8/x", True), ("http://8.8.8.8/x", False), ("http://[2606:4700:4700::1111]/x", False),
+    ("http://10.21.0.1/x", False), ("https://10.21.0.1/x", False), ("ftp://10.20.3.4/x", False),
+])  # fmt: skip
+def test_which_addresses_go_with_listed_networks(address: str, *, is_taken: bool) -> None:
+    networks = destinations.networks_of(("10.20.0.0/16",))
+    if is_taken:
+        assert str(destinations.parse(address, networks=networks)) == address
+    else:
+        with pytest.raises(BadRequest):
+            destinations.parse(address, networks=networks)
+
+
 @pytest.mark.parametrize(("address", "kind", "host"), [
     ("mailto:Anna.Lee+x@X.example", "mail", "x.example"), ("https://X.example:8443/a?b", "webhook", "x.example"),
     ("slack+https://hooks.slack.com/services/T/B/x", "slack", "hooks.slack.com"),

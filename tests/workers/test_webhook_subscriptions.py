@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pytest
 
 from fedstac import bootstrap
@@ -25,8 +27,10 @@ from fedstac.db.webhook_deliveries import Turn
 from fedstac.domain import destinations
 from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor
+from fedstac.domain.groups import Identity
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import SubscriptionFilter
+from fedstac.runtime.metrics import text_of
 from fedstac.settings import Settings
 from fedstac.workers import notifier, subscribing, webhook_chunks
 from fedstac.workers.page_cache import PageCache
@@ -45,7 +49,7 @@ from tests.support.subscribers import (
     with_status,
 )
 from tests.support.waiting import until
-from tests.workers.things import publish, rename
+from tests.workers.things import SPOIL, publish, rename
 
 
 @pytest.fixture
@@ -146,6 +150,58 @@ async def test_an_event_that_fails_again_and_again_is_a_dead_letter_and_what_fol
     [letter] = await subscriptions.dead_letters(conn, "one", after=0, limit=10)
     assert (letter.attempts, letter.reason) == (3, "the receiver answered 422")
     assert [request.headers["fedstac-attempt"] for request in receiver.requests] == ["1", "2", "3", "1"]
+
+
+async def test_an_event_that_the_format_cannot_write_is_a_dead_letter_at_once_and_later_ones_go_on(
+    node: Node, conn: Connection, administrator: Connection
+) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, 1, 2)
+    await rename(conn, 1, title="b")
+    await administrator.execute(SPOIL, "thing-1", "org.fedstac.dataset.published.v1")
+    async with subscriber() as receiver:
+        await subscribe(conn, receiver.url, format="overview")
+        async with sending(node):
+            stored = await subscription_that(conn, lambda each: each.pos == 4 and each.lease is None)
+    [letter] = await subscriptions.dead_letters(conn, "one", after=0, limit=10)
+    assert (letter.dataset, letter.attempts) == ("thing-1", 1)
+    assert letter.reason == "a fault in fedstac, KeyError: 'digest'"
+    assert sorted(orjson.loads(request.body)["title"] for request in receiver.taken) == ["a", "b"]
+    assert (stored.failing_since, stored.last_error) == (None, None), "the receiver is not to blame"
+    assert b'fedstac_unwritable_events_total{format="overview"} 1.0' in text_of(node.metrics.families())
+
+
+async def test_groups_of_an_identity_provider_count_for_a_bounded_time_after_the_last_put(
+    node: Node, conn: Connection
+) -> None:
+    def owner(*groups: str) -> Principal:
+        identity = Identity("https://idp.example", "1", "", None, "", frozenset(groups), (), frozenset())
+        return Principal("person:1" if groups else "person:2", frozenset(), identity)
+
+    await writing.create_collections(node, "plain")
+    await publish(conn, 1)
+    async with subscriber() as receiver:
+        await subscribe(conn, receiver.url, "grouped", owner=owner("curators"))
+        await subscribe(conn, receiver.url, "plain", owner=owner())
+        await subscribe(conn, receiver.url, "token")
+        await conn.execute("UPDATE fedstac.subscription SET rights_at = rights_at - '31 days'::interval")
+        async with sending(node):
+            paused = await subscription_that(conn, lambda each: each.paused_reason is not None, "grouped")
+            for name in ("plain", "token"):
+                await subscription_that(conn, lambda each: each.delivered == 2, name)
+            assert "put it more than 30 days ago; put it again" in (paused.paused_reason or "")
+            assert paused.delivered == 0
+            again = await subscribe(conn, receiver.url, "grouped", owner=owner("curators"))
+            assert again.paused_reason is None
+            await subscription_that(conn, lambda each: each.delivered == 2, "grouped")
+    days = node.settings.webhook_rights_days
+    assert subscribing.rights_until(again, days) == again.rights_at + timedelta(days=days)
+    renewed = await subscribe(conn, receiver.url, "grouped", owner=owner("curators"))
+    assert (renewed.rights_at > again.rights_at, renewed.version) == (True, again.version)
+    for name in ("plain", "token"):
+        stored = await subscriptions.find(conn, name)
+        assert stored is not None
+        assert subscribing.rights_until(stored, days) is None
 
 
 async def test_what_a_receiver_drops_is_not_sent_again(node: Node, conn: Connection) -> None:

@@ -12,6 +12,10 @@ from fedstac.domain.patching import MergePatch
 from fedstac.publication import Work
 from tests.db import writing
 
+# An event of a dataset and a type is no longer one that the format `overview` can write.
+SPOIL = """UPDATE fedstac.outbox SET event = replace(event, '"digest":', '"was_digest":')
+           WHERE dataset = $1 AND type = $2"""
+
 
 def thing(number: int, title: str = "a") -> dict[str, Any]:
     """Return an item of the collection `plain`."""

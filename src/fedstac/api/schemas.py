@@ -474,7 +474,9 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
          "stand": _enum("active", "failing", "paused", "ended"), "leased_until": MAYBE_TIME, "waiting": WHOLE,
          "dead_letters": WHOLE, "delivered": WHOLE, "delivered_at": MAYBE_TIME, "errors": WHOLE,
          "failing_since": MAYBE_TIME, "last_error": MAYBE_TEXT, "reason": MAYBE_TEXT, "created": TIME,
-         "updated": TIME, "secret": TEXT},
+         "updated": TIME,
+         "rights_until": {**MAYBE_TIME, "description": "Put it again by then: so long count groups of its owner."},
+         "secret": TEXT},
         maybe=("secret",),
     ),
     "Subscriptions": _object({"subscriptions": _list(_ref("Subscription")), "links": _LINKS}),
@@ -496,7 +498,13 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     ),
     "MissedEvents": _object({"dead_letters": _list(_ref("MissedEvent")), "links": _LINKS}),
     "SubscriptionSeek": _object({"cursor": TEXT, "time": TIME}, maybe=("cursor", "time")),
-    "Changes": _object({"cursor": TEXT, "links": _LINKS, "changes": _list(_ref("SubscriberEvent"))}),
+    "Changes": _object(
+        {"cursor": TEXT, "links": _LINKS, "changes": _list(_ref("SubscriberEvent")),
+         "unwritable": _list(_object(
+             {"cursor": TEXT, "event_id": ID, "collection": TEXT, "dataset": MAYBE_TEXT, "reason": TEXT},
+             description="A change that the format cannot write, and why.",
+         ))}
+    ),
     "ParkedEvent": _object(
         {"id": WHOLE, "consumer": TEXT, "origin": TEXT, "subject": TEXT, "event_id": TEXT, "epoch": WHOLE,
          "seq": WHOLE, "pos": WHOLE, "outcome": _enum("parked", "rejected"), "detail": TEXT, "attempts": WHOLE,

@@ -286,11 +286,18 @@ def list_changes(
     conditions |= {"bbox": bbox} if _box(bbox) else {}
     with client_of(ctx, url, token) as client, terminal.Listing(form_of(ctx, output), EVENT_COLUMNS) as listing:
         page = client.changes_since(since, conditions)
-        _write(listing, page["changes"])
+        _write_changes(listing, page)
         while any(link["rel"] == "next" for link in page["links"]):
             page = client.changes_since(page["cursor"], conditions)
-            _write(listing, page["changes"])
+            _write_changes(listing, page)
     say(for_terminal(f"go on with: fedstac changes --since {page['cursor']}"), "bold")
+
+
+def _write_changes(listing: terminal.Listing, page: Json) -> None:
+    _write(listing, page["changes"])
+    for each in page.get("unwritable", ()):
+        dataset = each["dataset"] or each["collection"]
+        say(for_terminal(f"the change of {dataset} at {each['cursor']} is left out: {each['reason']}"), "yellow")
 
 
 def _write(listing: terminal.Listing, events: Iterable[Json]) -> None:

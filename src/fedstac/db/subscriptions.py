@@ -31,7 +31,7 @@ PREVIOUS_BYTES: Final = 8 << 20  # of the events before those of a page, at once
 
 COLUMNS = """name, owner, roles, identity, delivery, url, secret, format, key_template, filter, batch, epoch,
     pos, lease, leased_until, leased_epoch, leased_through, paused_reason, ended_reason, delivered, delivered_at,
-    errors, failing_since, last_error, version, created, updated"""
+    errors, failing_since, last_error, version, created, updated, rights_at"""
 
 
 # In one word, how a subscription `s` stands, as workers/subscribing.stand_of has it.
@@ -41,7 +41,10 @@ STAND: Final = """CASE WHEN s.ended_reason IS NOT NULL THEN 'ended' WHEN s.pause
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscription as it is stored. filter: JSON text, as it was sent. lease: of who has the next events now."""
+    """A subscription as it is stored. filter: JSON text, as it was sent. lease: of who has the next events now.
+
+    rights_at: when its owner last put it, with the roles and the identity that stand here.
+    """
 
     name: str
     owner: str
@@ -70,6 +73,7 @@ class Subscription:
     version: int
     created: datetime
     updated: datetime
+    rights_at: datetime
 
     @property
     def cursor(self) -> Cursor:
@@ -181,11 +185,16 @@ async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation
     has_stopped = current.ended_reason is not None or current.paused_reason is not None
     is_same = settings == current_settings and (list(current.roles), current.identity) == (roles, identity)
     if is_same and not has_stopped:
-        return PutOutcome(current, is_new=False)
+        row = await conn.fetchrow(
+            f"UPDATE fedstac.subscription SET rights_at = clock_timestamp() WHERE name = $1 RETURNING {COLUMNS}",
+            new.name,
+        )
+        assert row is not None  # it is locked
+        return PutOutcome(subscription_of(row), is_new=False)
     row = await conn.fetchrow(
         f"""UPDATE fedstac.subscription SET roles = $2, identity = $3, delivery = $4, url = $5,
                    format = $6, key_template = $7, filter = $8, batch = $9, {unleased("$4 <> 'webhook'")}, {UNSTOPPED},
-                   version = version + 1, updated = clock_timestamp()
+                   version = version + 1, updated = clock_timestamp(), rights_at = clock_timestamp()
             WHERE name = $1 RETURNING {COLUMNS}""",
         new.name, roles, identity, *settings,
     )  # fmt: skip

@@ -27,6 +27,8 @@ _MAILBOX = re.compile(
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|[0-9a-f:.]+", re.ASCII)
 _LABEL = re.compile(r"[^.]{1,63}")
 _VISIBLE = re.compile(r"[!-~]+", re.ASCII)
+ONLY_LISTED_PLAIN = "plain http is for the networks that the operator lists; write https://…"
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Channel(StrEnum):
@@ -55,11 +57,11 @@ class Address:
         return f"{self.kind} {self.host}"
 
 
-def parse(text: str, *, private: bool = False) -> Address:
+def parse(text: str, *, private: bool = False, networks: Sequence[Network] = ()) -> Address:
     """Read an address as somebody wrote it; BadRequest where it is none.
 
-    `private`: http and the own network are taken too. The address behind a name is judged when it is connected to; here
-    only what shows by itself is refused.
+    `private`: http and the own network are taken too. `networks`: those that may be private, and have plain http. The
+    address behind a name is judged when it is connected to; here only what shows by itself is refused.
     """
     if len(text) > LONGEST or not _VISIBLE.fullmatch(text):
         raise BadRequest(
@@ -72,24 +74,28 @@ def parse(text: str, *, private: bool = False) -> Address:
             raise BadRequest(f"{text!r} names no mailbox; write mailto:name@example.org")
         return Address(Channel.MAIL, mailbox, match[1].lower())
     kind, url = (Channel.SLACK, text[len("slack+") :]) if text.startswith("slack+") else (Channel.WEBHOOK, text)
-    return Address(kind, url, _host_of(url, private=private))
+    return Address(kind, url, _host_of(url, private=private, networks=networks))
 
 
-def _host_of(url: str, *, private: bool) -> str:
+def _host_of(url: str, *, private: bool, networks: Sequence[Network]) -> str:
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
         raise BadRequest("a webhook's address is no URL; write https://host/path") from None
-    if parts.scheme != "https" and not (private and parts.scheme == "http"):
+    if parts.scheme != "https" and not ((private or networks) and parts.scheme == "http"):
         raise BadRequest("a webhook's address begins with https:// (or slack+https://), a mailbox's with mailto:")
     host = (parts.hostname or "").rstrip(".")
     if parts.username is not None or parts.password is not None or parts.fragment or not _HOST.fullmatch(host):
         raise BadRequest("a webhook's address is https://host/path, with a plain host and without a user or a fragment")
     if not _is_ip(host) and not all(map(_LABEL.fullmatch, host.split("."))):
         raise BadRequest("a webhook's host has an empty part, or one of more than 63 characters")
-    if not private and (host == "localhost" or (_is_ip(host) and not is_public(host))):
+    if private:
+        return host
+    if (host == "localhost" and not networks) or (_is_ip(host) and not is_within(host, networks)):
         raise BadRequest("a webhook's address is one of the internet, not of this machine or its network")
+    if _is_ip(host) and not may_lead_to(host, parts.scheme, networks):
+        raise BadRequest(ONLY_LISTED_PLAIN)
     return host
 
 
@@ -128,9 +134,6 @@ def is_public(address: str) -> bool:
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
 def networks_of(texts: Sequence[str]) -> tuple[Network, ...]:
     """Read networks as an operator lists them: 10.20.0.0/16, 192.0.2.7. ValueError where a text is none."""
     return tuple(ipaddress.ip_network(text) for text in texts)
@@ -138,8 +141,18 @@ def networks_of(texts: Sequence[str]) -> tuple[Network, ...]:
 
 def is_within(address: str, networks: Sequence[Network]) -> bool:
     """Tell whether an IP address is the internet's, or of one of these networks."""
-    if is_public(address):
-        return True
+    return is_public(address) or _is_listed(address, networks)
+
+
+def may_lead_to(address: str, scheme: str, networks: Sequence[Network]) -> bool:
+    """Tell whether a webhook may lead to an IP address: by https to the internet, and by any scheme to these networks.
+
+    What goes to the internet by plain http can be read on the way, and the receiver's signature is no seal on it.
+    """
+    return is_within(address, networks) if scheme == "https" else _is_listed(address, networks)
+
+
+def _is_listed(address: str, networks: Sequence[Network]) -> bool:
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

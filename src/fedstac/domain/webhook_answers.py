@@ -43,6 +43,7 @@ class WebhookVerdict(StrEnum):
 
     TAKEN = "taken"
     DROPPED = "dropped"  # the receiver does not want it: it is not sent again
+    UNWRITABLE = "unwritable"  # its format cannot write the event, now or later; nothing was sent
     AGAIN = "again"  # the event failed; others may pass it
     UNCLEAR = "unclear"  # the event or the receiver fails: what becomes of other events tells
     BUSY = "busy"  # the receiver takes nothing for a while

@@ -22,6 +22,7 @@ from fedstac.messaging.dialects import (
     Delivery,
     Dialect,
     Operation,
+    TooLarge,
     ascii_text,
     cloudevents,
     crud,
@@ -33,7 +34,10 @@ from fedstac.messaging.dialects import (
 )
 from fedstac.messaging.sinks import OutgoingEvent
 
-__all__ = ["DIALECTS", "KAFKA_PREFIX", "PREFIX", "Encoder", "EventFormat", "check_key_template", "schema_of"]
+__all__ = [
+    "DIALECTS", "KAFKA_PREFIX", "PREFIX", "Encoder", "EventFormat", "TooLarge", "Unwritable", "check_key_template",
+    "schema_of", "unwritable",
+]  # fmt: skip
 
 LARGEST_VALUE: Final = 8 << 20  # bytes; brokers are set up for messages a little larger
 TRACEPARENT: Final = ',"traceparent":"'
@@ -70,6 +74,20 @@ DIALECTS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class Unwritable:
+    """An event of the log that a format cannot write, and why: it is too large, or fedstac has a fault."""
+
+    event: LoggedEvent
+    reason: str
+
+
+def unwritable(event: LoggedEvent, error: Exception) -> Unwritable:
+    """Return what is told of an event whose writing raised an error."""
+    fault = str(error) if isinstance(error, TooLarge) else f"a fault in fedstac, {type(error).__name__}: {error}"
+    return Unwritable(event, fault)
+
+
+@dataclass(frozen=True, slots=True)
 class Encoder:
     """How one sink or subscription gets its events.
 
@@ -102,10 +120,17 @@ class Encoder:
 
         operation: what it is to this reader, if they do not see what an outsider does: CREATE where a dataset enters
         what they follow. An event of the type `events.LEFT` needs no more in its data than `collection` and `id`.
+        TooLarge where the message is larger than `largest_value`, and the format has no form by reference.
         """
         traceparent = _traceparent(event.text)
         headers = {"traceparent": traceparent} if traceparent else {}
         message = self.dialect.write(event, self._delivery(operation))
+        if len(message.value) > self.largest_value:
+            raise TooLarge(
+                f"a message of {len(message.value)} bytes is too large: {self.largest_value} are the most here, and "
+                f"the format {self.format} has no form by reference; read the dataset itself, or follow in the format "
+                f"{EventFormat.CLOUDEVENTS}"
+            )
         return OutgoingEvent(
             cursor=event.cursor, previous_pos=previous_pos, event_id=event.event_id, key=self.key_of(event),
             project=event.collection, event_type=event.type, headers={**headers, **message.headers},
@@ -149,17 +174,23 @@ class Encoder:
             else:
                 batches.append([event])
             last_name = name
-        return [self._as_one(batch, logged) for batch in batches]
+        return [message for batch in batches for message in self._as_one(batch, logged)]
 
-    def _as_one(self, batch: Sequence[OutgoingEvent], logged: Mapping[str, LoggedEvent]) -> OutgoingEvent:
+    def _as_one(self, batch: Sequence[OutgoingEvent], logged: Mapping[str, LoggedEvent]) -> list[OutgoingEvent]:
+        """Return a batch as one message, or as several where one is too large."""
         first, last = batch[0], batch[-1]
         if first is last:
-            return first
+            return [first]
         message = crud.batch([logged[event.event_id] for event in batch], self._delivery())
-        return replace(
-            last, previous_pos=first.previous_pos, value=message.value,
-            batch=tuple(event.cursor.pos for event in batch[:-1]),
-        )  # fmt: skip
+        if len(message.value) > self.largest_value:
+            middle = len(batch) // 2
+            return self._as_one(batch[:middle], logged) + self._as_one(batch[middle:], logged)
+        return [
+            replace(
+                last, previous_pos=first.previous_pos, value=message.value,
+                batch=tuple(event.cursor.pos for event in batch[:-1]),
+            )
+        ]  # fmt: skip
 
     def _delivery(self, operation: Operation | None = None) -> Delivery:
         api_url = self.feed_url.removesuffix("/events")

@@ -23,9 +23,10 @@ import httpcore
 import httpx
 
 from fedstac import __version__
-from fedstac.domain.destinations import Network, is_within, signature
+from fedstac.domain.destinations import ONLY_LISTED_PLAIN, Network, is_within, may_lead_to, signature
 from fedstac.domain.webhook_answers import WebhookAnswer
 
+SCHEMES = ("https", "http")
 MOST_AT_ONCE = 32
 RESOLVING_THREADS = 32  # of a process
 MOST_CONNECT_SECONDS = 5.0  # so that an address that is not reached is told from a receiver that does not answer
@@ -66,10 +67,14 @@ def _resolving_threads() -> ThreadPoolExecutor:
 
 
 class _CheckingBackend(httpcore.AsyncNetworkBackend):
-    """Connects to public addresses and those of some networks only, unless private ones are allowed."""
+    """Connects to public addresses and those of some networks only, unless private ones are allowed.
 
-    def __init__(self, find: Resolve, *, private: bool, networks: Sequence[Network]) -> None:
-        self._find, self._private, self._networks, self._plain = find, private, networks, httpcore.AnyIOBackend()
+    scheme: of what is sent. Plain http goes to these networks only.
+    """
+
+    def __init__(self, find: Resolve, scheme: str, *, private: bool, networks: Sequence[Network]) -> None:
+        self._find, self._scheme, self._private, self._networks = find, scheme, private, networks
+        self._plain = httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
@@ -79,14 +84,21 @@ class _CheckingBackend(httpcore.AsyncNetworkBackend):
             addresses = list(dict.fromkeys(await self._find(host, port)))
         except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one
             raise httpcore.ConnectError(f"{host} has no address") from error
-        if not self._private and not all(is_within(address, self._networks) for address in addresses):
-            raise Forbidden(f"{host} leads to an address that is not of the internet")
+        if not self._private:
+            self._judge(host, addresses)
         for address in addresses[:2]:
             try:
                 return await self._plain.connect_tcp(address, port, timeout, local_address, socket_options)
             except httpcore.ConnectError:
                 continue
         raise httpcore.ConnectError(f"{host} does not answer")
+
+    def _judge(self, host: str, addresses: Iterable[str]) -> None:
+        for address in addresses:
+            if not is_within(address, self._networks):
+                raise Forbidden(f"{host} leads to an address that is not of the internet")
+            if not may_lead_to(address, self._scheme, self._networks):
+                raise Forbidden(f"{host} leads to the internet: {ONLY_LISTED_PLAIN}")
 
     async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         raise Forbidden("a webhook is no socket of this machine")
@@ -110,8 +122,8 @@ class _Connections:
     A pool of httpcore looks at all of its connections for each message, and asks the system about each of them.
     """
 
-    def __init__(self, backend: _CheckingBackend, keep: int) -> None:
-        self._backend, self._keep = backend, keep
+    def __init__(self, backends: Mapping[bytes, _CheckingBackend], keep: int) -> None:
+        self._backends, self._keep = backends, keep
         self._idle: dict[OriginKey, list[httpcore.AsyncHTTPConnection]] = {}
         self._by_age: OrderedDict[httpcore.AsyncHTTPConnection, OriginKey] = OrderedDict()  # of those that are idle
 
@@ -120,7 +132,10 @@ class _Connections:
         """Yield a connection for one message: one that is open, or a new one."""
         key = (origin.scheme, origin.host, origin.port)
         connection = await self._take(key) or httpcore.AsyncHTTPConnection(
-            origin, ssl_context=_certificates(), keepalive_expiry=KEPT_SECONDS, network_backend=self._backend
+            origin,
+            ssl_context=_certificates(),
+            keepalive_expiry=KEPT_SECONDS,
+            network_backend=self._backends[origin.scheme],
         )
         try:
             yield connection
@@ -161,7 +176,7 @@ class _Connections:
 
 
 class Webhooks:
-    """Sends. `private`: to addresses of the own network too; `networks`: to those of them.
+    """Sends. `private`: to addresses of the own network too, and by http; `networks`: to those of them.
 
     `keep`: so many connections stay open between messages. `at_once`: so many are open.
     """
@@ -171,7 +186,10 @@ class Webhooks:
         at_once: int = MOST_AT_ONCE,
     ) -> None:  # fmt: skip
         self._keeps = keep > 0
-        self._connections = _Connections(_CheckingBackend(find, private=private, networks=networks), keep)
+        backends = {
+            scheme.encode(): _CheckingBackend(find, scheme, private=private, networks=networks) for scheme in SCHEMES
+        }
+        self._connections = _Connections(backends, keep)
         self._room = asyncio.Semaphore(at_once)
 
     async def __aenter__(self) -> Self:

@@ -119,6 +119,12 @@ SUBSCRIPTION_POSTS = _counter(
     "fedstac_subscription_posts_total", "Events that this process posted to subscriptions, by what came of it.",
     "verdict",
 )  # fmt: skip
+UNWRITABLE_EVENTS = _counter(
+    "fedstac_unwritable_events_total",
+    "Events that a format could not write, for a sink, a subscription or a reader of changes: they are dead letters, "
+    "or left out.",
+    "format",
+)  # fmt: skip
 SINK_PAGE_SECONDS = _seconds(
     "fedstac_sink_page_duration_seconds",
     "Time until a sink acknowledged a page, one transaction of its broker.",

@@ -25,7 +25,7 @@ from fedstac.domain import grants, outsiders
 from fedstac.domain.events import Cursor, EventFormat, LoggedEvent
 from fedstac.domain.relaying import ForeignLog, Resumption, is_in_log, resumption
 from fedstac.messaging import formats
-from fedstac.messaging.formats import Encoder
+from fedstac.messaging.formats import Encoder, Unwritable, unwritable
 from fedstac.messaging.probing import pause_until_back
 from fedstac.messaging.sinks import (
     DAPR_SCHEMES,
@@ -48,7 +48,7 @@ from fedstac.messaging.sinks import (
 from fedstac.messaging.sources.addresses import BROKERS, BrokerAddress
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
-from fedstac.runtime.metrics import SINK_PAGE_SECONDS
+from fedstac.runtime.metrics import SINK_PAGE_SECONDS, UNWRITABLE_EVENTS
 from fedstac.runtime.outages import reason_of
 from fedstac.runtime.wakeup import Backoff, pause
 
@@ -207,14 +207,6 @@ def encoder_of(sink: Sink, public_url: str) -> Encoder:
 
 
 @dataclass(frozen=True, slots=True)
-class Unwritable:
-    """An event that the format of a sink cannot tell, by a fault of ours."""
-
-    event: LoggedEvent
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class EncodedPage:
     """A page of the log as it goes to a broker, without what the broker has already.
 
@@ -335,7 +327,7 @@ class _Course:
 
     def _encode(self, events: Sequence[LoggedEvent], after: int, previous_pos: int, dead: set[Cursor]) -> EncodedPage:
         outgoing_events: list[OutgoingEvent] = []
-        unwritable: list[Unwritable] = []
+        unwritable_events: list[Unwritable] = []
         logged: dict[str, LoggedEvent] = {}
         highest_end = max((end.pos for end in self.ends.values()), default=-1)
         for event in events:
@@ -350,13 +342,13 @@ class _Course:
             try:
                 outgoing = self.encoder.encode(told_event, previous_pos)
             except Exception as error:
-                unwritable.append(Unwritable(told_event, _fault(error)))
+                unwritable_events.append(unwritable(told_event, error))
                 continue
             previous_pos = pos
             if pos > highest_end or not is_in_log(event.cursor, self.ends.get(self.broker.partition_of(outgoing))):
                 outgoing_events.append(outgoing)
         outgoing_events = self.encoder.in_batches(outgoing_events, logged)
-        return EncodedPage(events[-1].cursor, previous_pos, outgoing_events, logged, unwritable)
+        return EncodedPage(events[-1].cursor, previous_pos, outgoing_events, logged, unwritable_events)
 
     async def _send_page(self, page: EncodedPage) -> int | None:
         """Send a page, while the next one is read. Return the version of the sink; None where it was removed."""
@@ -369,12 +361,15 @@ class _Course:
         return await self._note(0)
 
     async def _keep_unwritable(self, events: Sequence[Unwritable]) -> None:
+        if not events:
+            return
         async with self.conn.transaction():
             for each in events:
                 self.log.error(
                     "an event cannot be written for a sink", event_id=each.event.event_id, reason=each.reason
                 )
                 await dead_letters.keep(self.conn, self.sink.name, each.event, reason=each.reason, attempts=1)
+        self.node.metrics.count(UNWRITABLE_EVENTS, self.sink.format, by=len(events))
 
     async def _send(self, events: Sequence[OutgoingEvent], logged: dict[str, LoggedEvent]) -> set[str]:
         """Send events in their order. Return the ids of those that became dead letters: the broker refuses them."""
@@ -473,23 +468,19 @@ class _Course:
     async def _redrive(self, events: Sequence[LoggedEvent]) -> set[str]:
         """Send events once more, behind what came after them. Return the ids of those that are dead letters again."""
         outgoing_events: list[OutgoingEvent] = []
-        unwritable: list[Unwritable] = []
+        unwritable_events: list[Unwritable] = []
         told_events = [shown_event for event in events if (shown_event := _as_told(self.encoder, event)) is not None]
         for event in told_events:
             try:
                 outgoing_events.append(replace(self.encoder.encode(event, event.cursor.pos - 1), is_redrive=True))
             except Exception as error:
-                unwritable.append(Unwritable(event, _fault(error)))
-        await self._keep_unwritable(unwritable)
-        buried_ids = {each.event.event_id for each in unwritable}
+                unwritable_events.append(unwritable(event, error))
+        await self._keep_unwritable(unwritable_events)
+        buried_ids = {each.event.event_id for each in unwritable_events}
         logged = {event.event_id: event for event in told_events}
         for chunk in chunks_of(outgoing_events):
             buried_ids |= await self._send(chunk, logged)
         return buried_ids
-
-
-def _fault(error: Exception) -> str:
-    return f"a fault in fedstac, {type(error).__name__}: {error}"
 
 
 def chunks_of(events: Sequence[OutgoingEvent]) -> list[list[OutgoingEvent]]:

@@ -1,6 +1,8 @@
 """What is done with subscriptions: made, read, acknowledged, sought; and what each gets of a page of the log.
 
 The verbs know no request. `deliveries` is for all who give events out: `next_events` here, webhooks, GET /changes.
+An event that the format of its reader cannot write stops nobody: a subscription has it as a dead letter, and a page of
+changes says that it is left out.
 """
 
 from __future__ import annotations
@@ -10,15 +12,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import orjson
+import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import feed, nodes, own_groups, subscriptions
+from fedstac.db import feed, nodes, notifications, own_groups, subscriptions
 from fedstac.db.connections import Connection
 from fedstac.db.sinks import PAGE_EVENTS
 from fedstac.db.subscriptions import (
@@ -36,6 +40,7 @@ from fedstac.domain.access import COVERED
 from fedstac.domain.destinations import Channel
 from fedstac.domain.errors import BadRequest, Conflict, CursorGone, NotFound, Unavailable
 from fedstac.domain.events import START, UPDATED, Cursor, EventFormat, LoggedEvent
+from fedstac.domain.groups import Identity
 from fedstac.domain.model import moment, rfc3339, rfc3339_or_none
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import (
@@ -50,8 +55,10 @@ from fedstac.domain.subscriptions import (
 )
 from fedstac.domain.vocabulary import UnknownVersion
 from fedstac.messaging import formats
-from fedstac.messaging.formats import Encoder
+from fedstac.messaging.formats import Encoder, Unwritable, unwritable
+from fedstac.messaging.sinks import OutgoingEvent
 from fedstac.runtime import budget
+from fedstac.runtime.metrics import UNWRITABLE_EVENTS
 from fedstac.runtime.wakeup import Backoff, pause
 from fedstac.vocabularies.registry import Vocabularies
 from fedstac.workers.reading_rights import ReadersNow
@@ -65,7 +72,8 @@ MOST_ATTEMPTS: Final = 10
 FIRST_RETRY, LONGEST_RETRY = 5.0, 3600.0  # seconds
 LONGEST_SCAN: Final = 5.0  # seconds in which a reader who does not wait passes over what is not for them
 WAITS: Final = "waits behind an earlier event of the dataset"
-
+INLINE_CHARACTERS: Final = 256 << 10  # of events that are written in the event loop
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -123,6 +131,52 @@ async def deliveries_of(
     return await run(partial(changes_for, log_page, subscribers, rights, budget.checkpoint))
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenEvent:
+    """An event as one subscriber gets it, and its message in the subscriber's format."""
+
+    delivery: SubscriberEvent
+    message: OutgoingEvent
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenEvents:
+    """Events in the format of a reader, in their order, and those that the format cannot write."""
+
+    events: Sequence[WrittenEvent] = ()
+    unwritable: Sequence[Unwritable] = ()
+
+
+async def write(
+    node: Node, encoder: Encoder, events: Sequence[SubscriberEvent], *, run: RunInThread = in_any_thread
+) -> WrittenEvents:  # fmt: skip
+    """Write events in the format of their reader, beside the event loop where they are large."""
+    work = partial(_write, encoder, events)
+    written = await run(work) if are_large(events) else work()
+    if written.unwritable:
+        node.metrics.count(UNWRITABLE_EVENTS, encoder.format, by=len(written.unwritable))
+    for each in written.unwritable:
+        log.error("an event cannot be written", format=encoder.format, event_id=each.event.event_id, reason=each.reason)
+    return written
+
+
+def are_large(events: Sequence[SubscriberEvent]) -> bool:
+    """Tell whether work on events would hold up the event loop."""
+    return sum(len(each.event.text) for each in events) > INLINE_CHARACTERS
+
+
+def _write(encoder: Encoder, events: Sequence[SubscriberEvent]) -> WrittenEvents:
+    written: list[WrittenEvent] = []
+    unwritable_events: list[Unwritable] = []
+    for each in events:
+        budget.checkpoint()
+        try:
+            written.append(WrittenEvent(each, encoder.encode_for(each)))
+        except Exception as error:
+            unwritable_events.append(unwritable(each.source, error))
+    return WrittenEvents(written, unwritable_events)
+
+
 def _institution_of(vocabularies: Vocabularies, data: Mapping[str, Any]) -> str | None:
     """Return whose dataset it is, for the policy; None where that cannot be said."""
     document, cv = data.get("document"), data.get("cv")
@@ -139,9 +193,9 @@ def _institution_of(vocabularies: Vocabularies, data: Mapping[str, Any]) -> str 
 async def owners_of(conn: Connection, rows: Sequence[Subscription]) -> dict[str, Principal]:
     """Return with whose rights stored subscriptions are read whose owners send no token, by the subscription's name.
 
-    Of an owner that an identity provider knows: with groups and entitlements of the last PUT. Of one with a token of
-    this node: with the roles of the last PUT that a valid token of that name still has; absent where there is none.
-    Memberships in own groups are those of now.
+    Of an owner that an identity provider knows: with groups and entitlements of the last PUT (see `rights_until`). Of
+    one with a token of this node: with the roles of the last PUT that a valid token of that name still has; absent
+    where there is none. Memberships in own groups are those of now.
     """
     owners = {each.owner for each in rows}
     memberships = await own_groups.memberships(conn, owners)
@@ -154,6 +208,18 @@ async def owners_of(conn: Connection, rows: Sequence[Subscription]) -> dict[str,
         )
         for each in rows if each.identity is not None or each.owner in token_roles
     }  # fmt: skip
+
+
+def rights_until(subscription: Subscription, days: int) -> datetime | None:
+    """Return until when a webhook is sent with what an identity provider said of its owner; None: it does not say.
+
+    Nobody tells a node what a provider takes away. So the owner comes again in time, with a token of now.
+    """
+    if subscription.delivery != WEBHOOK or subscription.identity is None:
+        return None
+    identity = Identity.unpacked(subscription.identity)
+    has_rights = bool(subscription.roles or identity.groups or identity.entitlements)
+    return subscription.rights_at + timedelta(days=days) if has_rights else None
 
 
 async def subscribers_of(rows: Sequence[Subscription], owners: Mapping[str, Principal]) -> list[Subscriber]:
@@ -211,10 +277,10 @@ async def put(
         raise BadRequest(f"a filter has {LONGEST_FILTER} characters at most; ask for less with it")
     SubscriptionFilter.parse(wish.filter)
     filter_text = orjson.dumps({name: value for name, value in wish.filter.items() if value is not None}).decode()
-    private = bool(node.settings.webhook_networks)
+    networks = destinations.networks_of(node.settings.webhook_networks)
     if (wish.delivery == WEBHOOK) is not (wish.url is not None):
         raise BadRequest("url goes with the delivery webhook, and with no other")
-    if wish.url is not None and destinations.parse(wish.url, private=private).kind is not Channel.WEBHOOK:
+    if wish.url is not None and destinations.parse(wish.url, networks=networks).kind is not Channel.WEBHOOK:
         raise BadRequest("url is the address of a webhook: https://…")
     async with conn.transaction():
         try:
@@ -282,26 +348,28 @@ async def own(conn: Connection, name: str, caller: Principal) -> Subscription:
 class NextEvents:
     """Events that are given out with a lease; without any, the lease that another reader has, or none."""
 
-    events: Sequence[SubscriberEvent]
-    encoder: Encoder
+    events: Sequence[WrittenEvent]
     lease: Lease | None
     cursor: Cursor
 
 
 async def next_events(
-    node: Node, name: str, *, caller: Principal, limit: int | None, lease_seconds: float, wait: float,
+    node: Node, name: str, *, caller: Principal, limit: int | None, lease_seconds: float, wait: float, feed_url: str,
     run: RunInThread = in_any_thread,
 ) -> NextEvents:  # fmt: skip
     """Give out the next events of a subscription; wait for some for so many seconds.
 
     What was not taken and is due comes before what is new. While another reader has a lease there is nothing.
+    feed_url: the address of GET /events as the reader knows it.
     CursorGone where the subscription is behind what the log keeps: it is sought anew.
     """
     deadline, backoff = time.monotonic() + wait, Backoff()
     while True:
         sequenced = node.sequenced.next()
         async with node.pool.acquire() as conn:
-            look = await _look(node, conn, name, caller=caller, limit=limit, lease_seconds=lease_seconds, run=run)
+            look = await _look(
+                node, conn, name, caller=caller, limit=limit, lease_seconds=lease_seconds, feed_url=feed_url, run=run
+            )
         seconds = deadline - time.monotonic()
         may_look_on = look.has_more and seconds > -LONGEST_SCAN
         if look.answer.events or (seconds <= 0 and not may_look_on) or node.stopping.is_set():
@@ -322,28 +390,29 @@ class _Look:
 
 async def _look(
     node: Node, conn: Connection, name: str, *, caller: Principal, limit: int | None, lease_seconds: float,
-    run: RunInThread,
+    feed_url: str, run: RunInThread,
 ) -> _Look:  # fmt: skip
     async with conn.transaction():
         subscription = await own(conn, name, caller)
         if subscription.delivery != PULL:
             raise Conflict(f"the events of {name} are sent to its webhook; they are not pulled")
-        encoder = encoder_of(node, subscription)
+        encoder = encoder_of(subscription, feed_url)
         if await subscriptions.seconds_leased(conn, name) > 0:
-            return _Look(NextEvents((), encoder, None, subscription.cursor))
+            return _Look(NextEvents((), None, subscription.cursor))
         most = min(limit or subscription.batch, MOST_EVENTS)
         subscriber = Subscriber(name, filter_of(subscription), caller)
         due = await _due(node, conn, subscription, subscriber, encoder, most, run)
         if due.positions:
             if not due.events:
-                return _Look(NextEvents((), encoder, None, subscription.cursor), has_more=True)
+                return _Look(NextEvents((), None, subscription.cursor), has_more=True)
             lease = await subscriptions.lease(
                 conn, name, subscription.cursor, lease_seconds, events=len(due.events)
             )  # fmt: skip
-            await subscriptions.give_out(conn, name, [each.source.cursor.pos for each in due.events], lease.id)
-            return _Look(NextEvents(due.events, encoder, lease, lease.through))
+            positions = [each.delivery.source.cursor.pos for each in due.events]
+            await subscriptions.give_out(conn, name, positions, lease.id)
+            return _Look(NextEvents(due.events, lease, lease.through))
         if await subscriptions.has_waiting(conn, name, MOST_WAITING):  # it takes none of these: nothing new is added
-            return _Look(NextEvents((), encoder, None, subscription.cursor))
+            return _Look(NextEvents((), None, subscription.cursor))
         return await _new(node, conn, subscription, subscriber, encoder, most, lease_seconds, run)
 
 
@@ -352,7 +421,7 @@ class DueEvents:
     """Stored events whose time has come: their positions, and those that are still something to the subscriber."""
 
     positions: Sequence[int]
-    events: Sequence[SubscriberEvent]
+    events: Sequence[WrittenEvent]
 
 
 async def _due(
@@ -369,7 +438,21 @@ async def _due(
     await subscriptions.settle(
         conn, subscription.name, sorted(set(positions) - {each.source.cursor.pos for each in events})
     )
-    return DueEvents(positions, events)
+    return DueEvents(positions, await _write_or_bury(node, conn, subscription, encoder, events, run))
+
+
+async def _write_or_bury(
+    node: Node, conn: Connection, subscription: Subscription, encoder: Encoder, events: Sequence[SubscriberEvent],
+    run: RunInThread,
+) -> Sequence[WrittenEvent]:  # fmt: skip
+    """Write events, and make dead letters of those that the format cannot write. For the caller's transaction."""
+    written = await write(node, encoder, events, run=run)
+    if written.unwritable:
+        letters = [Postponement(each.event, each.reason, seconds=None) for each in written.unwritable]
+        await subscriptions.postpone(conn, subscription.name, letters)
+        window = node.settings.notify_window_seconds
+        await notifications.tell_owner(conn, subscription.owner, "subscription", [subscription.name], after=window)
+    return written.events
 
 
 async def _new(
@@ -398,11 +481,12 @@ async def _new(
         else:
             events.append(each)
     await subscriptions.postpone(conn, name, behind)
-    if events:
-        lease = await subscriptions.lease(conn, name, through, lease_seconds, events=len(events))
-        return _Look(NextEvents(events, encoder, lease, through))
+    written_events = await _write_or_bury(node, conn, subscription, encoder, events, run)
+    if written_events:
+        lease = await subscriptions.lease(conn, name, through, lease_seconds, events=len(written_events))
+        return _Look(NextEvents(written_events, lease, through))
     await subscriptions.advance(conn, name, through)
-    return _Look(NextEvents((), encoder, None, through), has_more=through.pos > subscription.pos)
+    return _Look(NextEvents((), None, through), has_more=through.pos > subscription.pos)
 
 
 async def ack(
@@ -488,9 +572,8 @@ async def seek(
         return await subscriptions.seek(conn, name, await place_of(conn, to), actor=actor, correlation=correlation)
 
 
-def encoder_of(node: Node, subscription: Subscription) -> Encoder:
-    """Return how a subscription gets its events."""
-    feed_url = f"{node.settings.public_url.rstrip('/')}/events"
+def encoder_of(subscription: Subscription, feed_url: str) -> Encoder:
+    """Return how a subscription gets its events. feed_url: the address of GET /events as its reader knows it."""
     return Encoder(EventFormat(subscription.format), subscription.key_template, feed_url=feed_url)
 
 
@@ -503,8 +586,10 @@ def stand_of(subscription: Subscription) -> str:
     return "failing" if subscription.failing_since is not None else "active"
 
 
-def document_of(subscription: Subscription, counts: MissedCounts, *, reader: str) -> dict[str, Any]:
-    """Return a subscription in JSON; its secret is not in it.
+def document_of(
+    subscription: Subscription, counts: MissedCounts, *, reader: str, rights_days: int
+) -> dict[str, Any]:  # fmt: skip
+    """Return a subscription in JSON; its secret is not in it. rights_days: as for `rights_until`.
 
     Others than its owner see of a webhook's address only the host: the rest is often a secret.
     """
@@ -533,6 +618,7 @@ def document_of(subscription: Subscription, counts: MissedCounts, *, reader: str
         "reason": subscription.ended_reason or subscription.paused_reason,
         "created": rfc3339(subscription.created),
         "updated": rfc3339(subscription.updated),
+        "rights_until": rfc3339_or_none(rights_until(subscription, rights_days)),
     }
 
 
@@ -569,9 +655,13 @@ async def _telling_of_lag(conn: Connection, place: str) -> AsyncIterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class ChangesPage:
-    """Changes after a place, the place to go on from, and whether the log has more after it."""
+    """Changes after a place, the place to go on from, and whether the log has more after it.
 
-    events: Sequence[SubscriberEvent]
+    unwritable: changes that the format cannot write, which are left out.
+    """
+
+    events: Sequence[WrittenEvent]
+    unwritable: Sequence[Unwritable]
     cursor: Cursor
     has_more: bool
 
@@ -602,7 +692,8 @@ async def changes_since(
         after = events[limit - 1].source.cursor if len(events) > limit else log_slice.through
         seconds = deadline - time.monotonic()
         if events or seconds <= 0 or node.stopping.is_set():
-            return ChangesPage(events[:limit], after, after.pos < head.pos)
+            written = await write(node, encoder, events[:limit], run=run)
+            return ChangesPage(written.events, written.unwritable, after, after.pos < head.pos)
         if advance:
             await pause(node.stopping, 0)
         else:

@@ -33,7 +33,6 @@ from fedstac.domain.events import Cursor
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import Subscriber, SubscriberEvent
 from fedstac.domain.webhook_answers import Consent, WebhookOutcome, WebhookVerdict, consent_of
-from fedstac.messaging.formats import Encoder, EventFormat
 from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks, resolve
 from fedstac.runtime import supervision
 from fedstac.runtime.causes import Cause, cause_of
@@ -130,14 +129,28 @@ class WebhookSender:
             if not turn.has_consent:
                 self._start(turn, Reading())
         owners = await subscribing.owners_of(conn, [turn.subscription for turn in agreed_turns])
+        refusals = {turn.name: self._refusal(turn, owners) for turn in agreed_turns}
         for turn in agreed_turns:
-            if turn.name not in owners:
-                self._start(turn, Reading(), refusal=WITHOUT_TOKEN)
-        groups = groups_of([turn for turn in agreed_turns if turn.name in owners])
+            if (refusal := refusals[turn.name]) is not None:
+                self._start(turn, Reading(), refusal=refusal)
+        groups = groups_of([turn for turn in agreed_turns if refusals[turn.name] is None])
         for n, group in enumerate(groups):
             await self._prolong(conn, [turn for later_group in groups[n:] for turn in later_group])
             await self._begin(conn, group, owners)
         return bool(turns)
+
+    def _refusal(self, turn: Turn, owners: Mapping[str, Principal]) -> WebhookOutcome | None:
+        """Return why nothing is sent to a subscription, by the rights of its owner; None where they are known."""
+        if turn.name not in owners:
+            return WITHOUT_TOKEN
+        days = self._node.settings.webhook_rights_days
+        end = subscribing.rights_until(turn.subscription, days)
+        if end is not None and end <= datetime.now(UTC):
+            return WebhookOutcome(
+                WebhookVerdict.REFUSED,
+                f"its owner has groups of an identity provider, and put it more than {days} days ago; put it again",
+            )
+        return None
 
     async def _begin(self, conn: Connection, group: Sequence[Turn], owners: Mapping[str, Principal]) -> None:
         """Begin the turns of subscriptions that stand close together. One whose reading fails holds up no other."""
@@ -263,7 +276,7 @@ class WebhookSender:
     async def _send_chunks(self, turn: Turn, reading: Reading) -> None:
         """Send what failed before and is due, and what is new, a chunk at a time until the turn's time is over."""
         subscription = turn.subscription
-        encoder = Encoder(EventFormat(subscription.format), subscription.key_template, feed_url=self._feed_url)
+        encoder = subscribing.encoder_of(subscription, self._feed_url)
         size = subscription.batch
         if turn.allowed_rate is not None:
             size = min(size, max(turn.allowed_rate // RATE_SHARE, 1))
@@ -278,7 +291,7 @@ class WebhookSender:
                 )
             chunk.through = reading.through if is_last else news[-1].event.cursor
             room = self._posts[turn.is_hindered]
-            await ChunkPost(self._hooks, room, encoder, self._node.metrics, self._stop.is_set, chunk).send()
+            await ChunkPost(self._node, self._hooks, room, encoder, self._stop.is_set, chunk).send()
             failpoint("subscriptions.sent")
             result = result_of(chunk, datetime.now(UTC))
             if not await self._note(turn, result) or result.stop != Stop() or self._stop.is_set():
@@ -326,7 +339,8 @@ class WebhookSender:
         elif (reason := result.stop.paused_reason or result.stop.ended_reason) is not None:
             logger.warning("nothing more is sent to a subscription", reason=reason)
         elif result.dead_count:
-            logger.warning("events of a subscription are dead letters", count=result.dead_count, reason=result.error)
+            reasons = [each.reason for each in result.postponements if each.seconds is None]
+            logger.warning("events of a subscription are dead letters", count=result.dead_count, reasons=reasons[:3])
         elif result.error is not None and turn.subscription.failing_since is None:
             logger.info("a receiver does not take an event; it is sent again", reason=result.error)
         return is_own

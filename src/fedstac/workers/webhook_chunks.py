@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import quote
 
+from fedstac.bootstrap import Node
 from fedstac.db.subscriptions import Postponement
 from fedstac.db.webhook_deliveries import DeliveryResult, Stop, Turn
 from fedstac.domain.events import Cursor, LoggedEvent
@@ -22,7 +23,8 @@ from fedstac.domain.subscriptions import SubscriberEvent
 from fedstac.domain.webhook_answers import TAKEN, WebhookOutcome, WebhookVerdict, outcome_of
 from fedstac.messaging.formats import Encoder
 from fedstac.messaging.webhooks import Forbidden, Undelivered, Webhooks
-from fedstac.runtime.metrics import SUBSCRIPTION_POSTS, Metrics
+from fedstac.runtime.metrics import SUBSCRIPTION_POSTS
+from fedstac.workers import subscribing
 
 POSTS_EACH, RETRIES_EACH = 4, 2  # of one subscription, each of another dataset: of new events, and of those that failed
 ANSWER_SECONDS: Final = 10.0
@@ -67,6 +69,10 @@ class Item:
     def is_done(self) -> bool:
         return self.outcome is not None and self.outcome.verdict in DONE
 
+    @property
+    def is_unwritable(self) -> bool:
+        return self.outcome is not None and self.outcome.verdict is WebhookVerdict.UNWRITABLE
+
 
 @dataclass(slots=True)
 class Chunk:
@@ -92,10 +98,10 @@ class ChunkPost:
     """
 
     def __init__(
-        self, hooks: Webhooks, room: asyncio.Semaphore, encoder: Encoder, metrics: Metrics,
-        is_ending: Callable[[], bool], chunk: Chunk,
+        self, node: Node, hooks: Webhooks, room: asyncio.Semaphore, encoder: Encoder, is_ending: Callable[[], bool],
+        chunk: Chunk,
     ) -> None:  # fmt: skip
-        self._hooks, self._room, self._encoder, self._metrics = hooks, room, encoder, metrics
+        self._node, self._hooks, self._room, self._encoder = node, hooks, room, encoder
         self._is_ending, self._chunk = is_ending, chunk
         self._end = time.monotonic() + CHUNK_SECONDS
         self._taken_count = self._unclear_count = 0  # the latter in a row
@@ -123,7 +129,7 @@ class ChunkPost:
                         return
                     item.outcome = await self._post(item)
                 self._count(item.outcome)
-                if not item.is_done:
+                if not (item.is_done or item.is_unwritable):
                     return
 
     def _is_over(self) -> bool:
@@ -131,7 +137,9 @@ class ChunkPost:
         return self._is_stopped or gives_up or self._is_ending() or time.monotonic() > self._end
 
     def _count(self, outcome: WebhookOutcome) -> None:
-        self._metrics.count(SUBSCRIPTION_POSTS, outcome.verdict)
+        if outcome.verdict is WebhookVerdict.UNWRITABLE:
+            return  # nothing was sent
+        self._node.metrics.count(SUBSCRIPTION_POSTS, outcome.verdict)
         if outcome.verdict in DONE:
             self._taken_count, self._unclear_count = self._taken_count + 1, 0
         elif outcome.verdict is WebhookVerdict.UNCLEAR:
@@ -143,10 +151,10 @@ class ChunkPost:
         subscription, event = self._chunk.turn.subscription, item.delivery.event
         if not self._encoder.tells(event):
             return TAKEN  # the format has no words for it
-        try:
-            message = self._encoder.encode_for(item.delivery)
-        except Exception as error:
-            return WebhookOutcome(WebhookVerdict.AGAIN, f"a fault in fedstac, {type(error).__name__}: {error}")
+        written = await subscribing.write(self._node, self._encoder, [item.delivery])
+        if written.unwritable:
+            return WebhookOutcome(WebhookVerdict.UNWRITABLE, written.unwritable[0].reason)
+        message = written.events[0].message
         place = {
             "subscription": subscription.name, "pos": str(event.cursor.pos), "epoch": str(event.cursor.epoch),
             "key": quote(message.key, safe="/:"), "attempt": str(item.attempts + 1),
@@ -175,7 +183,11 @@ def result_of(chunk: Chunk, now: datetime) -> DeliveryResult:
     """Return what is stored of a chunk that was sent."""
     items = [*chunk.retries, *chunk.news]
     done_count = sum(item.is_done for item in items)
-    failures = [(item, item.outcome) for item in items if item.outcome is not None and not item.is_done]
+    unwritable_items = [(item, item.outcome) for item in items if item.outcome is not None and item.is_unwritable]
+    failures = [
+        (item, item.outcome) for item in items
+        if item.outcome is not None and not (item.is_done or item.is_unwritable)
+    ]  # fmt: skip
     stop = next((outcome for _, outcome in failures if outcome.verdict in STOPPING), None)
     is_one_dataset = len({item.dataset for item, _ in failures}) == 1
     is_own_if_unclear = done_count > 0 or (stop is None and is_one_dataset)
@@ -187,6 +199,7 @@ def result_of(chunk: Chunk, now: datetime) -> DeliveryResult:
     if stop is None and not is_own_if_unclear:
         stop = next((outcome for _, outcome in failures if outcome.verdict is WebhookVerdict.UNCLEAR), None)
     error = stop or (failures[-1][1] if failures else None)
+    own_failures = [*unwritable_items, *own_failures]
     passed_count, left_over = _passage(chunk.news, {id(item) for item, _ in own_failures})
     last_place = chunk.news[passed_count - 1].source.cursor if passed_count else None
     return DeliveryResult(
@@ -232,13 +245,13 @@ def _postponement(item: Item, outcome: WebhookOutcome, turn: Turn, done_count: i
     """Return when an event that failed is sent again.
 
     It is a dead letter after MOST_TRIES, if the receiver said that it is the event or took another one since: while it
-    takes nothing at all, events are kept.
+    takes nothing at all, events are kept. One that its format cannot write is a dead letter at once.
     """
     tries, delivered_at = item.attempts + 1, turn.subscription.delivered_at
     took_another = done_count > 0 or (
         item.tried_at is not None and delivered_at is not None and delivered_at > item.tried_at
     )
-    is_dead = tries >= MOST_TRIES and (outcome.verdict is WebhookVerdict.AGAIN or took_another)
+    is_dead = item.is_unwritable or (tries >= MOST_TRIES and (outcome.verdict is WebhookVerdict.AGAIN or took_another))
     seconds = max(outcome.seconds or 0.0, _growing(tries, FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS))
     return Postponement(item.source, outcome.reason, None if is_dead else seconds)
 

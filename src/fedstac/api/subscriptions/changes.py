@@ -29,7 +29,8 @@ async def get_changes(call: Call) -> Response:
     `since` is a cursor, `start`, `head` or a moment. From cursor to cursor nothing is missed and nothing comes twice,
     whatever is written meanwhile. A moment is a place to begin with and no more: the log is in the order of commits,
     and what was written before the moment and committed after it may be missing. A dataset that no longer fits,
-    or that the caller may no longer see, gives one change of the kind `left`.
+    or that the caller may no longer see, gives one change of the kind `left`. `unwritable` lists changes that the
+    format cannot write, and why: read these datasets themselves.
     """
     parameters = call.query_params
     if not (since := parameters.get("since")):
@@ -54,8 +55,17 @@ async def get_changes(call: Call) -> Response:
     following = {key: parameters[key] for key in KEPT if key in parameters} | {"since": cursor}
     next_parameters = following if page.has_more else None
     own = f"{call.base_url}/changes"
-    head = {"cursor": cursor, "links": links.of_page(own, next_parameters)}
-    return await events_answer(call, head, "changes", page.events, encoder)
+    head = {
+        "cursor": cursor, "links": links.of_page(own, next_parameters),
+        "unwritable": [
+            {
+                "cursor": str(each.event.cursor), "event_id": each.event.event_id, "collection": each.event.collection,
+                "dataset": each.event.dataset, "reason": each.reason,
+            }
+            for each in page.unwritable
+        ],
+    }  # fmt: skip
+    return await events_answer(call, head, "changes", page.events)
 
 
 def _condition(call: Call) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Who may manage messaging sees those of others, seeks them and removes them. Nobo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -25,11 +24,9 @@ from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import rfc3339, rfc3339_or_none
 from fedstac.domain.policy import Action, Principal, Resource
-from fedstac.domain.subscriptions import SubscriberEvent
-from fedstac.messaging.formats import Encoder
 from fedstac.runtime import budget
 from fedstac.workers import subscribing
-from fedstac.workers.subscribing import SubscriptionWish
+from fedstac.workers.subscribing import SubscriptionWish, WrittenEvent
 
 NO_STORE: Final = {"Cache-Control": "private, no-store"}
 EVERY: Final = Resource("the subscriptions of this node", "*", "*")
@@ -37,7 +34,6 @@ PAGE, MOST_SHOWN = 100, 1000
 LEASE_SECONDS, LONGEST_LEASE = 60, 3600
 LONGEST_WAIT: Final = 60
 LONGEST_RETRY: Final = 86_400.0
-INLINE_CHARACTERS: Final = 256 << 10  # of events that are written in the event loop
 MEMBERS: Final = {  # of a body, and the members of a wish
     "delivery": "delivery", "url": "url", "format": "format", "key": "key_template", "filter": "filter",
     "batch": "batch", "from": "start",
@@ -69,8 +65,12 @@ async def _document(call: Call, conn: Connection, subscription: Subscription) ->
 
 async def _documents(call: Call, conn: Connection, rows: Sequence[Subscription]) -> list[dict[str, Any]]:
     counts = await subscriptions.missed_counts(conn, [row.name for row in rows])
+    days = call.node.settings.webhook_rights_days
     return [
-        subscribing.document_of(row, counts.get(row.name, MissedCounts()), reader=call.caller.name) for row in rows
+        subscribing.document_of(
+            row, counts.get(row.name, MissedCounts()), reader=call.caller.name, rights_days=days
+        )
+        for row in rows
     ]  # fmt: skip
 
 
@@ -157,32 +157,31 @@ async def get_next(call: Call) -> Response:
     budget.extend(wait)
     page = await subscribing.next_events(
         call.node, call.path_params["subscription"], caller=call.caller, limit=limit or None,
-        lease_seconds=max(lease, 1), wait=wait, run=call.services.threads.run,
+        lease_seconds=max(lease, 1), wait=wait, feed_url=f"{call.base_url}/events", run=call.services.threads.run,
     )  # fmt: skip
     head: dict[str, Any] = {"cursor": str(page.cursor)}
     if page.lease is not None:
         head |= {"lease": str(page.lease.id), "leased_until": rfc3339(page.lease.until)}
-    encoder = replace(page.encoder, feed_url=f"{call.base_url}/events")
-    return await events_answer(call, head, "events", page.events, encoder)
+    return await events_answer(call, head, "events", page.events)
 
 
 async def events_answer(
-    call: Call, head: dict[str, Any], member: str, events: Sequence[SubscriberEvent], encoder: Encoder
+    call: Call, head: dict[str, Any], member: str, events: Sequence[WrittenEvent]
 ) -> Response:  # fmt: skip
     """Answer with events as a subscriber gets them, each with its value as the format has it, which is not parsed."""
-    work = partial(_text_of, head, member, events, encoder)
-    is_large = sum(len(each.event.text) for each in events) > INLINE_CHARACTERS
+    work = partial(_text_of, head, member, events)
+    is_large = subscribing.are_large([each.delivery for each in events])
     text = await call.services.threads.run(work) if is_large else work()
     return Response(text, 200, NO_STORE, links.JSON)
 
 
-def _text_of(head: dict[str, Any], member: str, events: Sequence[SubscriberEvent], encoder: Encoder) -> bytes:
+def _text_of(head: dict[str, Any], member: str, events: Sequence[WrittenEvent]) -> bytes:
     texts = []
     for each in events:
-        message = encoder.encode_for(each)
+        event, message = each.delivery.event, each.message
         fields = orjson.dumps({
-            "cursor": str(each.event.cursor), "event_id": each.event.event_id, "kind": each.kind,
-            "type": each.event.type, "key": message.key, "headers": dict(message.headers),
+            "cursor": str(event.cursor), "event_id": event.event_id, "kind": each.delivery.kind,
+            "type": event.type, "key": message.key, "headers": dict(message.headers),
         })  # fmt: skip
         texts.append(fields[:-1] + b',"value":' + (message.value or b"null") + b"}")
     envelope = orjson.dumps(head)[:-1] + b',"' + member.encode() + b'":['

@@ -29,6 +29,10 @@ DATASET_PREFIX: Final = "org.fedstac.dataset."
 ABOUT_COLLECTIONS: Final = (events.COLLECTION_CREATED, events.COLLECTION_UPDATED, events.COLLECTION_DELETED)
 
 
+class TooLarge(ValueError):
+    """A message is larger than its receiver takes, and its format has no form by reference."""
+
+
 class Operation(StrEnum):
     """What an event is to somebody who sees a catalogue as an outsider does."""
 

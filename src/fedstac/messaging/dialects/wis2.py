@@ -19,7 +19,16 @@ import orjson
 from fedstac.domain.events import LoggedEvent
 from fedstac.domain.model import moment, rfc3339
 from fedstac.domain.multihashes import Multihash
-from fedstac.messaging.dialects import Delivery, Json, Operation, ParsedEvent, WireMessage, item_address, parse_event
+from fedstac.messaging.dialects import (
+    Delivery,
+    Json,
+    Operation,
+    ParsedEvent,
+    TooLarge,
+    WireMessage,
+    item_address,
+    parse_event,
+)
 from fedstac.messaging.dialects.ogc import GEOJSON
 
 CONFORMS_TO: Final = ("http://wis.wmo.int/spec/wnm/1/conf/core",)
@@ -46,7 +55,7 @@ def write(event: LoggedEvent, delivery: Delivery) -> WireMessage:
         value = orjson.dumps(_notification(change, shown_geometry, shown_file, delivery, link_count))
         if len(value) <= min(LARGEST, delivery.largest_value):
             return WireMessage({"content-type": GEOJSON}, value)
-    raise ValueError(f"a notification of {len(value)} bytes is too large for WIS2, which takes {LARGEST}")
+    raise TooLarge(f"a notification of {len(value)} bytes is too large for WIS2, which takes {LARGEST}")
 
 
 def _notification(
