@@ -108,6 +108,9 @@ async def test_grants_close_with_a_person_and_each_is_announced(conn: Connection
         assert row["closed_by"].startswith("database:")
     assert orjson.loads(rows[2]["event"])["data"]["lineage"] == "thing-2"
     assert orjson.loads(rows[0]["event"])["subject"] == "plain/thing-1"
+    acts = await conn.fetch("SELECT dataset, collection, detail FROM fedstac.audit WHERE action = 'withdraw-grant'")
+    assert {row["dataset"] for row in acts} == {f"grant/{row['grant']}" for row in rows}
+    assert {(row["collection"], row["detail"]) for row in acts} == {("plain", '{"reason":"leave-project"}')}
 
 
 ANNA = Caller(writing.ANNA, writing.RULES.policy)

@@ -12,15 +12,17 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import audit, connections, invariants, notifications, own_groups, people, subscriptions
+from fedstac.db import audit, connections, invariants, loads, notifications, own_groups, people, subscriptions
 from fedstac.db.connections import Connection
+from fedstac.db.loads import NewLoad
 from fedstac.db.own_groups import GroupRole
-from fedstac.db.people import PersonalGroup
+from fedstac.db.people import PersonalData, PersonalGroup
 from fedstac.db.subscriptions import NewSubscription
 from fedstac.demo import embedded, sample
 from fedstac.domain.events import START
 from fedstac.domain.groups import Identity
 from fedstac.domain.policy import Principal
+from fedstac.domain.reconcile import LoadMode
 from fedstac.runtime import failpoints
 from tests.db import writing
 from tests.support.databases import name_in
@@ -113,8 +115,47 @@ async def test_who_is_erased_follows_nothing_any_more(conn: Connection, deleter:
             batch=1, after=START,
         )  # fmt: skip
         await subscriptions.put(conn, new, actor=owner.name)
-    await people.erase(deleter, anna)
+    assert (await people.leave(deleter, anna, "CMIP6", dry_run=True)).subscriptions == 0
+    shown = await people.erase(deleter, anna, dry_run=True)
+    assert (shown.subscriptions, shown.as_json()["closes"]["subscriptions"]) == (1, 1)
+    assert await people.erase(deleter, anna) == shown
     assert [each.name for each in await subscriptions.every(conn, owner=None, after="", limit=10)] == ["others"]
+    [row] = [row async for row in audit.rows(conn, audit.RowFilter(dataset="subscription/hers"))]
+    assert (row.actor, row.action) == ("database:fedstac_deleter", "remove-subscription")
+    assert (await people.erase(deleter, anna)).is_empty
+
+
+@pytest.mark.parametrize("project", ["CMIP6", None])
+async def test_loads_of_who_leaves_are_cancelled_unless_they_are_applied(
+    conn: Connection, deleter: Connection, anna: str, project: str | None
+) -> None:
+    ids = {"hers": uuid4(), "elsewhere": uuid4(), "others": uuid4()}
+    for name, collection in (("hers", "CMIP6"), ("elsewhere", "CMIP5"), ("others", "CMIP6")):
+        submitter = "somebody" if name == "others" else anna
+        new = NewLoad(
+            id=ids[name], collection=collection, mode=LoadMode.APPLY, override=None, submitter=submitter, roles=(),
+            identity=None, correlation="request", traceparent=None,
+        )  # fmt: skip
+        await loads.create(conn, new)
+        await conn.execute("INSERT INTO fedstac.load_dataset (load, dataset, lineage) VALUES ($1, 'x', 'x')", ids[name])
+    shown = await _depart(deleter, anna, project, dry_run=True)
+    assert shown.loads == (2 if project is None else 1)
+    assert await _depart(deleter, anna, project) == shown
+    rows = await conn.fetch("SELECT id FROM fedstac.load WHERE cancelled_by = 'database:fedstac_deleter'")
+    gone = {ids["hers"], ids["elsewhere"]} if project is None else {ids["hers"]}
+    assert {row["id"] for row in rows} == gone
+    kept = await conn.fetch("SELECT load FROM fedstac.load_dataset")
+    assert {row["load"] for row in kept} == set(ids.values()) - gone
+    for id in gone:
+        [row] = [row async for row in audit.rows(conn, audit.RowFilter(dataset=f"load/{id}"))]
+        assert row.action == "cancel-load"
+    assert (await _depart(deleter, anna, project, dry_run=True)).loads == 0
+
+
+async def _depart(deleter: Connection, who: str, project: str | None, *, dry_run: bool = False) -> PersonalData:
+    if project is None:
+        return await people.erase(deleter, who, dry_run=dry_run)
+    return await people.leave(deleter, who, project, dry_run=dry_run)
 
 
 async def test_who_is_erased_leaves_a_name_that_names_nobody(conn: Connection, deleter: Connection, anna: str) -> None:

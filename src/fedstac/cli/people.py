@@ -117,8 +117,9 @@ def _show(about: dict[str, Any], data: PersonalData, form: Output) -> None:
 def _lines(data: PersonalData) -> list[str]:
     groups = [(each.part, f"{each.name} ({each.project})") for each in data.groups]
     rows = [
-        *groups, ("awaited", data.awaited), ("grants", data.grants), ("places", data.destinations),
-        ("messages", data.messages), ("sessions", data.sessions), ("identity", "who it is" if data.mapping else ""),
+        *groups, ("awaited", data.awaited), ("grants", data.grants), ("loads", data.loads),
+        ("follows", data.subscriptions), ("places", data.destinations), ("messages", data.messages),
+        ("sessions", data.sessions), ("identity", "who it is" if data.mapping else ""),
         ("stay", f"{data.datasets} datasets" if data.datasets else ""),
     ]  # fmt: skip
     return [f"  {label:<10}{for_terminal(value)}" for label, value in rows if value]

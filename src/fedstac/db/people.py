@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from fedstac.db.connections import Connection
+from fedstac.db.own_groups import GroupRole
 from fedstac.domain.groups import Identity
 from fedstac.runtime.failpoints import failpoint
 
 PREFIX = "person:"  # no token may be called so (nodes.is_name)
+GROUP_PARTS: Final = frozenset(GroupRole)
+ACTIONS: Final = {  # in the audit log, of what closes one by one
+    "grant": "withdraw-grant", "load": "cancel-load", "subscription": "remove-subscription",
+}  # fmt: skip
 
 
 async def pseudonym(conn: Connection, who: Identity) -> str:
@@ -69,14 +75,17 @@ class PersonalGroup:
 class PersonalData:
     """What belongs to a person here, and closes when they leave; `datasets` stay, of which they are the publisher.
 
-    awaited: results of requests that they wait for. messages: to their destinations, on their way or kept. mapping:
-    whether it is known whose pseudonym it is. Of a project there are groups, awaited results, grants and datasets.
+    awaited: results of requests that they wait for. messages: to their destinations, on their way or kept. loads: of
+    full state, that are not applied. mapping: whether it is known whose pseudonym it is. Of a project there are groups,
+    awaited results, grants, loads and datasets.
     """
 
     groups: tuple[PersonalGroup, ...]
     awaited: int
     datasets: int
     grants: int = 0
+    loads: int = 0
+    subscriptions: int = 0
     destinations: int = 0
     messages: int = 0
     sessions: int = 0
@@ -85,14 +94,15 @@ class PersonalData:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is there that closes."""
-        return not (self.groups or self.awaited or self.grants or self.destinations or self.sessions or self.mapping)
+        return not any(self.as_json()["closes"].values())
 
     def as_json(self) -> dict[str, Any]:
         return {
             "closes": {
                 "groups": [{"group": each.name, "project": each.project, "part": each.part} for each in self.groups],
-                "awaited": self.awaited, "grants": self.grants, "destinations": self.destinations,
-                "messages": self.messages, "sessions": self.sessions, "mapping": self.mapping,
+                "awaited": self.awaited, "grants": self.grants, "loads": self.loads,
+                "subscriptions": self.subscriptions, "destinations": self.destinations, "messages": self.messages,
+                "sessions": self.sessions, "mapping": self.mapping,
             },
             "stays": {"datasets": self.datasets},
         }  # fmt: skip
@@ -118,22 +128,31 @@ async def erase(conn: Connection, who: str, *, dry_run: bool = False) -> Persona
 async def _close(conn: Connection, who: str, project: str | None, action: str, *, dry_run: bool) -> PersonalData:
     async with conn.transaction():
         rows = await conn.fetch("SELECT * FROM fedstac.close_person($1, $2, $3)", who, project, not dry_run)
-        counts = {row["kind"]: row["count"] for row in rows}
+        counts = Counter[str]()
+        for row in rows:
+            counts[row["kind"]] += row["count"]
         data = PersonalData(
-            groups=tuple(PersonalGroup(row["name"], row["project"], row["kind"]) for row in rows if row["name"]),
-            awaited=counts["awaited"], datasets=counts["dataset"], grants=counts["grant"],
-            destinations=counts.get("destination", 0), messages=counts.get("message", 0),
-            sessions=counts.get("session", 0), mapping=bool(counts.get("mapping")),
+            groups=tuple(
+                PersonalGroup(row["name"], row["project"], row["kind"]) for row in rows if row["kind"] in GROUP_PARTS
+            ),
+            awaited=counts["awaited"], datasets=counts["dataset"], grants=counts["grant"], loads=counts["load"],
+            subscriptions=counts["subscription"], destinations=counts["destination"], messages=counts["message"],
+            sessions=counts["session"], mapping=bool(counts["mapping"]),
         )  # fmt: skip
         failpoint("person.closed")
         if not dry_run and not data.is_empty:
             detail = {name: value for name, value in data.as_json()["closes"].items() if name != "groups" and value}
+            reason = orjson.dumps({"reason": action}).decode()
             await conn.executemany(
                 """INSERT INTO fedstac.audit (actor, action, collection, dataset, outcome, detail)
                    VALUES ('database:' || session_user, $1, $2, $3, 'done', $4)""",
                 [
                     *((f"remove-{each.part}", each.project, f"group/{each.name}/{who}", None) for each in data.groups),
+                    *(
+                        (ACTIONS[row["kind"]], row["project"], f"{row['kind']}/{row['name']}", reason)
+                        for row in rows if row["kind"] in ACTIONS
+                    ),
                     (action, project or "", who, orjson.dumps(detail).decode() if detail else None),
                 ],
-            )
+            )  # fmt: skip
     return data
