@@ -19,6 +19,7 @@ from fedstac.db import migrations
 from fedstac.demo import embedded
 from fedstac.runtime.metrics import FAMILIES, MetricKind
 from fedstac.settings import PREFIX, Settings
+from fedstac.workers import subscribing
 from tests.docs.shell import REPOSITORY
 
 DOCKER = REPOSITORY / "docker"
@@ -170,6 +171,22 @@ def test_alerts_name_metrics_and_labels_that_there_are() -> None:
         shown = set(re.findall(r"\$labels\.(\w+)", str(alert["annotations"])))
         assert shown <= by | labels | {"job"}, alert["alert"]
         assert alert["annotations"]["remedy"]
+
+
+def test_alerts_of_subscriptions_select_values_that_there_are() -> None:
+    values = {
+        "delivery": set(subscribing.DELIVERIES), "stand": {"active", "failing", "paused", "ended"},
+        "state": {"waiting", "dead"}, "code": {"5.."},
+    }  # fmt: skip
+    selected: dict[str, set[str]] = {}
+    for alert in alerts():
+        families = [FAMILIES[name] for name in families_in(alert["expr"])]
+        for label, value in re.findall(r'(\w+)=~?"([^"]*)"', alert["expr"]):
+            assert any(label in family.labels for family in families), alert["alert"]
+            selected.setdefault(label, set()).update(value.split("|"))
+    assert all(selected[label] <= values[label] for label in selected), selected
+    watched = {"fedstac_subscription_lag_seconds", "fedstac_subscriptions", "fedstac_subscription_events"}
+    assert watched | {"fedstac_unwritable_events_total"} <= families_in(" ".join(each["expr"] for each in alerts()))
 
 
 def test_the_dashboard_is_the_one_of_the_table_and_shows_all_of_it() -> None:
