@@ -17,7 +17,7 @@ from fedstac.domain.events import Cursor
 from fedstac.domain.subscriptions import SubscriberEvent
 from fedstac.messaging.formats import Encoder
 from fedstac.messaging.sinks import OutgoingEvent
-from fedstac.workers import subscribing
+from fedstac.workers import delivering
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 from tests.workers.things import SPOIL
@@ -211,7 +211,7 @@ async def test_large_events_are_written_beside_the_event_loop(
     monkeypatch.setattr(Encoder, "encode_for", note)
     await head_is(api, conn, 4)
     await api.anyone.get("/changes", params={"since": "1.3"})
-    monkeypatch.setattr(subscribing, "INLINE_CHARACTERS", 1)
+    monkeypatch.setattr(delivering, "INLINE_CHARACTERS", 1)
     await api.anyone.get("/changes", params={"since": "1.3"})
     assert threads == [True, False]
 

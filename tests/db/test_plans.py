@@ -36,6 +36,7 @@ from fedstac.db import (
     retention,
     search,
     sinks,
+    subscription_events,
     subscriptions,
 )
 from fedstac.db.bulks import DatasetChoice
@@ -153,16 +154,18 @@ async def read_for_subscribers(conn: Connection) -> None:
     )  # fmt: skip
     await subscriptions.put(conn, new, actor="anna")
     for after in (0, large.DATASETS // 2, large.DATASETS - 500):
-        page = (await subscriptions.look(conn, Cursor(1, after), {"CMIP6"}, 200)).events
+        page = (await subscription_events.look(conn, Cursor(1, after), {"CMIP6"}, 200)).events
         assert page
-        assert await subscriptions.previous_events(conn, page)
-        assert not (await subscriptions.held_back(conn, "maps", page)).positions
-    await subscriptions.postpone(conn, "maps", [subscriptions.Postponement(event, "full", 0) for event in page])
-    due = await subscriptions.due(conn, "maps", 100)
-    assert await subscriptions.events_at(conn, [each.pos for each in due])
-    await subscriptions.bury_forgotten(conn, "maps")
-    assert (await subscriptions.missed_counts(conn, ["maps"]))["maps"].waiting == len(page)
-    await subscriptions.place_before(conn, datetime(2026, 1, 1, tzinfo=UTC))
+        assert await subscription_events.previous_events(conn, page)
+        assert not (await subscription_events.held_back(conn, "maps", page)).positions
+    await subscription_events.postpone(
+        conn, "maps", [subscription_events.Postponement(event, "full", 0) for event in page]
+    )
+    due = await subscription_events.due(conn, "maps", 100)
+    assert await subscription_events.events_at(conn, [each.pos for each in due])
+    await subscription_events.bury_forgotten(conn, "maps")
+    assert (await subscription_events.missed_counts(conn, ["maps"]))["maps"].waiting == len(page)
+    await subscription_events.place_before(conn, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 async def look_for_few_events(conn: Connection) -> None:

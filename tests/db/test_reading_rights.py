@@ -11,9 +11,9 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import feed, subscriptions
+from fedstac.db import feed, subscription_events
 from fedstac.db.connections import Connection
-from fedstac.db.subscriptions import MissedEvent
+from fedstac.db.subscription_events import MissedEvent
 from fedstac.domain import events
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
@@ -26,7 +26,7 @@ from fedstac.domain.patching import MergePatch
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import ChangeKind, Subscriber, SubscriptionFilter
 from fedstac.publication import Work
-from fedstac.workers import subscribing
+from fedstac.workers import delivering, subscribing
 from tests.db import writing
 from tests.db.writing import ANNA
 
@@ -67,9 +67,9 @@ def target(item: dict[str, Any]) -> Target:
 async def deliveries(node: Node, conn: Connection) -> dict[str, list[tuple[str, ChangeKind, bool]]]:
     """Return what each reader gets of the whole log: the dataset, the kind, and whether the files are in it."""
     await feed.sequence(conn)
-    page = await subscriptions.look(conn, START, {"plain"})
+    page = await subscription_events.look(conn, START, {"plain"})
     logged = [event for event in page.events if event.dataset is not None]
-    got = await subscribing.deliveries(node, conn, logged, READERS)
+    got = await delivering.deliveries(node, conn, logged, READERS)
     return {
         name: [(str(each.event.dataset), each.kind, SECRET in each.event.text) for each in own]
         for name, own in got.items()
@@ -179,7 +179,7 @@ async def test_an_event_of_a_private_dataset_says_its_level(node: Node, conn: Co
     await writing.create_collections(node, "plain")
     await writing.publish(conn, thing(1, "private"))
     await feed.sequence(conn)
-    page = await subscriptions.look(conn, START, {"plain"})
+    page = await subscription_events.look(conn, START, {"plain"})
     [event] = [orjson.loads(each.text) for each in page.events if each.dataset is not None]
     assert event["data"]["access"] == "private"
     assert event["data"]["latest"] is False

@@ -10,10 +10,11 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import feed, grants, subscriptions
+from fedstac.db import feed, grants, subscription_events, subscriptions
 from fedstac.db.connections import Connection
 from fedstac.db.grants import NewGrant
-from fedstac.db.subscriptions import NewSubscription, Postponement
+from fedstac.db.subscription_events import Postponement
+from fedstac.db.subscriptions import NewSubscription
 from fedstac.domain import events
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
@@ -26,7 +27,7 @@ from fedstac.domain.patching import MergePatch
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import ChangeKind, Subscriber, SubscriptionFilter
 from fedstac.publication import Work
-from fedstac.workers import subscribing
+from fedstac.workers import delivering
 from tests.db import writing
 from tests.db.writing import ANNA
 
@@ -54,9 +55,9 @@ async def make_log(node: Node, conn: Connection) -> None:
 
 async def test_each_subscriber_gets_what_fits_and_what_they_may_see(node: Node, conn: Connection) -> None:
     await make_log(node, conn)
-    page = await subscriptions.look(conn, START, {"plain"})
+    page = await subscription_events.look(conn, START, {"plain"})
     assert [event.cursor.pos for event in page.events] == [1, 2, 3, 4, 5]
-    got = await subscribing.deliveries(node, conn, page.events, [STRANGER, TITLED_A, MANAGER])
+    got = await delivering.deliveries(node, conn, page.events, [STRANGER, TITLED_A, MANAGER])
     changes = {name: [(each.event.cursor.pos, each.kind) for each in own] for name, own in got.items()}
     entered, changed, departed = ChangeKind.ENTERED, ChangeKind.CHANGED, ChangeKind.LEFT
     assert changes["stranger"] == [(1, changed), (3, entered), (5, departed)], "it is hidden by now"
@@ -66,13 +67,12 @@ async def test_each_subscriber_gets_what_fits_and_what_they_may_see(node: Node, 
 
 async def test_the_event_before_is_looked_up_where_it_is_not_in_the_page(node: Node, conn: Connection) -> None:
     await make_log(node, conn)
-    page = await subscriptions.look(conn, Cursor(1, 3), None)
-    previous = await subscriptions.previous_events(conn, page.events)
+    page = await subscription_events.look(conn, Cursor(1, 3), None)
+    previous = await subscription_events.previous_events(conn, page.events)
     places = {pos: event.cursor.pos if event else None for pos, event in previous.items()}
     assert places == {4: 2, 5: 4}
-    assert (await subscriptions.previous_events(conn, (await subscriptions.look(conn, START, None, 2)).events)) == {
-        2: None
-    }
+    beginning = await subscription_events.look(conn, START, None, 2)
+    assert await subscription_events.previous_events(conn, beginning.events) == {2: None}
 
 
 async def test_a_page_whose_datasets_were_large_before_is_read_in_pieces(
@@ -83,15 +83,15 @@ async def test_a_page_whose_datasets_were_large_before_is_read_in_pieces(
     change = Amend(Target("plain", draft.id, draft.lineage), ANNA, MergePatch({"properties": {"title": "a"}}), None)
     await publication.perform(conn, writing.RULES, [Work(change, "anna", "change")])
     await feed.sequence(conn)
-    page = (await subscriptions.look(conn, Cursor(1, 3), None)).events
+    page = (await subscription_events.look(conn, Cursor(1, 3), None)).events
     readers = [STRANGER, TITLED_A, MANAGER]
-    whole = await subscribing.deliveries(node, conn, page, readers)
+    whole = await delivering.deliveries(node, conn, page, readers)
     assert {
-        pos: event.cursor.pos for pos, event in (await subscriptions.previous_events(conn, page)).items() if event
+        pos: event.cursor.pos for pos, event in (await subscription_events.previous_events(conn, page)).items() if event
     } == {4: 2, 5: 4, 6: 3}
-    monkeypatch.setattr(subscriptions, "PREVIOUS_BYTES", 1)
-    assert set(await subscriptions.previous_events(conn, page)) == {4, 5}
-    assert await subscribing.deliveries(node, conn, page, readers) == whole
+    monkeypatch.setattr(subscription_events, "PREVIOUS_BYTES", 1)
+    assert set(await subscription_events.previous_events(conn, page)) == {4, 5}
+    assert await delivering.deliveries(node, conn, page, readers) == whole
     assert [each.event.cursor.pos for each in whole["titled"]] == [4, 6]
 
 
@@ -109,14 +109,14 @@ async def test_what_retention_takes_during_a_look_is_not_passed_over(
 
     monkeypatch.setattr(feed, "resume", resume_and_forget)
     with pytest.raises(CursorGone):
-        await subscriptions.look(conn, Cursor(1, 1), None)
+        await subscription_events.look(conn, Cursor(1, 1), None)
 
 
 async def test_a_look_passes_over_what_is_of_other_collections(node: Node, conn: Connection) -> None:
     await make_log(node, conn)
-    page = await subscriptions.look(conn, START, {"CMIP6"})
+    page = await subscription_events.look(conn, START, {"CMIP6"})
     assert (page.events, page.through.pos) == ([], 5)
-    cut = await subscriptions.look(conn, START, {"plain"}, 2)
+    cut = await subscription_events.look(conn, START, {"plain"}, 2)
     assert ([event.cursor.pos for event in cut.events], cut.through.pos) == ([1, 2], 2)
 
 
@@ -129,28 +129,31 @@ async def test_later_events_of_a_dataset_wait_behind_the_one_that_was_not_taken(
         filter="{}", batch=10, after=START,
     )  # fmt: skip
     await subscriptions.put(conn, new, actor="anna")
-    page = (await subscriptions.look(conn, START, None)).events
+    page = (await subscription_events.look(conn, START, None)).events
     _, first, other, second, _ = page
-    await subscriptions.postpone(conn, "s", [Postponement(first, "broken", 0), Postponement(second, "", 0, attempts=0)])
-    blocked = await subscriptions.held_back(conn, "s", page)
+    await subscription_events.postpone(
+        conn, "s", [Postponement(first, "broken", 0), Postponement(second, "", 0, attempts=0)]
+    )
+    blocked = await subscription_events.held_back(conn, "s", page)
     assert blocked.positions == {2, 4}
     assert blocked.datasets == {("plain", "thing-1")}
     assert other.dataset == "thing-2"
-    await subscriptions.postpone(conn, "s", [Postponement(page[0], "broken", 60)])
-    assert ("plain", None) in (await subscriptions.held_back(conn, "s", page)).datasets, "the collection's events too"
-    await subscriptions.settle(conn, "s", [1])
-    assert [each.pos for each in await subscriptions.due(conn, "s", 10)] == [2]
-    await subscriptions.postpone(conn, "s", [Postponement(first, "broken", 60)])
-    assert await subscriptions.due(conn, "s", 10) == []
-    await subscriptions.bury(conn, "s", [2], "broken for good")
-    assert [each.pos for each in await subscriptions.due(conn, "s", 10)] == [4]  # nothing waits behind the dead
-    [letter] = await subscriptions.dead_letters(conn, "s", after=0, limit=10)
+    await subscription_events.postpone(conn, "s", [Postponement(page[0], "broken", 60)])
+    blocked = await subscription_events.held_back(conn, "s", page)
+    assert ("plain", None) in blocked.datasets, "the collection's events too"
+    await subscription_events.settle(conn, "s", [1])
+    assert [each.pos for each in await subscription_events.due(conn, "s", 10)] == [2]
+    await subscription_events.postpone(conn, "s", [Postponement(first, "broken", 60)])
+    assert await subscription_events.due(conn, "s", 10) == []
+    await subscription_events.bury(conn, "s", [2], "broken for good")
+    assert [each.pos for each in await subscription_events.due(conn, "s", 10)] == [4]  # nothing waits behind the dead
+    [letter] = await subscription_events.dead_letters(conn, "s", after=0, limit=10)
     assert (letter.pos, letter.attempts, letter.reason) == (2, 2, "broken for good")
-    assert await subscriptions.has_waiting(conn, "s", 1)
-    assert not await subscriptions.has_waiting(conn, "s", 2)
-    monkeypatch.setattr(subscriptions, "MOST_DEAD_LETTERS", 2)
-    await subscriptions.postpone(conn, "s", [Postponement(event, "no", None) for event in (second, other)])
-    letters = await subscriptions.dead_letters(conn, "s", after=0, limit=10)
+    assert await subscription_events.has_waiting(conn, "s", 1)
+    assert not await subscription_events.has_waiting(conn, "s", 2)
+    monkeypatch.setattr(subscription_events, "MOST_DEAD_LETTERS", 2)
+    await subscription_events.postpone(conn, "s", [Postponement(event, "no", None) for event in (second, other)])
+    letters = await subscription_events.dead_letters(conn, "s", after=0, limit=10)
     assert [each.pos for each in letters] == [4, 3], "the oldest went"
 
 
@@ -167,17 +170,17 @@ async def test_a_private_dataset_is_there_for_whom_a_grant_names_and_leaves_with
         [given] = await grants.give(conn, [NewGrant("holder", target, None, until)], actor="anna")
     await feed.sequence(conn)
     holder = Subscriber("holder", SubscriptionFilter.parse({}), Principal("holder", frozenset()))
-    page = (await subscriptions.look(conn, START, {"plain"})).events
+    page = (await subscription_events.look(conn, START, {"plain"})).events
 
     async def kinds(page: Sequence[LoggedEvent]) -> dict[str, list[tuple[int, str]]]:
-        got = await subscribing.deliveries(node, conn, page, [STRANGER, holder])
+        got = await delivering.deliveries(node, conn, page, [STRANGER, holder])
         return {
             name: [(each.event.cursor.pos, each.kind) for each in own if each.event.dataset]
             for name, own in got.items()
         }
 
     assert await kinds(page) == {"stranger": [], "holder": [(2, "entered")]}
-    got = await subscribing.deliveries(node, conn, page, [STRANGER, holder])
+    got = await delivering.deliveries(node, conn, page, [STRANGER, holder])
     assert [each.event.type for each in got["holder"]][-1] == GIVEN
     assert [each.event.type for each in got["stranger"]] == [events.COLLECTION_CREATED]
     async with conn.transaction():
@@ -187,5 +190,5 @@ async def test_a_private_dataset_is_there_for_whom_a_grant_names_and_leaves_with
     [receipt] = await publication.perform(conn, writing.RULES, [Work(change, "anna", "change")])
     assert receipt.problem is None
     await feed.sequence(conn)
-    page = (await subscriptions.look(conn, Cursor(1, 3), {"plain"})).events
+    page = (await subscription_events.look(conn, Cursor(1, 3), {"plain"})).events
     assert await kinds(page) == {"stranger": [], "holder": [(page[-1].cursor.pos, "left")]}

@@ -18,7 +18,7 @@ from fedstac.db import connections, feed
 from fedstac.db.connections import Connection
 from fedstac.domain.subscriptions import SubscriptionFilter
 from fedstac.messaging.formats import Encoder
-from fedstac.workers import subscribing
+from fedstac.workers import delivering
 from tests.db import writing
 from tests.support.waiting import PATIENCE, until
 from tests.workers.things import thing
@@ -94,7 +94,7 @@ async def test_changes_miss_and_repeat_nothing_beside_writers_kills_and_a_transa
 
     async def read_page() -> bool:
         nonlocal cursor
-        page = await subscribing.changes_since(
+        page = await delivering.changes_since(
             node, cursor, SubscriptionFilter.parse({"collections": ["plain"]}), reader=writing.ANNA,
             encoder=Encoder(), limit=50, wait=0,
         )  # fmt: skip

@@ -20,9 +20,9 @@ import pytest
 
 from fedstac import bootstrap
 from fedstac.bootstrap import Node
-from fedstac.db import nodes, notifications, subscriptions, webhook_deliveries
+from fedstac.db import nodes, notifications, subscription_events, subscriptions, webhook_deliveries
 from fedstac.db.connections import Connection
-from fedstac.db.subscriptions import LogSlice
+from fedstac.db.subscription_events import LogSlice
 from fedstac.db.webhook_deliveries import Turn
 from fedstac.domain import destinations
 from fedstac.domain.errors import CursorGone
@@ -147,7 +147,7 @@ async def test_an_event_that_fails_again_and_again_is_a_dead_letter_and_what_fol
         await subscribe(conn, receiver.url, filter={"types": ["dataset.published", "dataset.updated"]})
         async with sending(node):
             await subscription_that(conn, lambda each: each.delivered == 1)
-    [letter] = await subscriptions.dead_letters(conn, "one", after=0, limit=10)
+    [letter] = await subscription_events.dead_letters(conn, "one", after=0, limit=10)
     assert (letter.attempts, letter.reason) == (3, "the receiver answered 422")
     assert [request.headers["fedstac-attempt"] for request in receiver.requests] == ["1", "2", "3", "1"]
 
@@ -163,7 +163,7 @@ async def test_an_event_that_the_format_cannot_write_is_a_dead_letter_at_once_an
         await subscribe(conn, receiver.url, format="overview")
         async with sending(node):
             stored = await subscription_that(conn, lambda each: each.pos == 4 and each.lease is None)
-    [letter] = await subscriptions.dead_letters(conn, "one", after=0, limit=10)
+    [letter] = await subscription_events.dead_letters(conn, "one", after=0, limit=10)
     assert (letter.dataset, letter.attempts) == ("thing-1", 1)
     assert letter.reason == "a fault in fedstac, KeyError: 'digest'"
     assert sorted(orjson.loads(request.body)["title"] for request in receiver.taken) == ["a", "b"]
@@ -517,7 +517,7 @@ async def test_leases_last_while_the_log_is_read_for_many_that_stand_apart(
 ) -> None:
     await writing.create_collections(node, "plain")
     await publish(conn, *range(20))
-    look, leased = subscriptions.look, list[bool]()
+    look, leased = subscription_events.look, list[bool]()
 
     async def look_slowly(one: Connection, *arguments: Any) -> LogSlice:
         await asyncio.sleep(0.2)  # a third of a lease
@@ -526,7 +526,7 @@ async def test_leases_last_while_the_log_is_read_for_many_that_stand_apart(
         )
         return await look(one, *arguments)
 
-    monkeypatch.setattr(subscriptions, "look", look_slowly)
+    monkeypatch.setattr(subscription_events, "look", look_slowly)
     monkeypatch.setattr("fedstac.workers.subscriptions.PAGE_EVENTS", 1)
     monkeypatch.setattr("fedstac.workers.page_cache.KEPT_SECONDS", -1.0)  # each of them reads
     for number in range(6):

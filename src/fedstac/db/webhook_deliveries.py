@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from fedstac.db import notifications, subscriptions
+from fedstac.db import notifications, subscription_events, subscriptions
 from fedstac.db.connections import Connection
-from fedstac.db.subscriptions import UNLEASED, Postponement, Subscription
+from fedstac.db.subscription_events import Postponement
+from fedstac.db.subscriptions import UNLEASED, Subscription
 from fedstac.domain.events import Cursor
 
 MOST_WAITING: Final = 1000  # events of a subscription that wait to be sent again: beyond, none is added
@@ -196,10 +197,10 @@ async def note(conn: Connection, turn: Turn, result: DeliveryResult, *, window: 
         if not is_own:
             return False
         if result.settled_positions:
-            await subscriptions.settle(conn, name, result.settled_positions)
+            await subscription_events.settle(conn, name, result.settled_positions)
         if result.lost_positions:
-            await subscriptions.bury(conn, name, result.lost_positions, LOST)
-        await subscriptions.postpone(conn, name, result.postponements)
+            await subscription_events.bury(conn, name, result.lost_positions, LOST)
+        await subscription_events.postpone(conn, name, result.postponements)
         await conn.execute(
             """UPDATE fedstac.subscription
                SET epoch = CASE WHEN ($2, $3) > (epoch, pos) THEN $2 ELSE epoch END,

@@ -252,7 +252,7 @@ class LogPage:
     def read(
         cls, page: Sequence[LoggedEvent], previous: Mapping[int, LoggedEvent | None], institution_of: InstitutionOf
     ) -> LogPage:
-        """Read the events of datasets, each once. previous: as db/subscriptions.previous_events gives it."""
+        """Read the events of datasets, each once. previous: as db/subscription_events.previous_events gives it."""
         datasets: dict[int, LoggedDataset] = {}
         for event in (*page, *filter(None, previous.values())):
             if event.dataset is not None and event.cursor.pos not in datasets:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedstac.bootstrap import Node
-from fedstac.db import feed, subscriptions
+from fedstac.db import feed, subscription_events
 from fedstac.db.connections import Connection
 from fedstac.domain.events import Cursor
 from fedstac.domain.subscriptions import LogPage
-from fedstac.workers import subscribing
+from fedstac.workers import delivering
 
 PAGE_EVENTS: Final = 500  # of one reading of the log
 KEPT_SECONDS: Final = 5.0  # a deletion takes the text of events away: what was read before is soon forgotten
@@ -63,10 +63,10 @@ class PageCache:
         if fitting_pages:
             return max(fitting_pages, key=lambda each: each.through)
         self.reading_count += 1
-        log_slice = await subscriptions.look(conn, place, collections, PAGE_EVENTS)
+        log_slice = await subscription_events.look(conn, place, collections, PAGE_EVENTS)
         log_page, through = LogPage((), {}, {}), log_slice.through
         if log_slice.events:
-            log_page = await subscribing.read_page(self._node, conn, log_slice.events)
+            log_page = await delivering.read_page(self._node, conn, log_slice.events)
             if len(log_page.events) < len(log_slice.events):
                 through = log_page.events[-1].cursor
         earlier = [event for event in log_page.previous.values() if event is not None]

@@ -23,9 +23,9 @@ from uuid import uuid4
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import subscriptions, webhook_deliveries
+from fedstac.db import subscription_events, webhook_deliveries
 from fedstac.db.connections import Connection
-from fedstac.db.subscriptions import HeldBack
+from fedstac.db.subscription_events import HeldBack
 from fedstac.db.webhook_deliveries import MOST_WAITING, DeliveryResult, Stop, Turn
 from fedstac.domain import destinations
 from fedstac.domain.errors import BadRequest, CursorGone
@@ -39,7 +39,7 @@ from fedstac.runtime.causes import Cause, cause_of
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import Backoff, pause
 from fedstac.settings import Misconfigured, Settings
-from fedstac.workers import subscribing
+from fedstac.workers import delivering, subscribing
 from fedstac.workers.page_cache import PAGE_EVENTS, PageCache
 from fedstac.workers.webhook_chunks import ANSWER_SECONDS, Chunk, ChunkPost, Item, result_of, result_of_refusal
 
@@ -179,7 +179,7 @@ class WebhookSender:
                 self._start(turn, Reading(), refusal=refusal if is_gone else None)
             return
         log_page = page.log_page.after(group[0].subscription.pos)
-        group_deliveries = await subscribing.deliveries_of(self._node, conn, log_page, subscribers)
+        group_deliveries = await delivering.deliveries_of(self._node, conn, log_page, subscribers)
         deliveries = {
             turn.name: [
                 each for each in group_deliveries[turn.name] if each.source.cursor.pos > turn.subscription.pos
@@ -307,16 +307,17 @@ class WebhookSender:
     ) -> Chunk:  # fmt: skip
         """Return what is to be sent: new events, and so many of those that failed and are due."""
         events = [each.source for each in news]
-        held_back = await subscriptions.held_back(conn, turn.name, events) if has_stored and news else NOTHING_HELD
+        may_wait = has_stored and bool(news)
+        held_back = await subscription_events.held_back(conn, turn.name, events) if may_wait else NOTHING_HELD
         items = [
             Item(each, is_behind=(each.source.collection, each.source.dataset) in held_back.datasets)
             for each in news if each.source.cursor.pos not in held_back.positions
         ]  # fmt: skip
         if not (most_due and turn.is_due) or reading.subscriber is None:
             return Chunk(turn, (), items)
-        stored_events = await subscriptions.due(conn, turn.name, most_due)
-        events = await subscriptions.events_at(conn, [each.pos for each in stored_events])
-        deliveries = await subscribing.deliveries(self._node, conn, events, [reading.subscriber])
+        stored_events = await subscription_events.due(conn, turn.name, most_due)
+        events = await subscription_events.events_at(conn, [each.pos for each in stored_events])
+        deliveries = await delivering.deliveries(self._node, conn, events, [reading.subscriber])
         kept_positions = {event.cursor.pos for event in events}
         due = {each.source.cursor.pos: each for each in deliveries[turn.name]}
         return Chunk(

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import quote
 
 from fedstac.bootstrap import Node
-from fedstac.db.subscriptions import Postponement
+from fedstac.db.subscription_events import Postponement
 from fedstac.db.webhook_deliveries import DeliveryResult, Stop, Turn
 from fedstac.domain.events import Cursor, LoggedEvent
 from fedstac.domain.subscriptions import SubscriberEvent
@@ -24,7 +24,7 @@ from fedstac.domain.webhook_answers import TAKEN, WebhookOutcome, WebhookVerdict
 from fedstac.messaging.formats import Encoder
 from fedstac.messaging.webhooks import Forbidden, Undelivered, Webhooks
 from fedstac.runtime.metrics import SUBSCRIPTION_POSTS
-from fedstac.workers import subscribing
+from fedstac.workers import delivering
 
 POSTS_EACH, RETRIES_EACH = 4, 2  # of one subscription, each of another dataset: of new events, and of those that failed
 ANSWER_SECONDS: Final = 10.0
@@ -151,7 +151,7 @@ class ChunkPost:
         subscription, event = self._chunk.turn.subscription, item.delivery.event
         if not self._encoder.tells(event):
             return TAKEN  # the format has no words for it
-        written = await subscribing.write(self._node, self._encoder, [item.delivery])
+        written = await delivering.write(self._node, self._encoder, [item.delivery])
         if written.unwritable:
             return WebhookOutcome(WebhookVerdict.UNWRITABLE, written.unwritable[0].reason)
         message = written.events[0].message

@@ -16,7 +16,7 @@ from fedstac.domain.events import EventFormat
 from fedstac.domain.subscriptions import SubscriptionFilter
 from fedstac.messaging.formats import Encoder
 from fedstac.runtime import budget
-from fedstac.workers import subscribing
+from fedstac.workers import delivering, subscribing
 
 PAGE: Final = 100
 CQL2_JSON, CQL2_TEXT = "cql2-json", "cql2-text"
@@ -47,7 +47,7 @@ async def get_changes(call: Call) -> Response:
     with ExitStack() as stack:
         if wait and reader is None:
             stack.enter_context(call.services.waiting_readers.place())
-        page = await subscribing.changes_since(
+        page = await delivering.changes_since(
             call.node, since, condition, reader=reader, encoder=encoder, limit=limit, wait=wait,
             run=call.services.threads.run,
         )  # fmt: skip

@@ -16,17 +16,19 @@ from starlette.responses import Response
 from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
 from fedstac.api.nodes.sinks import path_id
-from fedstac.db import subscriptions
+from fedstac.db import subscription_events, subscriptions
 from fedstac.db.connections import Connection
-from fedstac.db.subscriptions import MissedCounts, Subscription
+from fedstac.db.subscription_events import MissedCounts
+from fedstac.db.subscriptions import Subscription
 from fedstac.domain import destinations
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import rfc3339, rfc3339_or_none
 from fedstac.domain.policy import Action, Principal, Resource
 from fedstac.runtime import budget
-from fedstac.workers import subscribing
-from fedstac.workers.subscribing import SubscriptionWish, WrittenEvent
+from fedstac.workers import delivering, subscribing
+from fedstac.workers.delivering import WrittenEvent
+from fedstac.workers.subscribing import SubscriptionWish
 
 NO_STORE: Final = {"Cache-Control": "private, no-store"}
 EVERY: Final = Resource("the subscriptions of this node", "*", "*")
@@ -64,7 +66,7 @@ async def _document(call: Call, conn: Connection, subscription: Subscription) ->
 
 
 async def _documents(call: Call, conn: Connection, rows: Sequence[Subscription]) -> list[dict[str, Any]]:
-    counts = await subscriptions.missed_counts(conn, [row.name for row in rows])
+    counts = await subscription_events.missed_counts(conn, [row.name for row in rows])
     days = call.node.settings.webhook_rights_days
     return [
         subscribing.document_of(
@@ -155,7 +157,7 @@ async def get_next(call: Call) -> Response:
     lease = numbers.whole(parameters, "lease", default=LEASE_SECONDS, most=LONGEST_LEASE)
     wait = numbers.whole(parameters, "wait", default=0, most=LONGEST_WAIT)
     budget.extend(wait)
-    page = await subscribing.next_events(
+    page = await delivering.next_events(
         call.node, call.path_params["subscription"], caller=call.caller, limit=limit or None,
         lease_seconds=max(lease, 1), wait=wait, feed_url=f"{call.base_url}/events", run=call.services.threads.run,
     )  # fmt: skip
@@ -170,7 +172,7 @@ async def events_answer(
 ) -> Response:  # fmt: skip
     """Answer with events as a subscriber gets them, each with its value as the format has it, which is not parsed."""
     work = partial(_text_of, head, member, events)
-    is_large = subscribing.are_large([each.delivery for each in events])
+    is_large = delivering.are_large([each.delivery for each in events])
     text = await call.services.threads.run(work) if is_large else work()
     return Response(text, 200, NO_STORE, links.JSON)
 
@@ -199,7 +201,7 @@ async def post_ack(call: Call) -> Response:
         raise BadRequest('send {"cursor": "1.4711", "lease": "…"}, as GET …/next answered')
     lease = _lease(body.get("lease"))
     async with call.node.pool.acquire() as conn:
-        subscription = await subscribing.ack(
+        subscription = await delivering.ack(
             conn, call.path_params["subscription"], Cursor.parse(body["cursor"]), caller=call.caller, lease=lease
         )
     return _answer({"cursor": str(subscription.cursor), "leased_until": rfc3339_or_none(subscription.leased_until)})
@@ -224,12 +226,12 @@ async def post_nack(call: Call) -> Response:
     event_id, reason, retry_in = body.get("event_id"), body.get("reason", ""), body.get("retry_in")
     if not isinstance(event_id, str) or not isinstance(reason, str):
         raise BadRequest('send {"event_id": "…", "reason": "…", "retry_in": 60}')
-    if len(reason) > subscriptions.LONGEST_REASON:
-        raise BadRequest(f"reason has {subscriptions.LONGEST_REASON} characters at most")
+    if len(reason) > subscription_events.LONGEST_REASON:
+        raise BadRequest(f"reason has {subscription_events.LONGEST_REASON} characters at most")
     if retry_in is not None and not (type(retry_in) in (int, float) and 0 <= retry_in <= LONGEST_RETRY):
         raise BadRequest(f"retry_in is a number of seconds, {LONGEST_RETRY:.0f} at most")
     async with call.node.pool.acquire() as conn:
-        event = await subscribing.nack(
+        event = await delivering.nack(
             conn, call.path_params["subscription"], event_id, caller=call.caller,
             reason=reason or "refused without a reason", retry_in=retry_in,
         )  # fmt: skip
@@ -259,7 +261,7 @@ async def get_dead_letters(call: Call) -> Response:
     after = numbers.whole(call.query_params, "after", default=0, most=2**62)
     async with call.node.pool.acquire() as conn:
         subscription = await _visible(call, conn)
-        rows = await subscriptions.dead_letters(conn, subscription.name, after=after, limit=limit + 1)
+        rows = await subscription_events.dead_letters(conn, subscription.name, after=after, limit=limit + 1)
     own = f"{call.base_url}/subscriptions/{subscription.name}/dead-letters"
     following = {"limit": limit, "after": rows[limit - 1].id} if len(rows) > limit else None
     letters = [subscribing.letter_of(row) for row in rows[:limit]]
@@ -272,7 +274,7 @@ async def post_redrive(call: Call) -> Response:
     async with call.node.pool.acquire() as conn, conn.transaction():
         subscription = await _visible(call, conn)
         await subscriptions.lock(conn, subscription.name)
-        event = await subscriptions.redrive(
+        event = await subscription_events.redrive(
             conn, subscription.name, id, actor=call.caller.name, correlation=call.request_id
         )
     return _answer(subscribing.letter_of(event))
