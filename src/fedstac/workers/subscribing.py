@@ -122,11 +122,7 @@ async def put(
         raise BadRequest(f"messages of the format {wish.format} lead to this node, and its operator sets no public URL")
     if not 0 < wish.batch <= MOST_EVENTS:
         raise BadRequest(f"batch is a number from 1 to {MOST_EVENTS}")
-    filter_text = orjson.dumps(wish.filter).decode()
-    if len(filter_text) > LONGEST_FILTER:
-        raise BadRequest(f"a filter has {LONGEST_FILTER} characters at most; ask for less with it")
-    SubscriptionFilter.parse(wish.filter)
-    filter_text = orjson.dumps({name: value for name, value in wish.filter.items() if value is not None}).decode()
+    filter_text = _filter_text(wish.filter)
     networks = destinations.networks_of(node.settings.webhook_networks)
     if (wish.delivery == WEBHOOK) is not (wish.url is not None):
         raise BadRequest("url goes with the delivery webhook, and with no other")
@@ -148,6 +144,17 @@ async def put(
             ),
             actor=caller.name, correlation=correlation,
         )  # fmt: skip
+
+
+def _filter_text(condition: Any) -> str:
+    """Return a filter as it is stored: without members that say nothing. BadRequest says what is wrong with it."""
+    is_object = isinstance(condition, Mapping)
+    members = {name: value for name, value in condition.items() if value is not None} if is_object else condition
+    text = orjson.dumps(members).decode()
+    if len(text) > LONGEST_FILTER:
+        raise BadRequest(f"a filter has {LONGEST_FILTER} characters at most; ask for less with it")
+    SubscriptionFilter.parse(condition)
+    return text
 
 
 @contextmanager
