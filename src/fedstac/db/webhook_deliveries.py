@@ -23,6 +23,17 @@ ACTOR: Final = "fedstac"  # in the audit log: a receiver did it, and this node n
 
 # The first event of each dataset that waits is due when its time has come. Others wait behind it.
 DUE: Final = """EXISTS (
+    SELECT FROM (
+        SELECT DISTINCT ON (e.collection, e.dataset) e.retry_at FROM fedstac.subscription_event e
+        WHERE e.subscription = s.name AND e.dead_at IS NULL ORDER BY e.collection, e.dataset, e.pos) first
+    WHERE first.retry_at <= clock_timestamp())"""
+
+WAITING: Final = 1000  # events of a subscription that wait to be sent again: beyond, none is added
+LOST: Final = "the log no longer has it; read the dataset itself"
+ACTOR: Final = "fedstac"  # in the audit log: a receiver did it, and this node notes it
+
+# The first event of each dataset that waits is due when its time has come. Others wait behind it.
+DUE: Final = """EXISTS (
     SELECT FROM fedstac.subscription_event e
     WHERE e.subscription = s.name AND e.dead_at IS NULL AND e.retry_at <= clock_timestamp() AND NOT EXISTS (
         SELECT FROM fedstac.subscription_event earlier
@@ -32,6 +43,12 @@ DUE: Final = """EXISTS (
 WAITING: Final = """(
     SELECT count(*) FROM (SELECT FROM fedstac.subscription_event e
                           WHERE e.subscription = s.name AND e.dead_at IS NULL LIMIT $5) e)"""
+
+# As the indexes subscription_sending and subscription_unagreed have it.
+SENDING: Final = "s.delivery = 'webhook' AND s.paused_reason IS NULL AND s.ended_reason IS NULL"
+FREE: Final = """(s.leased_until IS NULL OR s.leased_until <= clock_timestamp())
+    AND (s.wait_until IS NULL OR s.wait_until <= clock_timestamp())"""
+READY: Final = "SELECT s.name, s.is_slow OR s.failing_since IS NOT NULL AS is_hindered FROM fedstac.subscription s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +94,25 @@ async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, mos
     So nobody waits until those that are far behind have the whole log.
     most: of those that work. most_slow: of those that are slow or fail, which have a share of their own so that they
     hold up nobody else.
+    Of subscriptions that have everything none is read: those behind are found by their place, and those with stored
+    events one after the other. Both bounds of a place are named, or PostgreSQL takes a third of all to be behind.
     """
     rows = await conn.fetch(
-        f"""WITH ready AS MATERIALIZED (
-                SELECT s.name, s.is_slow OR s.failing_since IS NOT NULL AS is_hindered
-                FROM fedstac.subscription s, fedstac.feed_state head
-                WHERE s.delivery = 'webhook' AND s.paused_reason IS NULL AND s.ended_reason IS NULL
-                  AND (s.leased_until IS NULL OR s.leased_until <= clock_timestamp())
-                  AND (s.wait_until IS NULL OR s.wait_until <= clock_timestamp())
-                  AND (s.agreed_url IS DISTINCT FROM s.url OR {DUE}
-                       OR ((s.epoch, s.pos) < (head.epoch, head.pos) AND {WAITING} < $5))),
+        f"""WITH RECURSIVE stored (name) AS (
+                (SELECT subscription FROM fedstac.subscription_event WHERE dead_at IS NULL
+                 ORDER BY subscription LIMIT 1)
+                UNION ALL
+                SELECT (SELECT e.subscription FROM fedstac.subscription_event e
+                        WHERE e.dead_at IS NULL AND e.subscription > stored.name ORDER BY e.subscription LIMIT 1)
+                FROM stored WHERE stored.name IS NOT NULL),
+            ready AS MATERIALIZED (
+                {READY} WHERE {SENDING} AND {FREE} AND s.agreed_url IS DISTINCT FROM s.url
+                UNION {READY} WHERE {SENDING} AND {FREE} AND {WAITING} < $5
+                      AND s.epoch = (SELECT epoch FROM fedstac.feed_state)
+                      AND s.pos >= 0 AND s.pos < (SELECT pos FROM fedstac.feed_state)
+                UNION {READY} WHERE {SENDING} AND {FREE} AND {WAITING} < $5
+                      AND s.epoch >= 0 AND s.epoch < (SELECT epoch FROM fedstac.feed_state)
+                UNION {READY} JOIN stored ON stored.name = s.name WHERE {SENDING} AND {FREE} AND {DUE}),
             chosen AS (
                 (SELECT name FROM ready WHERE NOT is_hindered ORDER BY random() LIMIT $3)
                 UNION ALL (SELECT name FROM ready WHERE is_hindered ORDER BY random() LIMIT $4)),
