@@ -131,6 +131,7 @@ SECTIONS = (
         ]),
         Panel("Events that were not taken", "short", [gauge(m.SUBSCRIPTION_EVENTS, "state")]),
         Panel("Posted to webhooks", "ops", [rate(m.SUBSCRIPTION_POSTS, "verdict")]),
+        Panel("Events that a format cannot write", "ops", [rate(m.UNWRITABLE_EVENTS, "format")]),
     )),
     Section("Nodes", (
         Panel("Events that a node has not acknowledged", "short", [gauge(m.CONSUMER_LAG_EVENTS, "consumer")]),

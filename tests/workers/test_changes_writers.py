@@ -100,7 +100,7 @@ async def test_changes_miss_and_repeat_nothing_beside_writers_kills_and_a_transa
         )  # fmt: skip
         if page.events and chance.random() < 0.2:
             return True  # the reader was killed before it had noted the page: it reads the same page again
-        events.extend(each.event.event_id for each in page.events)
+        events.extend(each.delivery.event.event_id for each in page.events)
         cursor = str(page.cursor)
         return page.has_more
 

@@ -131,12 +131,12 @@ async def write(
 ) -> WrittenEvents:  # fmt: skip
     """Write events in the format of their reader, beside the event loop where they are large."""
     work = partial(_write, encoder, events)
-    written = await run(work) if are_large(events) else work()
-    if written.unwritable:
-        node.metrics.count(UNWRITABLE_EVENTS, encoder.format, by=len(written.unwritable))
-    for each in written.unwritable:
+    outcome = await run(work) if are_large(events) else work()
+    if outcome.unwritable:
+        node.metrics.count(UNWRITABLE_EVENTS, encoder.format, by=len(outcome.unwritable))
+    for each in outcome.unwritable:
         log.error("an event cannot be written", format=encoder.format, event_id=each.event.event_id, reason=each.reason)
-    return written
+    return outcome
 
 
 def are_large(events: Sequence[SubscriberEvent]) -> bool:
@@ -145,15 +145,15 @@ def are_large(events: Sequence[SubscriberEvent]) -> bool:
 
 
 def _write(encoder: Encoder, events: Sequence[SubscriberEvent]) -> WrittenEvents:
-    written: list[WrittenEvent] = []
+    messages: list[WrittenEvent] = []
     unwritable_events: list[Unwritable] = []
     for each in events:
         budget.checkpoint()
         try:
-            written.append(WrittenEvent(each, encoder.encode_for(each)))
+            messages.append(WrittenEvent(each, encoder.encode_for(each)))
         except Exception as error:
             unwritable_events.append(unwritable(each.source, error))
-    return WrittenEvents(written, unwritable_events)
+    return WrittenEvents(messages, unwritable_events)
 
 
 def _institution_of(vocabularies: Vocabularies, data: Mapping[str, Any]) -> str | None:
@@ -271,13 +271,13 @@ async def _write_or_bury(
     run: RunInThread,
 ) -> Sequence[WrittenEvent]:  # fmt: skip
     """Write events, and make dead letters of those that the format cannot write. For the caller's transaction."""
-    written = await write(node, encoder, events, run=run)
-    if written.unwritable:
-        letters = [Postponement(each.event, each.reason, seconds=None) for each in written.unwritable]
+    outcome = await write(node, encoder, events, run=run)
+    if outcome.unwritable:
+        letters = [Postponement(each.event, each.reason, seconds=None) for each in outcome.unwritable]
         await subscription_events.postpone(conn, subscription.name, letters)
         window = node.settings.notify_window_seconds
         await notifications.tell_owner(conn, subscription.owner, "subscription", [subscription.name], after=window)
-    return written.events
+    return outcome.events
 
 
 async def _new(
@@ -438,8 +438,8 @@ async def changes_since(
         after = events[limit - 1].source.cursor if len(events) > limit else log_slice.through
         seconds = deadline - time.monotonic()
         if events or seconds <= 0 or node.stopping.is_set():
-            written = await write(node, encoder, events[:limit], run=run)
-            return ChangesPage(written.events, written.unwritable, after, after.pos < head.pos)
+            outcome = await write(node, encoder, events[:limit], run=run)
+            return ChangesPage(outcome.events, outcome.unwritable, after, after.pos < head.pos)
         if advance:
             await pause(node.stopping, 0)
         else:

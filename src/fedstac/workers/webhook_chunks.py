@@ -151,10 +151,10 @@ class ChunkPost:
         subscription, event = self._chunk.turn.subscription, item.delivery.event
         if not self._encoder.tells(event):
             return TAKEN  # the format has no words for it
-        written = await delivering.write(self._node, self._encoder, [item.delivery])
-        if written.unwritable:
-            return WebhookOutcome(WebhookVerdict.UNWRITABLE, written.unwritable[0].reason)
-        message = written.events[0].message
+        encoding = await delivering.write(self._node, self._encoder, [item.delivery])
+        if encoding.unwritable:
+            return WebhookOutcome(WebhookVerdict.UNWRITABLE, encoding.unwritable[0].reason)
+        message = encoding.events[0].message
         place = {
             "subscription": subscription.name, "pos": str(event.cursor.pos), "epoch": str(event.cursor.epoch),
             "key": quote(message.key, safe="/:"), "attempt": str(item.attempts + 1),
