@@ -145,7 +145,7 @@ async def test_later_events_of_a_dataset_wait_behind_the_one_that_was_not_taken(
     assert [each.pos for each in await subscription_events.due(conn, "s", 10)] == [2]
     await subscription_events.postpone(conn, "s", [Postponement(first, "broken", 60)])
     assert await subscription_events.due(conn, "s", 10) == []
-    await subscription_events.bury(conn, "s", [2], "broken for good")
+    await subscription_events.bury(conn, [("s", 2)], "broken for good")
     assert [each.pos for each in await subscription_events.due(conn, "s", 10)] == [4]  # nothing waits behind the dead
     [letter] = await subscription_events.dead_letters(conn, "s", after=0, limit=10)
     assert (letter.pos, letter.attempts, letter.reason) == (2, 2, "broken for good")

@@ -22,8 +22,8 @@ from fedstac import bootstrap
 from fedstac.bootstrap import Node
 from fedstac.db import nodes, notifications, subscription_events, subscriptions, webhook_deliveries
 from fedstac.db.connections import Connection
-from fedstac.db.subscription_events import LogSlice
-from fedstac.db.webhook_deliveries import Turn
+from fedstac.db.subscription_events import LogSlice, MissedCounts, Postponement
+from fedstac.db.webhook_deliveries import DeliveryResult, Note, Stop, Turn
 from fedstac.domain import destinations
 from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor
@@ -34,7 +34,7 @@ from fedstac.runtime.metrics import text_of
 from fedstac.settings import Settings
 from fedstac.workers import notifier, subscribing, webhook_chunks
 from fedstac.workers.page_cache import PageCache
-from fedstac.workers.subscriptions import WITHOUT_TOKEN, WebhookSender, groups_of
+from fedstac.workers.subscriptions import WITHOUT_TOKEN, NoteWriter, WebhookSender, groups_of
 from tests.db import writing
 from tests.support.receivers import receiving
 from tests.support.subscribers import (
@@ -510,6 +510,57 @@ async def test_those_far_behind_do_not_keep_the_turn_from_others(node: Node, con
         await webhook_deliveries.release(conn, lease, [turn.name])
         names.add(turn.name)
     assert len(names) == 21
+
+
+async def _claimed(node: Node, conn: Connection, count: int) -> list[Turn]:
+    """Return the turns of new subscriptions, by name."""
+    await writing.create_collections(node, "plain")
+    await publish(conn, 1, 2)
+    for number in range(count):
+        await subscribe(conn, "https://hooks.example/x", f"hook {number}")
+    turns = await webhook_deliveries.claim(conn, uuid4(), 15.0, most=count, most_slow=1)
+    return sorted(turns, key=lambda turn: turn.name)
+
+
+async def test_what_came_of_several_chunks_is_stored_together_and_of_a_lost_lease_nothing(
+    node: Node, conn: Connection
+) -> None:
+    first, second, changed, taken_over = await _claimed(node, conn, 4)
+    await conn.execute("UPDATE fedstac.subscription SET version = version + 1 WHERE name = $1", changed.name)
+    await conn.execute("UPDATE fedstac.subscription SET lease = $2 WHERE name = $1", taken_over.name, uuid4())
+    [event] = await subscription_events.events_at(conn, [2])
+    failed = Postponement(event, "no", 60.0)
+    await subscription_events.postpone(conn, second.name, [failed])
+    dead = replace(failed, seconds=None)
+    results = {
+        first.name: DeliveryResult(through=Cursor(1, 3), taken_count=2, postponements=[failed]),
+        second.name: DeliveryResult(through=None, taken_count=0, postponements=[dead], error="no"),
+        changed.name: DeliveryResult(through=Cursor(1, 3), taken_count=2, postponements=[failed]),
+        taken_over.name: DeliveryResult(through=Cursor(1, 3), taken_count=2, stop=Stop(ended_reason="over")),
+    }
+    notes = [Note(turn, results[turn.name]) for turn in (taken_over, changed, second, first)]
+    own_notes = await webhook_deliveries.note(conn, notes, window=0.0)
+    assert {each.turn.name for each in own_notes} == {first.name, second.name}
+    rows = await conn.fetch("SELECT pos, delivered, errors, ended_reason FROM fedstac.subscription ORDER BY name")
+    assert [tuple(row) for row in rows] == [(3, 2, 0, None), (0, 0, 1, None), (0, 0, 0, None), (0, 0, 0, None)]
+    counts = await subscription_events.missed_counts(conn, [turn.name for turn in (first, second, changed)])
+    assert counts == {first.name: MissedCounts(waiting=1), second.name: MissedCounts(dead=1)}
+
+
+async def test_a_note_that_cannot_be_stored_hinders_no_other(node: Node, conn: Connection) -> None:
+    notes = NoteWriter(node)
+    turns = await _claimed(node, conn, 5)
+    outcomes = await asyncio.gather(
+        *(
+            notes.store(Note(turn, DeliveryResult(through=Cursor(1, 3), taken_count=1, error="\0" if n == 3 else None)))
+            for n, turn in enumerate(turns)
+        ),
+        return_exceptions=True,
+    )
+    await notes.end()
+    assert [outcome is True for outcome in outcomes] == [True, True, True, False, True]
+    rows = await conn.fetch("SELECT pos FROM fedstac.subscription ORDER BY name")
+    assert [row["pos"] for row in rows] == [3, 3, 3, 0, 3]
 
 
 async def test_leases_last_while_the_log_is_read_for_many_that_stand_apart(

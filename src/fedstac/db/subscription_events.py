@@ -245,30 +245,35 @@ class Postponement:
 
 async def postpone(conn: Connection, name: str, postponements: Sequence[Postponement]) -> None:
     """Store events that were not taken; of one that is stored already the attempts add up, and its lease ends."""
+    await postpone_each(conn, [(name, each) for each in postponements])
+
+
+async def postpone_each(conn: Connection, postponements: Sequence[tuple[str, Postponement]]) -> None:
+    """Store events that subscriptions did not take, each with its subscription's name, as `postpone` does."""
     if not postponements:
         return
-    events = [each.event for each in postponements]
+    events = [each.event for _, each in postponements]
     await conn.execute(
         """INSERT INTO fedstac.subscription_event AS e
                   (subscription, epoch, pos, event_id, key, collection, dataset, type, attempts, reason, retry_at,
                    dead_at)
-           SELECT $1, p.epoch, p.pos, p.event_id, p.key, p.collection, p.dataset, p.type, p.attempts, p.reason,
-                  clock_timestamp() + make_interval(secs => coalesce(p.seconds, 0)),
+           SELECT p.subscription, p.epoch, p.pos, p.event_id, p.key, p.collection, p.dataset, p.type, p.attempts,
+                  p.reason, clock_timestamp() + make_interval(secs => coalesce(p.seconds, 0)),
                   CASE WHEN p.seconds IS NULL THEN clock_timestamp() END
-           FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                       $9::integer[], $10::text[], $11::float8[])
-                p (epoch, pos, event_id, key, collection, dataset, type, attempts, reason, seconds)
+           FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
+                       $8::text[], $9::integer[], $10::text[], $11::float8[])
+                p (subscription, epoch, pos, event_id, key, collection, dataset, type, attempts, reason, seconds)
            ON CONFLICT (subscription, pos) DO UPDATE
            SET attempts = e.attempts + EXCLUDED.attempts, reason = EXCLUDED.reason, retry_at = EXCLUDED.retry_at,
                dead_at = EXCLUDED.dead_at, lease = NULL, at = clock_timestamp()
            WHERE EXCLUDED.attempts > 0""",
-        name, [each.cursor.epoch for each in events], [each.cursor.pos for each in events],
-        [each.event_id for each in events], [each.key for each in events], [each.collection for each in events],
-        [each.dataset for each in events], [each.type for each in events],
-        [each.attempts for each in postponements], [each.reason[:LONGEST_REASON] for each in postponements],
-        [each.seconds for each in postponements],
+        [name for name, _ in postponements], [each.cursor.epoch for each in events],
+        [each.cursor.pos for each in events], [each.event_id for each in events], [each.key for each in events],
+        [each.collection for each in events], [each.dataset for each in events], [each.type for each in events],
+        [each.attempts for _, each in postponements],
+        [each.reason[:LONGEST_REASON] for _, each in postponements], [each.seconds for _, each in postponements],
     )  # fmt: skip
-    if any(each.seconds is None for each in postponements):
+    for name in sorted({name for name, each in postponements if each.seconds is None}):
         await _drop_oldest_letters(conn, name)
 
 
@@ -385,14 +390,15 @@ async def missed_event(conn: Connection, name: str, pos: int) -> MissedEvent:
     return _missed_event(row)
 
 
-async def bury(conn: Connection, name: str, positions: Sequence[int], reason: str) -> None:
-    """Make dead letters of stored events."""
+async def bury(conn: Connection, places: Sequence[tuple[str, int]], reason: str) -> None:
+    """Make dead letters of stored events, given as the name of their subscription and their position."""
     await conn.execute(
-        """UPDATE fedstac.subscription_event SET dead_at = clock_timestamp(), reason = $3, lease = NULL
-           WHERE subscription = $1 AND pos = ANY ($2::bigint[])""",
-        name, list(positions), reason[:LONGEST_REASON],
+        """UPDATE fedstac.subscription_event e SET dead_at = clock_timestamp(), reason = $3, lease = NULL
+           FROM unnest($1::text[], $2::bigint[]) t (name, pos) WHERE e.subscription = t.name AND e.pos = t.pos""",
+        [name for name, _ in places], [pos for _, pos in places], reason[:LONGEST_REASON],
     )  # fmt: skip
-    await _drop_oldest_letters(conn, name)
+    for name in sorted({name for name, _ in places}):
+        await _drop_oldest_letters(conn, name)
 
 
 async def bury_forgotten(conn: Connection, name: str) -> None:

@@ -139,8 +139,12 @@ async def prolong(conn: Connection, turns: Iterable[Turn], seconds: float) -> No
     """Let the leases of turns last for so many seconds from now on, where they still are theirs."""
     leases = {turn.name: turn.lease for turn in turns}
     await conn.execute(
-        """UPDATE fedstac.subscription s SET leased_until = clock_timestamp() + make_interval(secs => $3)
-           FROM unnest($1::text[], $2::uuid[]) l (name, lease) WHERE s.name = l.name AND s.lease = l.lease""",
+        """WITH locked AS MATERIALIZED (
+               SELECT s.name FROM fedstac.subscription s
+               JOIN unnest($1::text[], $2::uuid[]) l (name, lease) ON s.name = l.name AND s.lease = l.lease
+               FOR UPDATE OF s SKIP LOCKED)  -- what is noted just now waits for nobody, and has its lease for a while
+           UPDATE fedstac.subscription SET leased_until = clock_timestamp() + make_interval(secs => $3)
+           WHERE name IN (SELECT name FROM locked)""",
         list(leases), list(leases.values()), seconds,
     )  # fmt: skip
 
@@ -206,50 +210,95 @@ class DeliveryResult:
         return len(self.lost_positions) + sum(each.seconds is None for each in self.postponements)
 
 
-async def note(conn: Connection, turn: Turn, result: DeliveryResult, *, window: float) -> bool:
-    """Store what came of events that were sent, in one transaction with what the owner is told of it.
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What came of a chunk of a turn."""
 
-    Return whether the lease is still the turn's; where it is not, nothing is stored. window: seconds within which the
+    turn: Turn
+    result: DeliveryResult
+
+    @property
+    def through(self) -> Cursor:
+        return self.result.through or self.turn.subscription.cursor
+
+
+async def note(conn: Connection, notes: Sequence[Note], *, window: float) -> list[Note]:
+    """Store what came of chunks of several turns, in one transaction with what their owners are told of it.
+
+    Return those whose lease is still the turn's; of the others nothing is stored. window: seconds within which an
     owner's messages are told together.
     """
-    subscription, stop = turn.subscription, result.stop
-    name, through = turn.name, result.through or subscription.cursor
     async with conn.transaction():
-        is_own = await conn.fetchval(
-            """SELECT lease IS NOT DISTINCT FROM $2 AND version = $3 FROM fedstac.subscription
-               WHERE name = $1 FOR UPDATE""",
-            name, subscription.lease, subscription.version,
+        rows = await conn.fetch(
+            """SELECT s.name, s.lease FROM fedstac.subscription s
+               JOIN unnest($1::text[], $2::uuid[], $3::integer[]) t (name, lease, version)
+                    ON t.name = s.name AND t.lease = s.lease AND t.version = s.version
+               ORDER BY s.name FOR UPDATE OF s""",
+            [each.turn.name for each in notes], [each.turn.lease for each in notes],
+            [each.turn.subscription.version for each in notes],
         )  # fmt: skip
-        if not is_own:
-            return False
-        if result.settled_positions:
-            await subscription_events.settle(conn, name, result.settled_positions)
-        if result.lost_positions:
-            await subscription_events.bury(conn, name, result.lost_positions, LOST)
-        await subscription_events.postpone(conn, name, result.postponements)
+        leases = {row["name"]: row["lease"] for row in rows}
+        own_notes = [each for each in notes if leases.get(each.turn.name) == each.turn.lease]
+        await _store_events(conn, own_notes)
+        await _store_places(conn, own_notes)
+        for each in sorted(own_notes, key=lambda each: (each.turn.subscription.owner, each.turn.name)):
+            await _tell(conn, each, window)
+    return own_notes
+
+
+async def _store_events(conn: Connection, notes: Sequence[Note]) -> None:
+    """Settle stored events that were taken, bury those that the log lost, and store those that failed."""
+    settled = [(each.turn.name, pos) for each in notes for pos in each.result.settled_positions]
+    lost = [(each.turn.name, pos) for each in notes for pos in each.result.lost_positions]
+    if settled:
         await conn.execute(
-            """UPDATE fedstac.subscription
-               SET epoch = CASE WHEN ($2, $3) > (epoch, pos) THEN $2 ELSE epoch END,
-                   pos = CASE WHEN ($2, $3) > (epoch, pos) THEN $3 ELSE pos END,
-                   delivered = delivered + $4,
-                   delivered_at = CASE WHEN $4 > 0 THEN clock_timestamp() ELSE delivered_at END,
-                   errors = errors + ($5::text IS NOT NULL)::integer, last_error = coalesce($5, last_error),
-                   failing_since = CASE WHEN $4 > 0 THEN NULL
-                                        WHEN $5 IS NOT NULL THEN coalesce(failing_since, clock_timestamp())
-                                        ELSE failing_since END,
-                   wait_until = clock_timestamp() + make_interval(secs => $6), waits = $7, is_slow = $8,
-                   paused_reason = $9, ended_reason = $10
-               WHERE name = $1""",
-            name, through.epoch, through.pos, result.taken_count, result.error, stop.seconds, stop.waits,
-            result.is_slow, stop.paused_reason, stop.ended_reason,
+            """DELETE FROM fedstac.subscription_event e USING unnest($1::text[], $2::bigint[]) t (name, pos)
+               WHERE e.subscription = t.name AND e.pos = t.pos""",
+            [name for name, _ in settled], [pos for _, pos in settled],
         )  # fmt: skip
-        reason = stop.ended_reason or stop.paused_reason
-        if reason is not None:
-            action = "end-subscription" if stop.ended_reason is not None else "pause-subscription"
-            await subscriptions.write_audit(conn, ACTOR, None, action, name, {"reason": reason})
-        if reason is not None or result.dead_count:
-            await notifications.tell_owner(conn, subscription.owner, "subscription", [name], after=window)
-    return True
+    if lost:
+        await subscription_events.bury(conn, lost, LOST)
+    await subscription_events.postpone_each(
+        conn, [(each.turn.name, postponement) for each in notes for postponement in each.result.postponements]
+    )
+
+
+async def _store_places(conn: Connection, notes: Sequence[Note]) -> None:
+    """Store how far subscriptions are, what their receivers took, and whether something is sent to them now."""
+    results = [each.result for each in notes]
+    await conn.execute(
+        """UPDATE fedstac.subscription s
+           SET epoch = CASE WHEN (n.epoch, n.pos) > (s.epoch, s.pos) THEN n.epoch ELSE s.epoch END,
+               pos = CASE WHEN (n.epoch, n.pos) > (s.epoch, s.pos) THEN n.pos ELSE s.pos END,
+               delivered = delivered + n.taken,
+               delivered_at = CASE WHEN n.taken > 0 THEN clock_timestamp() ELSE delivered_at END,
+               errors = errors + (n.error IS NOT NULL)::integer, last_error = coalesce(n.error, last_error),
+               failing_since = CASE WHEN n.taken > 0 THEN NULL
+                                    WHEN n.error IS NOT NULL THEN coalesce(failing_since, clock_timestamp())
+                                    ELSE failing_since END,
+               wait_until = clock_timestamp() + make_interval(secs => n.seconds), waits = n.waits, is_slow = n.is_slow,
+               paused_reason = n.paused_reason, ended_reason = n.ended_reason
+           FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::float8[], $7::integer[],
+                       $8::boolean[], $9::text[], $10::text[])
+                n (name, epoch, pos, taken, error, seconds, waits, is_slow, paused_reason, ended_reason)
+           WHERE s.name = n.name""",
+        [each.turn.name for each in notes], [each.through.epoch for each in notes],
+        [each.through.pos for each in notes], [each.taken_count for each in results],
+        [each.error for each in results], [each.stop.seconds for each in results],
+        [each.stop.waits for each in results], [each.is_slow for each in results],
+        [each.stop.paused_reason for each in results], [each.stop.ended_reason for each in results],
+    )  # fmt: skip
+
+
+async def _tell(conn: Connection, note: Note, window: float) -> None:
+    """Write the row of a stop in the audit log, and tell the owner of it and of dead letters."""
+    stop, name = note.result.stop, note.turn.name
+    reason = stop.ended_reason or stop.paused_reason
+    if reason is not None:
+        action = "end-subscription" if stop.ended_reason is not None else "pause-subscription"
+        await subscriptions.write_audit(conn, ACTOR, None, action, name, {"reason": reason})
+    if reason is not None or note.result.dead_count:
+        await notifications.tell_owner(conn, note.turn.subscription.owner, "subscription", [name], after=window)
 
 
 async def agree(conn: Connection, turn: Turn, rate: int | None) -> bool:

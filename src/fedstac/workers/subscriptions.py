@@ -5,8 +5,8 @@ stand close together in the log share one reading of it. Each has its own task, 
 up nobody else; and those that are slow or fail have a share of the tasks that they cannot exceed.
 
 The events of one dataset are sent one after the other. One that fails is stored with the time of its next attempt, what
-follows of its dataset waits behind it, and other datasets pass. What was sent is noted a chunk at a time, in one
-transaction: a process that dies in between sends a chunk again, with the same ids.
+follows of its dataset waits behind it, and other datasets pass. What was sent is noted a chunk at a time, those of
+several subscriptions in one transaction: a process that dies in between sends these chunks again, with the same ids.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import subscription_events, webhook_deliveries
 from fedstac.db.connections import Connection
 from fedstac.db.subscription_events import HeldBack
-from fedstac.db.webhook_deliveries import MOST_WAITING, DeliveryResult, Stop, Turn
+from fedstac.db.webhook_deliveries import MOST_WAITING, DeliveryResult, Note, Stop, Turn
 from fedstac.domain import destinations
 from fedstac.domain.errors import BadRequest, CursorGone
 from fedstac.domain.events import Cursor
@@ -51,6 +51,7 @@ TURN_SECONDS: Final = 15.0  # after which others get their turn
 LEASE_SECONDS: Final = 15.0
 LEAST_POLL_SECONDS, MOST_POLL_SECONDS = 0.02, 0.25
 END_SECONDS: Final = 3.0  # that posts under way have to end, when the process stops
+NOTES_AT_ONCE: Final = 100  # chunks that are noted in one transaction
 RATE_SHARE: Final = 7  # chunks of a minute, for a receiver that wants so many requests a minute at most
 WITHOUT_TOKEN: Final = WebhookOutcome(
     WebhookVerdict.BUSY, "its owner has no valid token of this node; issue one, or remove the subscription"
@@ -88,7 +89,7 @@ class WebhookSender:
         self._hooks = Webhooks(
             private=False, find=find, networks=networks, keep=KEPT_CONNECTIONS, at_once=POSTS + SLOW_POSTS
         )
-        self._pages = PageCache(node)
+        self._pages, self._notes = PageCache(node), NoteWriter(node)
         self._posts = {False: asyncio.Semaphore(POSTS), True: asyncio.Semaphore(SLOW_POSTS)}  # by is_hindered
         self._turns: dict[asyncio.Task[None], Turn] = {}
         self._prolonged_at = time.monotonic()
@@ -223,6 +224,7 @@ class WebhookSender:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._notes.end()
 
     # --- the turn of one subscription ---
 
@@ -332,8 +334,7 @@ class WebhookSender:
         )  # fmt: skip
 
     async def _note(self, turn: Turn, result: DeliveryResult) -> bool:
-        async with self._node.pool.acquire() as conn:
-            is_own = await webhook_deliveries.note(conn, turn, result, window=self._node.settings.notify_window_seconds)
+        is_own = await self._notes.store(Note(turn, result))
         logger = log.bind(subscription=turn.name)
         if not is_own:
             logger.info("a subscription is another process's now, or was changed")
@@ -345,6 +346,55 @@ class WebhookSender:
         elif result.error is not None and turn.subscription.failing_since is None:
             logger.info("a receiver does not take an event; it is sent again", reason=result.error)
         return is_own
+
+
+class NoteWriter:
+    """Stores what came of chunks. Those that end while others are stored go together into the next transaction."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._waiting: list[tuple[Note, asyncio.Future[bool]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def store(self, note: Note) -> bool:
+        """Store a note. Return whether the lease is still the turn's; where it is not, nothing is stored."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((note, future))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._store_waiting(), name="notes of subscriptions")
+        return await future
+
+    async def _store_waiting(self) -> None:
+        while self._waiting:
+            part, self._waiting = self._waiting[:NOTES_AT_ONCE], self._waiting[NOTES_AT_ONCE:]
+            await self._store(part)
+
+    async def _store(self, part: Sequence[tuple[Note, asyncio.Future[bool]]]) -> None:
+        try:
+            async with self._node.pool.acquire() as conn:
+                own_notes = await webhook_deliveries.note(
+                    conn, [note for note, _ in part], window=self._node.settings.notify_window_seconds
+                )
+        except Exception as error:
+            if len(part) > 1 and cause_of(error) is Cause.OURS:  # one of them is at fault
+                for each in part:
+                    await self._store([each])
+                return
+            for _, future in part:
+                if not future.done():  # its turn may be over
+                    future.set_exception(error)
+            return
+        own_ids = {id(note) for note in own_notes}
+        for note, future in part:
+            if not future.done():
+                future.set_result(id(note) in own_ids)
+
+    async def end(self) -> None:
+        """Wait until what is being stored is stored, though not for a database that does not answer."""
+        if self._writer is not None:
+            await asyncio.wait({self._writer}, timeout=END_SECONDS)
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
 
 
 def groups_of(turns: Sequence[Turn]) -> list[list[Turn]]:
