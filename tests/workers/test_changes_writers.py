@@ -19,6 +19,7 @@ from fedstac.db.connections import Connection
 from fedstac.domain.subscriptions import SubscriptionFilter
 from fedstac.messaging.formats import Encoder
 from fedstac.workers import delivering
+from fedstac.workers.page_cache import PageCache
 from tests.db import writing
 from tests.support.waiting import PATIENCE, until
 from tests.workers.things import thing
@@ -90,12 +91,12 @@ async def test_changes_miss_and_repeat_nothing_beside_writers_kills_and_a_transa
         polled.update(row["id"] for row in rows)
         polled_to = max([row["updated"] for row in rows], default=polled_to)
 
-    cursor, events = "0.0", list[str]()
+    cursor, events, pages = "0.0", list[str](), PageCache(node)
 
     async def read_page() -> bool:
         nonlocal cursor
         page = await delivering.changes_since(
-            node, cursor, SubscriptionFilter.parse({"collections": ["plain"]}), reader=writing.ANNA,
+            pages, cursor, SubscriptionFilter.parse({"collections": ["plain"]}), reader=writing.ANNA,
             encoder=Encoder(), limit=50, wait=0,
         )  # fmt: skip
         if page.events and chance.random() < 0.2:

@@ -29,10 +29,11 @@ from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor
 from fedstac.domain.groups import Identity
 from fedstac.domain.policy import Principal
+from fedstac.domain.subscriptions import Subscriber as LogReader
 from fedstac.domain.subscriptions import SubscriptionFilter
 from fedstac.runtime.metrics import text_of
 from fedstac.settings import Settings
-from fedstac.workers import notifier, subscribing, webhook_chunks
+from fedstac.workers import delivering, notifier, subscribing, webhook_chunks
 from fedstac.workers.page_cache import PageCache
 from fedstac.workers.subscriptions import WITHOUT_TOKEN, NoteWriter, WebhookSender, groups_of
 from tests.db import writing
@@ -654,6 +655,39 @@ async def test_a_page_of_the_log_is_read_once_for_those_who_come_to_it_a_moment_
     for _ in range(2):
         await thrifty.read(conn, Cursor(1, 0), None)
     assert thrifty.reading_count == 2
+
+
+async def test_a_page_from_before_a_deletion_shows_no_text_that_the_log_has_no_more(
+    node: Node, conn: Connection, administrator: Connection
+) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, 1, 2)
+    pages = PageCache(node)
+    reader = LogReader("one", SubscriptionFilter.parse({"types": ["dataset.published"]}), writing.ANNA)
+
+    async def texts() -> list[str]:
+        page = await delivering.next_deliveries(pages, conn, Cursor(1, 0), None, [reader])
+        return [orjson.loads(each.event.text)["data"]["id"] for each in page.by_name["one"]]
+
+    assert await texts() == ["thing-1", "thing-2"]
+    assert (await texts(), pages.reading_count) == (["thing-1", "thing-2"], 1), "the page is shared"
+    await administrator.execute("""UPDATE fedstac.record SET state = 'deleted', document = NULL WHERE id = 'thing-1'""")
+    await administrator.execute(
+        """UPDATE fedstac.outbox SET event = jsonb_set(event::jsonb, '{data,document}', 'null')::text
+           WHERE dataset = 'thing-1'"""
+    )
+    assert (await texts(), pages.reading_count) == (["thing-2"], 2)
+
+
+async def test_a_part_of_a_page_reaches_to_its_last_event(node: Node, conn: Connection) -> None:
+    await writing.create_collections(node, "plain")
+    await publish(conn, *range(5))
+    page = await PageCache(node).read(conn, Cursor(1, 0), None)
+    log_page, through = page.part(2, 2)
+    assert ([event.cursor.pos for event in log_page.events], through.pos) == ([3, 4], 4)
+    assert len(list(log_page.datasets_of_events)) == 2
+    whole, end = page.part(2, None)
+    assert (len(whole.events), end) == (4, page.through)
 
 
 async def test_subscriptions_within_half_a_page_of_the_first_are_read_together(node: Node, conn: Connection) -> None:

@@ -56,9 +56,11 @@ from fedstac.runtime.capacity import Memory, Threads
 from fedstac.runtime.shares import FairShares
 from fedstac.settings import Misconfigured, Settings
 from fedstac.workers import processes
+from fedstac.workers.page_cache import PageCache
 from fedstac.workers.processes import Member
 from fedstac.workers.roles import Role
 
+SHARED_PAGES_BYTES = 4 << 20  # of the log, that readers of changes and of subscriptions share
 STOP_SECONDS = 2.5  # that requests have to end by themselves when the process stops; then they are answered with 503
 log = structlog.get_logger()
 
@@ -138,6 +140,7 @@ def create(
                 health=HealthLook(node, roles, columns), figures=FiguresLook(node), roles=roles,
                 streams=OpenStreams(settings.event_streams),
                 waiting_readers=OpenStreams(settings.event_streams, WAITING_READERS),
+                pages=PageCache(node, most_bytes=SHARED_PAGES_BYTES),
                 open_files=OpenFiles(), open_budgets=set(), backlog=BacklogLook(node),
             )  # fmt: skip
             app.state.services = services

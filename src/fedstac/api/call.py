@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named her
     from fedstac.messaging.hubs import Hub
     from fedstac.runtime.capacity import Memory, Threads
     from fedstac.runtime.shares import FairShares
+    from fedstac.workers.page_cache import PageCache
     from fedstac.workers.roles import Role
 
 
@@ -57,6 +58,7 @@ class Services:
     figures: FiguresLook
     streams: OpenStreams
     waiting_readers: OpenStreams  # of changes, without a token
+    pages: PageCache  # of the log, which readers of changes and of subscriptions share
     open_files: OpenFiles
     open_budgets: set[Budget]  # of the requests that are worked on
     backlog: BacklogLook

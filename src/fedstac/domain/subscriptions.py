@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from threading import Lock
 from typing import Any, Final, Protocol
 from uuid import UUID, uuid5
 
@@ -214,10 +215,14 @@ InstitutionOf = Callable[[Json], str | None]  # data of an event → whose datas
 
 @dataclass(slots=True)
 class _PageFacts:
-    """What filters with some names ask of the datasets of a page, by position, as far as somebody asked."""
+    """What filters with some names ask of the datasets of a page, by position, as far as somebody asked.
+
+    Readers who share a page ask in threads of their own.
+    """
 
     names: frozenset[str] = frozenset()
     by_position: dict[int, DatasetFacts] | None = None
+    lock: Lock = field(default_factory=Lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +241,24 @@ class LogPage:
     def facts(self, names: frozenset[str]) -> Mapping[int, DatasetFacts]:
         """Return what filters with these names ask of each dataset that is here; made once for as long as it can."""
         page_facts = self._facts
-        if page_facts.by_position is None or not names <= page_facts.names:
-            page_facts.names |= names
-            page_facts.by_position = {
-                pos: dataset.facts(page_facts.names)
-                for pos, dataset in self.datasets.items() if dataset.presence is Presence.HERE
-            }  # fmt: skip
-        return page_facts.by_position
+        with page_facts.lock:
+            if page_facts.by_position is None or not names <= page_facts.names:
+                page_facts.names |= names
+                page_facts.by_position = {
+                    pos: dataset.facts(page_facts.names)
+                    for pos, dataset in self.datasets.items() if dataset.presence is Presence.HERE
+                }  # fmt: skip
+            return page_facts.by_position
+
+    @property
+    def datasets_of_events(self) -> Iterable[LoggedDataset]:
+        """The datasets of its events, and what they were before; a part of a page has others beside."""
+        for event in self.events:
+            if event.dataset is not None:
+                yield self.datasets[event.cursor.pos]
+                earlier = self.previous[event.cursor.pos]
+                if earlier is not None:
+                    yield self.datasets[earlier.cursor.pos]
 
     def after(self, pos: int) -> LogPage:
         """Return the part of the page after a position. It shares what was made of the page."""

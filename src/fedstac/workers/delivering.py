@@ -7,13 +7,12 @@ changes says that it is left out.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -36,14 +35,13 @@ from fedstac.domain.subscriptions import (
     changes_for,
     departure_id,
 )
-from fedstac.domain.vocabulary import UnknownVersion
 from fedstac.messaging.formats import Encoder, Unwritable, unwritable
 from fedstac.messaging.sinks import OutgoingEvent
 from fedstac.runtime import budget
 from fedstac.runtime.metrics import UNWRITABLE_EVENTS
 from fedstac.runtime.wakeup import Backoff, pause
-from fedstac.vocabularies.registry import Vocabularies
 from fedstac.workers import subscribing
+from fedstac.workers.page_cache import PageCache, RunInThread, in_any_thread, read_page
 from fedstac.workers.reading_rights import ReadersNow
 from fedstac.workers.subscribing import MOST_EVENTS, PULL
 
@@ -54,20 +52,6 @@ LONGEST_SCAN: Final = 5.0  # seconds in which a reader who does not wait passes 
 WAITS: Final = "waits behind an earlier event of the dataset"
 INLINE_CHARACTERS: Final = 256 << 10  # of events that are written in the event loop
 log = structlog.get_logger()
-T = TypeVar("T")
-
-
-class RunInThread(Protocol):
-    """Runs work beside the event loop."""
-
-    async def __call__(self, work: Callable[[], T], /) -> T:
-        """Return the result of the work."""
-        ...
-
-
-async def in_any_thread(work: Callable[[], T]) -> T:
-    """Return the result of work of this process's own, for which nothing bounds the threads."""
-    return await asyncio.to_thread(work)
 
 
 async def deliveries(
@@ -89,18 +73,6 @@ async def deliveries(
     return subscriber_events
 
 
-async def read_page(
-    node: Node, conn: Connection, events: Sequence[LoggedEvent], *, run: RunInThread = in_any_thread
-) -> LogPage:  # fmt: skip
-    """Read events with what each dataset was before; the first few of them where that is large."""
-    previous = await subscription_events.previous_events(conn, events)
-    is_complete = [event.dataset is None or event.cursor.pos in previous for event in events]
-    count = is_complete.index(False) if False in is_complete else len(events)
-    return await run(
-        partial(LogPage.read, events[:count], previous, partial(_institution_of, node.checker.vocabularies))
-    )
-
-
 async def deliveries_of(
     node: Node, conn: Connection, log_page: LogPage, subscribers: Sequence[Subscriber], *,
     run: RunInThread = in_any_thread,
@@ -108,6 +80,34 @@ async def deliveries_of(
     """Return what each subscriber gets of a page that was read, as `deliveries`."""
     rights = await ReadersNow.read(conn, node.policy, log_page, subscribers)
     return await run(partial(changes_for, log_page, subscribers, rights, budget.checkpoint))
+
+
+@dataclass(frozen=True, slots=True)
+class PageDeliveries:
+    """What subscribers get of a page of the log, by the subscriber's name, and the place that the page reaches to."""
+
+    by_name: dict[str, list[SubscriberEvent]]
+    through: Cursor
+
+
+async def next_deliveries(
+    pages: PageCache, conn: Connection, after: Cursor, collections: frozenset[str] | None,
+    subscribers: Sequence[Subscriber], *, size: int | None = None, run: RunInThread = in_any_thread,
+) -> PageDeliveries:  # fmt: skip
+    """Return what each subscriber gets of the next events of some collections, of a page that many share.
+
+    CursorGone where the log does not go on there. A page from before a deletion has a text that the log has no more:
+    then the log is read again.
+    """
+    for is_fresh in (False, True):
+        begin = pages.now
+        page = await pages.read(conn, after, collections, size=size, is_fresh=is_fresh, run=run)
+        log_page, through = page.part(after.pos, size)
+        rights = await ReadersNow.read(conn, pages.node.policy, log_page, subscribers)
+        if page.at >= begin or not rights.outlive(log_page):
+            break
+    by_name = await run(partial(changes_for, log_page, subscribers, rights, budget.checkpoint))
+    return PageDeliveries(by_name, through)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,19 +156,6 @@ def _write(encoder: Encoder, events: Sequence[SubscriberEvent]) -> WrittenEvents
     return WrittenEvents(messages, unwritable_events)
 
 
-def _institution_of(vocabularies: Vocabularies, data: Mapping[str, Any]) -> str | None:
-    """Return whose dataset it is, for the policy; None where that cannot be said."""
-    document, cv = data.get("document"), data.get("cv")
-    if document is None or not isinstance(cv, Mapping):
-        return None
-    try:
-        vocabulary = vocabularies.at(data["collection"], cv["version"])
-    except UnknownVersion:
-        return None
-    institution = document["properties"].get(vocabulary.institution)
-    return institution if isinstance(institution, str) else None
-
-
 @dataclass(frozen=True, slots=True)
 class NextEvents:
     """Events that are given out with a lease; without any, the lease that another reader has, or none."""
@@ -179,8 +166,8 @@ class NextEvents:
 
 
 async def next_events(
-    node: Node, name: str, *, caller: Principal, limit: int | None, lease_seconds: float, wait: float, feed_url: str,
-    run: RunInThread = in_any_thread,
+    pages: PageCache, name: str, *, caller: Principal, limit: int | None, lease_seconds: float, wait: float,
+    feed_url: str, run: RunInThread = in_any_thread,
 ) -> NextEvents:  # fmt: skip
     """Give out the next events of a subscription; wait for some for so many seconds.
 
@@ -188,12 +175,12 @@ async def next_events(
     feed_url: the address of GET /events as the reader knows it.
     CursorGone where the subscription is behind what the log keeps: it is sought anew.
     """
-    deadline, backoff = time.monotonic() + wait, Backoff()
+    node, deadline, backoff = pages.node, time.monotonic() + wait, Backoff()
     while True:
         sequenced = node.sequenced.next()
         async with node.pool.acquire() as conn:
             look = await _look(
-                node, conn, name, caller=caller, limit=limit, lease_seconds=lease_seconds, feed_url=feed_url, run=run
+                pages, conn, name, caller=caller, limit=limit, lease_seconds=lease_seconds, feed_url=feed_url, run=run
             )
         seconds = deadline - time.monotonic()
         may_look_on = look.has_more and seconds > -LONGEST_SCAN
@@ -214,7 +201,7 @@ class _Look:
 
 
 async def _look(
-    node: Node, conn: Connection, name: str, *, caller: Principal, limit: int | None, lease_seconds: float,
+    pages: PageCache, conn: Connection, name: str, *, caller: Principal, limit: int | None, lease_seconds: float,
     feed_url: str, run: RunInThread,
 ) -> _Look:  # fmt: skip
     async with conn.transaction():
@@ -226,7 +213,7 @@ async def _look(
             return _Look(NextEvents((), None, subscription.cursor))
         most = min(limit or subscription.batch, MOST_EVENTS)
         subscriber = Subscriber(name, subscribing.filter_of(subscription), caller)
-        due = await _due(node, conn, subscription, subscriber, encoder, most, run)
+        due = await _due(pages.node, conn, subscription, subscriber, encoder, most, run)
         if due.positions:
             if not due.events:
                 return _Look(NextEvents((), None, subscription.cursor), has_more=True)
@@ -238,7 +225,7 @@ async def _look(
             return _Look(NextEvents(due.events, lease, lease.through))
         if await subscription_events.has_waiting(conn, name, MOST_WAITING):  # it takes none of these: none is added
             return _Look(NextEvents((), None, subscription.cursor))
-        return await _new(node, conn, subscription, subscriber, encoder, most, lease_seconds, run)
+        return await _new(pages, conn, subscription, subscriber, encoder, most, lease_seconds, run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,20 +268,20 @@ async def _write_or_bury(
 
 
 async def _new(
-    node: Node, conn: Connection, subscription: Subscription, subscriber: Subscriber, encoder: Encoder, most: int,
+    pages: PageCache, conn: Connection, subscription: Subscription, subscriber: Subscriber, encoder: Encoder, most: int,
     lease_seconds: float, run: RunInThread,
 ) -> _Look:  # fmt: skip
     name = subscription.name
+    size = min(max(2 * most, LEAST_PAGE), PAGE_EVENTS)
     with subscribing.telling_subscribers():
-        log_slice = await subscription_events.look(
-            conn, subscription.cursor, subscriber.filter.collections, min(max(2 * most, LEAST_PAGE), PAGE_EVENTS)
+        page = await next_deliveries(
+            pages, conn, subscription.cursor, subscriber.filter.collections, [subscriber], size=size, run=run
         )
-    fitting = (await deliveries(node, conn, log_slice.events, [subscriber], run=run))[name]
+    fitting, through = page.by_name[name], page.through
     fitting = [each for each in fitting if encoder.tells(each.event)]
     blocked = await subscription_events.held_back(conn, name, [each.source for each in fitting])
     events: list[SubscriberEvent] = []
     behind: list[Postponement] = []
-    through = log_slice.through
     for each in fitting:
         if len(events) == most:
             through = events[-1].source.cursor
@@ -306,7 +293,7 @@ async def _new(
         else:
             events.append(each)
     await subscription_events.postpone(conn, name, behind)
-    written_events = await _write_or_bury(node, conn, subscription, encoder, events, run)
+    written_events = await _write_or_bury(pages.node, conn, subscription, encoder, events, run)
     if written_events:
         lease = await subscription_events.lease(conn, name, through, lease_seconds, events=len(written_events))
         return _Look(NextEvents(written_events, lease, through))
@@ -413,13 +400,15 @@ class ChangesPage:
 
 
 async def changes_since(
-    node: Node, since: str, condition: SubscriptionFilter, *, reader: Principal | None, encoder: Encoder, limit: int,
-    wait: float, run: RunInThread = in_any_thread,
+    pages: PageCache, since: str, condition: SubscriptionFilter, *, reader: Principal | None, encoder: Encoder,
+    limit: int, wait: float, run: RunInThread = in_any_thread,
 ) -> ChangesPage:  # fmt: skip
     """Return what changed after a place (`place_of`), as a reader may see it; wait for something for so many seconds.
 
     Exact: each event that was committed comes once on the way from cursor to cursor, whatever is written meanwhile.
+    pages: the log, which many readers share.
     """
+    node, size = pages.node, min(max(2 * limit, LEAST_PAGE), PAGE_EVENTS)
     subscriber = Subscriber("", condition, reader)
     deadline, backoff = time.monotonic() + wait, Backoff()
     async with node.search_pool.acquire() as conn, _telling_of_lag(conn, since):
@@ -428,14 +417,14 @@ async def changes_since(
         sequenced = node.sequenced.next()
         async with node.search_pool.acquire() as conn:
             async with _telling_of_lag(conn, str(after)):
-                log_slice = await subscription_events.look(
-                    conn, after, condition.collections, min(max(2 * limit, LEAST_PAGE), PAGE_EVENTS)
+                page = await next_deliveries(
+                    pages, conn, after, condition.collections, [subscriber], size=size, run=run
                 )
-            events = (await deliveries(node, conn, log_slice.events, [subscriber], run=run))[subscriber.name]
+            events, through = page.by_name[subscriber.name], page.through
             head = await feed.head(conn)
         events = [each for each in events if encoder.tells(each.event)]
-        advance = log_slice.through.pos - after.pos
-        after = events[limit - 1].source.cursor if len(events) > limit else log_slice.through
+        advance = through.pos - after.pos
+        after = events[limit - 1].source.cursor if len(events) > limit else through
         seconds = deadline - time.monotonic()
         if events or seconds <= 0 or node.stopping.is_set():
             outcome = await write(node, encoder, events[:limit], run=run)

@@ -22,7 +22,7 @@ from fedstac.domain.events import COLLECTION_PREFIX, LoggedEvent
 from fedstac.domain.grants import PREFIX as GRANT_PREFIX
 from fedstac.domain.model import WITHOUT_DOCUMENT, moment
 from fedstac.domain.policy import Action, Policy, Resource
-from fedstac.domain.subscriptions import LoggedDataset, LogPage, Subscriber
+from fedstac.domain.subscriptions import LoggedDataset, LogPage, Presence, Subscriber
 
 ALL_GRANTS = Resource("all grants", "*", "*")
 LONG_AGO, NEVER = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
@@ -42,16 +42,25 @@ class ReadersNow:
         cls, conn: Connection, policy: Policy, page: LogPage, subscribers: Sequence[Subscriber]
     ) -> ReadersNow:
         """Read what decides about a page: two queries, the second only where a dataset is not open."""
-        datasets = [each.access for each in page.datasets.values()]
+        logged_datasets = list(page.datasets_of_events)
+        datasets = [each.access for each in logged_datasets]
         here = await records.access_of(conn, {each.key for each in datasets})
         levels = [replace(each, level=here[each.key].level) for each in datasets if each.key in here]
         keys = access.needing_grants([*datasets, *levels])
         subjects = {each.reader.name for each in subscribers if each.reader is not None} if keys else set()
         moments: dict[tuple[str, str], datetime] = {}  # of the oldest event of each that somebody might have had
-        for each in page.datasets.values():
+        for each in logged_datasets:
             if (key := each.access.key) in keys:
                 moments[key] = min(moments.get(key, NEVER), _time_of(each))
         return cls(policy, here, await grants.covering(conn, subjects, moments))
+
+    def outlive(self, page: LogPage) -> bool:
+        """Tell whether a dataset of a page lost its document after the page was read: its text is not to be shown."""
+        return any(
+            dataset.presence is Presence.HERE
+            and ((record := self.records.get(dataset.access.key)) is None or record.state in WITHOUT_DOCUMENT)
+            for dataset in page.datasets_of_events
+        )
 
     def view_before(self, subscriber: Subscriber, dataset: LoggedDataset) -> View:
         """Return how much a subscriber could see before the event that is looked at.

@@ -172,18 +172,18 @@ class WebhookSender:
         names = [each.filter.collections for each in subscribers]
         collections = None if None in names else frozenset[str]().union(*(each for each in names if each is not None))
         try:
-            page = await self._pages.read(conn, group[0].subscription.cursor, collections)
+            page = await delivering.next_deliveries(
+                self._pages, conn, group[0].subscription.cursor, collections, subscribers
+            )
         except CursorGone:
             refusal = WebhookOutcome(WebhookVerdict.REFUSED, BEHIND_THE_LOG)
             for turn in group:  # those further on have their turn again
                 is_gone = turn.subscription.cursor == group[0].subscription.cursor
                 self._start(turn, Reading(), refusal=refusal if is_gone else None)
             return
-        log_page = page.log_page.after(group[0].subscription.pos)
-        group_deliveries = await delivering.deliveries_of(self._node, conn, log_page, subscribers)
         deliveries = {
             turn.name: [
-                each for each in group_deliveries[turn.name] if each.source.cursor.pos > turn.subscription.pos
+                each for each in page.by_name[turn.name] if each.source.cursor.pos > turn.subscription.pos
             ]
             for turn in group
         }  # fmt: skip
@@ -376,7 +376,7 @@ class NoteWriter:
                     conn, [note for note, _ in part], window=self._node.settings.notify_window_seconds
                 )
         except Exception as error:
-            if len(part) > 1 and cause_of(error) is Cause.OURS:  # one of them is at fault
+            if len(part) > 1 and cause_of(error) in (Cause.OURS, Cause.REFUSED):  # one of them is at fault
                 for each in part:
                     await self._store([each])
                 return

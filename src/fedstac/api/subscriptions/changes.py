@@ -48,7 +48,7 @@ async def get_changes(call: Call) -> Response:
         if wait and reader is None:
             stack.enter_context(call.services.waiting_readers.place())
         page = await delivering.changes_since(
-            call.node, since, condition, reader=reader, encoder=encoder, limit=limit, wait=wait,
+            call.services.pages, since, condition, reader=reader, encoder=encoder, limit=limit, wait=wait,
             run=call.services.threads.run,
         )  # fmt: skip
     cursor = str(page.cursor)

@@ -158,7 +158,7 @@ async def get_next(call: Call) -> Response:
     wait = numbers.whole(parameters, "wait", default=0, most=LONGEST_WAIT)
     budget.extend(wait)
     page = await delivering.next_events(
-        call.node, call.path_params["subscription"], caller=call.caller, limit=limit or None,
+        call.services.pages, call.path_params["subscription"], caller=call.caller, limit=limit or None,
         lease_seconds=max(lease, 1), wait=wait, feed_url=f"{call.base_url}/events", run=call.services.threads.run,
     )  # fmt: skip
     head: dict[str, Any] = {"cursor": str(page.cursor)}
