@@ -35,9 +35,8 @@ WAIT = """
 
 @pytest.fixture
 async def conn(
-    node: Node, cluster: embedded.Cluster, dsn: str, connect: writing.Connect, administrator: Connection
+    west: Node, cluster: embedded.Cluster, dsn: str, connect: writing.Connect, administrator: Connection
 ) -> Connection:
-    await writing.create_collections(node, "plain")
     plans.tell_plans(cluster.dsn(), name_in(dsn))
     opened: Connection = await connect()
     await publish(opened, 1, 2)
