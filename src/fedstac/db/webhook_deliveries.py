@@ -46,6 +46,7 @@ WAITING: Final = """(
 
 # As the indexes subscription_sending and subscription_unagreed have it.
 SENDING: Final = "s.delivery = 'webhook' AND s.paused_reason IS NULL AND s.ended_reason IS NULL"
+UNAGREED: Final = "s.agreed_url IS DISTINCT FROM s.url"
 FREE: Final = """(s.leased_until IS NULL OR s.leased_until <= clock_timestamp())
     AND (s.wait_until IS NULL OR s.wait_until <= clock_timestamp())"""
 READY: Final = "SELECT s.name, s.is_slow OR s.failing_since IS NOT NULL AS is_hindered FROM fedstac.subscription s"
@@ -94,8 +95,9 @@ async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, mos
     So nobody waits until those that are far behind have the whole log.
     most: of those that work. most_slow: of those that are slow or fail, which have a share of their own so that they
     hold up nobody else.
-    Of subscriptions that have everything none is read: those behind are found by their place, and those with stored
-    events one after the other. Both bounds of a place are named, or PostgreSQL takes a third of all to be behind.
+    Of subscriptions that have everything none is read: those behind are found by their place, those with stored events
+    and those whose receiver has not agreed one after the other. PostgreSQL takes these to be many, since it has no
+    statistics of such conditions; so it would read all. Both bounds of a place are named for the same reason.
     """
     rows = await conn.fetch(
         f"""WITH RECURSIVE stored (name) AS (
@@ -105,8 +107,14 @@ async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, mos
                 SELECT (SELECT e.subscription FROM fedstac.subscription_event e
                         WHERE e.dead_at IS NULL AND e.subscription > stored.name ORDER BY e.subscription LIMIT 1)
                 FROM stored WHERE stored.name IS NOT NULL),
+            unagreed (name) AS (
+                (SELECT s.name FROM fedstac.subscription s WHERE {SENDING} AND {UNAGREED} ORDER BY s.name LIMIT 1)
+                UNION ALL
+                SELECT (SELECT s.name FROM fedstac.subscription s
+                        WHERE {SENDING} AND {UNAGREED} AND s.name > unagreed.name ORDER BY s.name LIMIT 1)
+                FROM unagreed WHERE unagreed.name IS NOT NULL),
             ready AS MATERIALIZED (
-                {READY} WHERE {SENDING} AND {FREE} AND s.agreed_url IS DISTINCT FROM s.url
+                {READY} JOIN unagreed ON unagreed.name = s.name WHERE {FREE}
                 UNION {READY} WHERE {SENDING} AND {FREE} AND {WAITING} < $5
                       AND s.epoch = (SELECT epoch FROM fedstac.feed_state)
                       AND s.pos >= 0 AND s.pos < (SELECT pos FROM fedstac.feed_state)
