@@ -28,18 +28,6 @@ DUE: Final = """EXISTS (
         WHERE e.subscription = s.name AND e.dead_at IS NULL ORDER BY e.collection, e.dataset, e.pos) first
     WHERE first.retry_at <= clock_timestamp())"""
 
-WAITING: Final = 1000  # events of a subscription that wait to be sent again: beyond, none is added
-LOST: Final = "the log no longer has it; read the dataset itself"
-ACTOR: Final = "fedstac"  # in the audit log: a receiver did it, and this node notes it
-
-# The first event of each dataset that waits is due when its time has come. Others wait behind it.
-DUE: Final = """EXISTS (
-    SELECT FROM fedstac.subscription_event e
-    WHERE e.subscription = s.name AND e.dead_at IS NULL AND e.retry_at <= clock_timestamp() AND NOT EXISTS (
-        SELECT FROM fedstac.subscription_event earlier
-        WHERE earlier.subscription = e.subscription AND earlier.dead_at IS NULL AND earlier.collection = e.collection
-          AND earlier.dataset IS NOT DISTINCT FROM e.dataset AND earlier.pos < e.pos))"""
-
 WAITING: Final = """(
     SELECT count(*) FROM (SELECT FROM fedstac.subscription_event e
                           WHERE e.subscription = s.name AND e.dead_at IS NULL LIMIT $5) e)"""
@@ -97,7 +85,8 @@ async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, mos
     hold up nobody else.
     Of subscriptions that have everything none is read: those behind are found by their place, those with stored events
     and those whose receiver has not agreed one after the other. PostgreSQL takes these to be many, since it has no
-    statistics of such conditions; so it would read all. Both bounds of a place are named for the same reason.
+    statistics of such conditions; so it would read all. Both bounds of a place are named, and names are in arrays, for
+    the same reason.
     """
     rows = await conn.fetch(
         f"""WITH RECURSIVE stored (name) AS (
@@ -114,25 +103,25 @@ async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, mos
                         WHERE {SENDING} AND {UNAGREED} AND s.name > unagreed.name ORDER BY s.name LIMIT 1)
                 FROM unagreed WHERE unagreed.name IS NOT NULL),
             ready AS MATERIALIZED (
-                {READY} JOIN unagreed ON unagreed.name = s.name WHERE {FREE}
+                {READY} WHERE {SENDING} AND {FREE} AND s.name = ANY (ARRAY(SELECT name FROM unagreed))
                 UNION {READY} WHERE {SENDING} AND {FREE} AND {WAITING} < $5
                       AND s.epoch = (SELECT epoch FROM fedstac.feed_state)
                       AND s.pos >= 0 AND s.pos < (SELECT pos FROM fedstac.feed_state)
                 UNION {READY} WHERE {SENDING} AND {FREE} AND {WAITING} < $5
                       AND s.epoch >= 0 AND s.epoch < (SELECT epoch FROM fedstac.feed_state)
-                UNION {READY} JOIN stored ON stored.name = s.name WHERE {SENDING} AND {FREE} AND {DUE}),
+                UNION {READY} WHERE {SENDING} AND {FREE} AND {DUE} AND s.name = ANY (ARRAY(SELECT name FROM stored))),
             chosen AS (
                 (SELECT name FROM ready WHERE NOT is_hindered ORDER BY random() LIMIT $3)
                 UNION ALL (SELECT name FROM ready WHERE is_hindered ORDER BY random() LIMIT $4)),
             locked AS MATERIALIZED (
                 SELECT name FROM fedstac.subscription s
-                WHERE name IN (SELECT name FROM chosen)
+                WHERE name = ANY (ARRAY(SELECT name FROM chosen))
                   AND (s.leased_until IS NULL OR s.leased_until <= clock_timestamp())
                 FOR UPDATE SKIP LOCKED)
             UPDATE fedstac.subscription s
             SET lease = $1, leased_epoch = epoch, leased_through = pos,
                 leased_until = clock_timestamp() + make_interval(secs => $2)
-            WHERE s.name IN (SELECT name FROM locked)
+            WHERE s.name = ANY (ARRAY(SELECT name FROM locked))
             RETURNING {subscriptions.COLUMNS}, agreed_url, allowed_rate, waits, is_slow,
                 {WAITING} AS waiting,
                 EXISTS (SELECT FROM fedstac.subscription_event e WHERE e.subscription = s.name) AS has_stored,
