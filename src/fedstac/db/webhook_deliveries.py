@@ -245,16 +245,16 @@ async def note(conn: Connection, notes: Sequence[Note], *, window: float) -> lis
 
 async def _store_events(conn: Connection, notes: Sequence[Note]) -> None:
     """Settle stored events that were taken, bury those that the log lost, and store those that failed."""
-    settled = [(each.turn.name, pos) for each in notes for pos in each.result.settled_positions]
-    lost = [(each.turn.name, pos) for each in notes for pos in each.result.lost_positions]
-    if settled:
+    settled_places = [(each.turn.name, pos) for each in notes for pos in each.result.settled_positions]
+    lost_places = [(each.turn.name, pos) for each in notes for pos in each.result.lost_positions]
+    if settled_places:
         await conn.execute(
             """DELETE FROM fedstac.subscription_event e USING unnest($1::text[], $2::bigint[]) t (name, pos)
                WHERE e.subscription = t.name AND e.pos = t.pos""",
-            [name for name, _ in settled], [pos for _, pos in settled],
+            [name for name, _ in settled_places], [pos for _, pos in settled_places],
         )  # fmt: skip
-    if lost:
-        await subscription_events.bury(conn, lost, LOST)
+    if lost_places:
+        await subscription_events.bury(conn, lost_places, LOST)
     await subscription_events.postpone_each(
         conn, [(each.turn.name, postponement) for each in notes for postponement in each.result.postponements]
     )
