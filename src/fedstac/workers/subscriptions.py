@@ -358,7 +358,7 @@ class NoteWriter:
 
     async def store(self, note: Note) -> bool:
         """Store a note. Return whether the lease is still the turn's; where it is not, nothing is stored."""
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append((note, future))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._store_waiting(), name="notes of subscriptions")
