@@ -1,5 +1,6 @@
 -- A person who is erased ends their subscriptions, and full-state loads that are not applied: both are counted and told,
--- as each grant is, so that each has its row in the audit log.
+-- as each grant is, so that each has its row in the audit log. Columns of the next migration are named already: the text
+-- of a function is read when it is called.
 CREATE OR REPLACE FUNCTION fedstac.close_person(who text, project_left text, really boolean)
 RETURNS TABLE (kind text, name text, project text, count bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -28,7 +29,7 @@ BEGIN
         ORDER BY 2;
     RETURN QUERY
         SELECT 'load', l.id::text, l.collection, 1::bigint FROM fedstac.load l
-        WHERE l.submitter = who AND l.bulk IS NULL AND l.cancelled_by IS NULL
+        WHERE l.submitter = who AND l.bulk IS NULL AND l.cancelled_by IS NULL AND l.done_at IS NULL
           AND (project_left IS NULL OR l.collection = project_left)
         ORDER BY l.id FOR UPDATE;
     IF project_left IS NULL THEN
@@ -53,12 +54,11 @@ BEGIN
         SELECT g.id FROM fedstac.access_grant g
         WHERE g.subject = who AND g.closed_at IS NULL AND (project_left IS NULL OR g.collection = project_left)),
         'database:' || session_user, CASE WHEN project_left IS NULL THEN 'erase-person' ELSE 'leave-project' END, NULL);
-    WITH cancelled AS (
-        UPDATE fedstac.load l SET cancelled_by = 'database:' || session_user
-        WHERE l.submitter = who AND l.bulk IS NULL AND l.cancelled_by IS NULL
-          AND (project_left IS NULL OR l.collection = project_left)
-        RETURNING l.id)
-    DELETE FROM fedstac.load_dataset d USING cancelled c WHERE d.load = c.id;
+    UPDATE fedstac.load l                     -- as loads.cancel: what it states goes in the steps that follow
+        SET cancelled_by = 'database:' || session_user, step = 'empty', step_at = NULL, compared_at = NULL,
+            counts = NULL, examples = NULL
+        WHERE l.submitter = who AND l.bulk IS NULL AND l.cancelled_by IS NULL AND l.done_at IS NULL
+          AND (project_left IS NULL OR l.collection = project_left);
     IF project_left IS NULL THEN
         DELETE FROM fedstac.subscription s WHERE s.owner = who;
         DELETE FROM fedstac.destination WHERE owner = who;    -- with the messages on their way
