@@ -344,6 +344,7 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
         "PUT", "/deletions/rules/{project}", {"project": "CMIP6"}, {}, query={"dry_run": "true"}),
     "see the cases of quarantine": fixed("GET", "/quarantines"),
     "see the tombstones": fixed("GET", "/admin/tombstones"),
+    "see the private datasets": fixed("GET", "/private"),
     "see one's grants": fixed("GET", "/grants"),
     "see a grant that is not there": fixed("GET", "/grants/{grant}", grant=NO_DELETION),
     "give a grant of a project": fixed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import asyncpg
@@ -90,6 +91,42 @@ async def test_a_controlled_dataset_is_there_for_everybody_without_its_files(wes
     assert (await west.anyone.get(f"{PATH}/{CONTROLLED['id']}", params=FULL)).status_code == 401
 
 
+async def test_no_link_or_property_leads_to_the_files_of_a_controlled_dataset(west: Api) -> None:
+    """Nor of one that is retracted: what has no files for a reader has no address of them."""
+    place = "https://secret.example/files"
+    item = newer(ITEMS[3], "20650101")
+    item["links"] += [{"rel": rel, "href": f"{place}/{rel}"} for rel in ("enclosure", "data", "item", "via")]
+    item["links"].append({"rel": "about", "href": "https://about.example", "alternate": {"east": {"href": place}}})
+    item["links"].append({"rel": "license", "href": "https://licence.example"})
+    item["properties"]["alternate"] = {"east": {"href": place}}
+    path = f"{PATH}/{item['id']}"
+    assert (await west.admin.post(PATH, json=item)).status_code == 201
+    assert place in (await west.anyone.get(path)).text
+
+    async def require_no_place() -> None:
+        for way in (
+            path,
+            f"{PATH}?limit=100&retracted=include",
+            f"/search?ids={item['id']}&retracted=include",
+            f"{path}/history",
+        ):
+            answer = await west.anyone.get(way)
+            assert item["id"] in answer.text
+            assert place not in answer.text, way
+        changes = await west.anyone.get("/changes?since=start&limit=1000")
+        assert item["id"] in changes.text
+        assert place not in changes.text, "also in the events of the time when it was open"
+        assert "https://licence.example" in (await west.anyone.get(path)).text
+        assert place in (await west.admin.get(path, params=FULL)).text
+
+    change = {"properties": {"fedstac:access": "controlled"}}
+    assert (await west.admin.patch(path, json=change)).status_code == 200
+    await require_no_place()
+    opened = {"properties": {"fedstac:access": "open", "retracted": True}}
+    assert (await west.admin.patch(path, json=opened)).status_code == 200
+    await require_no_place()
+
+
 async def test_files_are_for_publishers_nodes_and_holders_of_a_grant(west: Api, conn: asyncpg.Connection[Any]) -> None:
     path = f"{PATH}/{CONTROLLED['id']}"
     institution = CONTROLLED["properties"]["cmip6:institution_id"]
@@ -128,6 +165,58 @@ async def test_a_private_dataset_is_nowhere_but_for_those_who_may_read_it(
     assert (await west.anyone.get(path, params=FULL, headers=of_role(west, "node:east"))).status_code == 200
 
 
+async def test_a_list_has_the_private_datasets_that_one_has_a_right_to(
+    west: Api, conn: asyncpg.Connection[Any]
+) -> None:
+    """By a role, by an institution's, by a grant of a dataset, a lineage or a project; nobody else learns of any."""
+    versions = [newer(ITEMS[4], f"208{n}0101") for n in range(4)]
+    for item in versions:
+        assert (await west.admin.post(PATH, json=at_level(item, "private"))).status_code == 201
+    every = {each["id"] for each in versions} | {PRIVATE["id"]}
+    lineage = await conn.fetchval("SELECT lineage FROM fedstac.record WHERE id = $1", versions[0]["id"])
+
+    async def found(headers: dict[str, str], **query: str) -> list[str]:
+        ids, path = [], "/private?" + urlencode({"limit": "2", **query})
+        while path:
+            answer = await west.anyone.get(path, headers=headers)
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["cache-control"] == "private, no-cache"
+            ids += [each["id"] for each in answer.json()["datasets"]]
+            path = next((each["href"] for each in answer.json()["links"] if each["rel"] == "next"), "")
+        return ids
+
+    async def granted(name: str, scope: str, target: str) -> dict[str, str]:
+        headers = await holder(conn, PRIVATE, name)
+        await conn.execute(
+            "UPDATE fedstac.access_grant SET scope = $2, target = $3 WHERE subject = $1", name, scope, target
+        )
+        return headers
+
+    admin = of_role(west, "admin")
+    listed = await found(admin)
+    assert listed == sorted(listed)
+    assert every <= set(listed)
+    assert await found(of_role(west, "node:east"), collection="CMIP6") == listed
+    assert await found(await granted("of-dataset", "dataset", PRIVATE["id"])) == [PRIVATE["id"]]
+    by_lineage = await found(await granted("of-lineage", "lineage", lineage))
+    assert by_lineage == [id for id in listed if id.rpartition(".v")[0] == ITEMS[4]["id"].rpartition(".v")[0]]
+    assert await found(await granted("of-project", "project", "")) == listed
+    institution = ITEMS[4]["properties"]["cmip6:institution_id"]
+    publisher = {"Authorization": f"Bearer {await nodes.issue_token(conn, 'ours', [f'publisher:{institution}'])}"}
+    assert {each["id"] for each in versions} <= set(await found(publisher)) <= set(listed)
+    first = (await west.anyone.get("/private?limit=1", headers=admin)).json()["datasets"][0]
+    assert (await west.anyone.get(first["href"].removeprefix(west.url), headers=admin)).json()["id"] == first["id"]
+    stranger = {"Authorization": f"Bearer {await nodes.issue_token(conn, 'stranger', ['member'])}"}
+    for query in ("", "?collection=CMIP6", "?limit=1", "?collection=nothing"):
+        nothing = (await west.anyone.get(f"/private{query}", headers=stranger)).json()
+        assert nothing["datasets"] == []
+        assert [each["rel"] for each in nothing["links"]] == ["self"]
+    assert await found(admin, collection="nothing") == []
+    assert (await west.anyone.get("/private")).status_code == 401
+    for token in ("x", "WzEsMl0=", "WyJhIl0=", "bnVsbA==", "W1tdLFtdXQ=="):
+        assert (await west.anyone.get(f"/private?token={token}", headers=admin)).status_code == 400
+
+
 async def test_a_level_changes_with_a_patch_and_the_versions_follow(west: Api) -> None:
     older, path = ITEMS[2]["id"], f"{PATH}/{LATER['id']}"
 
@@ -155,6 +244,44 @@ async def test_a_level_that_nobody_knows_is_refused(west: Api) -> None:
     answer = await west.admin.post(PATH, json=at_level(newer(ITEMS[4]), "secret"))
     assert answer.status_code == 400
     assert "fedstac:access" in answer.text
+
+
+@pytest.mark.parametrize("level", ["controlled", "private"])
+async def test_no_way_to_write_opens_a_dataset_that_says_nothing_of_its_level(west: Api, level: str) -> None:
+    """PUT, PATCH, POST again, in a batch, of a new version, and a full-state load; a word opens it."""
+    item = newer(ITEMS[7], {"controlled": "20700101", "private": "20720101"}[level])
+    later = newer(item, {"controlled": "20710101", "private": "20730101"}[level])
+    path, href = f"{PATH}/{item['id']}", next(iter(item["assets"].values()))["href"]
+
+    def titled(title: str) -> Json:
+        return {**item, "properties": {**item["properties"], "description": title}}
+
+    async def require_level(id: str, title: str | None = None) -> None:
+        shown = await west.anyone.get(f"{PATH}/{id}")
+        assert shown.status_code == {"controlled": 200, "private": 404}[level]
+        assert href not in shown.text
+        properties = (await west.admin.get(f"{PATH}/{id}", params=FULL)).json()["properties"]
+        assert (properties["fedstac:access"], properties.get("description")) == (level, title)
+
+    assert (await west.admin.post(PATH, json=at_level(item, level))).status_code == 201
+    put = await west.admin.put(path, json=titled("put"))
+    assert put.status_code == 200, put.text
+    await require_level(item["id"], "put")
+    assert (await west.admin.patch(path, json={"properties": {"description": "patched"}})).status_code == 200
+    await require_level(item["id"], "patched")
+    again = await west.admin.post(PATH, json=titled("again"))
+    assert again.status_code == 200, again.text
+    await require_level(item["id"], "again")
+    for batch in ([titled("batch"), ITEMS[6]], [later, ITEMS[6]]):
+        body = {"type": "FeatureCollection", "features": batch}
+        answer = (await west.admin.post(PATH, json=body)).json()
+        assert answer["counts"]["done"] == len(batch), answer
+    await require_level(item["id"], "batch")
+    await require_level(later["id"])
+    opened = await west.admin.put(path, json=at_level(item, "open"))
+    assert opened.status_code == 200, opened.text
+    assert list((await west.anyone.get(path)).json()["assets"]) == list(item["assets"])
+    await require_level(later["id"])
 
 
 async def test_the_events_of_the_feed_say_the_level(west: Api) -> None:

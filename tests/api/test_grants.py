@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import orjson
 import pytest
 
+from fedstac.client.grants import withdrawals
+from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.workers import granting
 from tests.support.commands import Fedstac
@@ -164,6 +168,45 @@ async def test_the_commands_do_the_same(west: Api, fedstac: Fedstac) -> None:
     listed = await fedstac("grant", "list", "-o", "ndjson", **env)
     assert [orjson.loads(line)["id"] for line in listed.stdout.splitlines()] == [grant["id"]]
     assert (await fedstac("grant", "withdraw", **env)).code == 2
+    change = {"properties": {"fedstac:access": "private"}}
+    assert (await west.admin.patch(f"/collections/CMIP6/items/{ITEM['id']}", json=change)).status_code == 200
+    private = await fedstac("grant", "private", "-c", "CMIP6", "-o", "ndjson", **env)
+    assert [orjson.loads(line)["id"] for line in private.stdout.splitlines()] == [ITEM["id"]], private.stderr
     withdrawn = await fedstac("grant", "withdraw", "--dataset", DATASET, "-o", "json", **env)
     assert orjson.loads(withdrawn.stdout) == {"withdrawn": 1}
     assert (await fedstac("grant", "check", DATASET, "--subject", "bert", **env)).code == 1
+
+
+async def test_what_was_withdrawn_after_a_backup_is_withdrawn_again_by_the_audit_log(
+    west: Api, conn: Connection, fedstac: Fedstac, tmp_path: Path
+) -> None:
+    """A restore is as a database in which the grants are open again."""
+    env = {"FEDSTAC_URL": west.url, "FEDSTAC_TOKEN": west.tokens["admin"]}
+    targets = {"one": {"dataset": DATASET}, "two": {"dataset": DATASET}, "three": {"project": "CMIP6"}}
+    for subject, target in targets.items():
+        answer = await west.admin.post("/grants", json={"subject": subject, **target, "valid_until": UNTIL})
+        assert answer.status_code == 201, answer.text
+        if subject == "one":
+            assert (await west.admin.delete(f"/grants/{answer.json()['id']}")).status_code == 200
+    for query in ("dataset=" + DATASET, "project=CMIP6"):
+        assert (await west.admin.delete(f"/grants?{query}")).json() == {"withdrawn": 1}
+    rows = await conn.fetch("SELECT action, outcome, collection, dataset, detail FROM fedstac.audit ORDER BY id")
+    absent = {"action": "withdraw-grant", "outcome": "done", "collection": "CMIP6", "dataset": f"grant/{uuid4()}"}
+    file = tmp_path / "audit.ndjson"
+    file.write_bytes(b"\n".join(orjson.dumps(row) for row in (*map(dict, rows), absent)))
+    await conn.execute("UPDATE fedstac.access_grant SET closed_at = NULL, closed_by = NULL, closed_why = NULL")
+    for count in (3, 0):
+        again = await fedstac("grant", "withdraw", "--again", str(file), "-o", "json", **env)
+        assert (again.code, orjson.loads(again.stdout)) == (0, {"withdrawn": count}), again.stderr
+    assert (await west.admin.get("/grants")).json()["grants"] == []
+
+
+def test_a_row_of_a_release_before_names_a_dataset_or_a_lineage() -> None:
+    rows = [
+        {"action": "withdraw-grants", "outcome": "done", "collection": "CMIP6", "dataset": name, "detail": None}
+        for name in ("CMIP6", "CMIP6/a", "b")
+    ]  # fmt: skip
+    assert list(withdrawals(map(orjson.dumps, rows))) == [
+        {"project": "CMIP6"}, {"dataset": "CMIP6/a"}, {"lineage": "CMIP6/a"}, {"dataset": "CMIP6/b"},
+        {"lineage": "CMIP6/b"},
+    ]  # fmt: skip

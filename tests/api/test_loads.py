@@ -251,3 +251,35 @@ async def test_a_load_that_was_compared_before_another_one_was_applied_is_compar
     await west.admin.post(f"/loads/{first['id']}/apply", params={"confirm": confirm} if confirm is not None else {})
     assert (await loads.end_of(west.admin, first["id"]))["status"] == "done"
     assert (await catalogue(west)).keys() == {item["id"] for item in DATASETS[:39]}
+
+
+async def test_a_load_that_says_nothing_of_levels_opens_nothing(west: Api) -> None:
+    """Neither in either mode, nor after it was cleared; and it is no change. What says `open` is opened."""
+    controlled, private = DATASETS[0]["id"], DATASETS[1]["id"]
+    for id, level in ((controlled, "controlled"), (private, "private")):
+        change = {"properties": {"fedstac:access": level}}
+        assert (await west.admin.patch(f"{ITEMS}/{id}", json=change)).status_code == 200
+
+    async def levels() -> list[str]:
+        answers = [await west.admin.get(f"{ITEMS}/{id}?access=full") for id in (controlled, private)]
+        assert (await west.anyone.get(f"{ITEMS}/{private}")).status_code == 404
+        return [each.json()["properties"]["fedstac:access"] for each in answers]
+
+    load = await loads.load(west.admin, DATASETS)
+    assert load["changes"] == {**NOTHING, "unchanged": 40}, load
+    for parameters in ({}, {"mode": "rebuild", "confirm": "40"}):
+        changed = [titled(item, f"mode {parameters}") for item in DATASETS[:2]]
+        load = await loads.load(west.admin, [*changed, *DATASETS[2:]], **parameters)
+        assert load["status"] == "done", load
+        assert await levels() == ["controlled", "private"]
+    await loads.load(west.admin, DATASETS[2:])
+    await loads.load(west.admin, DATASETS)
+    assert await levels() == ["controlled", "private"]
+    opened = [{**item, "properties": {**item["properties"], "fedstac:access": "open"}} for item in DATASETS[:2]]
+    load = await loads.load(west.admin, [*opened, *DATASETS[2:]])
+    assert load["changes"] == {**NOTHING, "changed": 2, "unchanged": 38}, load
+    for id in (controlled, private):
+        assert (await west.anyone.get(f"{ITEMS}/{id}")).json()["assets"]
+    load = await loads.load(west.admin, [*opened, *DATASETS[2:]])
+    assert load["changes"] == {**NOTHING, "unchanged": 40}, load
+    await log(west)

@@ -11,7 +11,7 @@ from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import grants
 from fedstac.db.connections import Connection
-from fedstac.db.grants import GrantFilter, GrantSight
+from fedstac.db.grants import GrantFilter, GrantSight, TargetEvent
 from fedstac.demo import embedded
 from fedstac.domain.grants import GrantScope, GrantTarget
 from tests.db import writing
@@ -62,7 +62,23 @@ async def test_the_grants_of_a_few_subscribers_are_found_among_many_of_a_project
         an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
         found = await grants.covering(conn, {"subject-3", "subject-4"}, dict.fromkeys(KEYS, an_hour_ago))
         assert found.open_now == {("subject-4", *key) for key in KEYS}
-        assert found.at_last == found.open_now | {("subject-3", *key) for key in KEYS}
+        assert found.at_last.keys() == found.open_now | {("subject-3", *key) for key in KEYS}
+
+    await check(conn, ask)
+
+
+async def test_who_had_a_grant_of_a_target_is_found_among_many_who_had_one_too(conn: Connection) -> None:
+    async def ask(conn: Connection) -> None:
+        now = await conn.fetchval("SELECT clock_timestamp()")
+        events = [
+            TargetEvent(1, GrantTarget("plain", GrantScope.PROJECT), now, also_wider=False),
+            TargetEvent(2, GrantTarget("plain", GrantScope.DATASET, "thing-1"), now, also_wider=True),
+            TargetEvent(3, GrantTarget("plain", GrantScope.DATASET, "thing-1"), now, also_wider=False),
+            TargetEvent(4, GrantTarget("plain", GrantScope.DATASET, "other-7"), now, also_wider=False),
+        ]
+        holders = await grants.holders_of(conn, {"subject-4", "subject-5", "nobody"}, events)
+        of_project = {(pos, subject) for pos in (1, 2) for subject in ("subject-4", "subject-5")}
+        assert holders == of_project | {(4, "subject-4")}
 
     await check(conn, ask)
 

@@ -11,17 +11,19 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import feed, subscription_events
+from fedstac.db import feed, grants, subscription_events
 from fedstac.db.connections import Connection
 from fedstac.db.subscription_events import MissedEvent
 from fedstac.domain import events
+from fedstac.domain import grants as grant_rules
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark
-from fedstac.domain.actions.retract import Retract
+from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.events import START
+from fedstac.domain.grants import GrantScope, GrantTarget
 from fedstac.domain.patching import MergePatch
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import ChangeKind, Subscriber, SubscriptionFilter
@@ -166,6 +168,59 @@ async def test_whose_grant_ended_is_told_nothing_of_what_came_later(node: Node, 
     ))  # fmt: skip
     got = await deliveries(node, conn)
     assert got["holder"] == got["other"] == [(earlier["id"], ChangeKind.LEFT, False)]
+
+
+async def test_what_a_grant_opened_enters_though_it_was_there_before(node: Node, conn: Connection) -> None:
+    """It was published before the grant was given; so its next event is no change of what the holder has."""
+    await writing.create_collections(node, "plain")
+    private = thing(1, "private")
+    await writing.publish(conn, private)
+    await give(conn, private, "holder")
+    await conn.execute("UPDATE fedstac.access_grant SET valid_from = clock_timestamp()")
+    for title in ("b", "c"):
+        await change(conn, Amend(target(private), ANNA, MergePatch({"properties": {"title": title}}), None))
+    kinds = [kind for _, kind, _ in (await deliveries(node, conn))["holder"]]
+    assert kinds[1:] == [ChangeKind.ENTERED, ChangeKind.CHANGED]
+    assert [kind for _, kind, _ in (await deliveries(node, conn))["manager"]][1:] == [ChangeKind.CHANGED] * 2
+
+
+async def grant_events(node: Node, conn: Connection) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    """Return what each reader gets of events about grants: the type's end, and the data."""
+    await feed.sequence(conn)
+    page = await subscription_events.look(conn, START, {"plain"})
+    logged = [event for event in page.events if event.type.startswith(grant_rules.PREFIX)]
+    got = await delivering.deliveries(node, conn, logged, READERS)
+    return {
+        name: [(each.event.type.split(".")[-2], orjson.loads(each.event.text)["data"]) for each in own]
+        for name, own in got.items()
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("scope", GrantScope)
+async def test_a_holder_learns_what_becomes_of_the_grants_of_a_target(
+    node: Node, conn: Connection, scope: GrantScope
+) -> None:
+    """Suspended, restored, and withdrawn from all who have one; not by whom, nor how many others have one."""
+    await writing.create_collections(node, "plain")
+    private = thing(1, "private")
+    await writing.publish(conn, private)
+    names = {GrantScope.DATASET: private["id"], GrantScope.LINEAGE: target(private).lineage, GrantScope.PROJECT: ""}
+    for subject in ("holder", "third"):
+        await give(conn, private, subject)
+    await conn.execute("UPDATE fedstac.access_grant SET scope = $1, target = $2", scope, names[scope])
+    await change(conn, Retract(target(private), ANNA, {"reason": "wrong"}))
+    await change(conn, Reinstate(target(private), ANNA))
+    async with conn.transaction():
+        await grants.withdraw_of_target(conn, GrantTarget("plain", scope, names[scope]), actor="anna", reason="over")
+    got = await grant_events(node, conn)
+    assert got["anyone"] == got["other"] == []
+    assert [kind for kind, _ in got["manager"]] == ["suspended", "restored", "withdrawn"]
+    assert [kind for kind, _ in got["holder"]] == ["suspended", "restored", "withdrawn"]
+    for _, data in got["holder"]:
+        assert not {"actor", "grants"} & data.keys()
+        assert data["subject"] is None
+    assert got["holder"][-1][1]["reason"] == "over"
+    assert got["manager"][-1][1]["grants"] == 2
 
 
 @pytest.mark.parametrize("event_type", [events.MARKED, events.UNMARKED])

@@ -123,6 +123,8 @@ def test_the_files_of_a_deletion_and_the_reason_of_a_quarantine_are_for_insiders
     quarantined = event(events.QUARANTINED, quarantine={"reason": "a secret", "case": "7", "contact": "a@b"})
     for each in (deleted, quarantined):
         assert "secret" not in str(access.event_for(each, View.METADATA))
+    assert "secret" not in str(access.event_for(deleted, View.FILES)), "a hidden dataset may have the same file"
+    assert access.event_for(deleted, View.EVERYTHING) == deleted
     notice = access.event_for(quarantined, View.METADATA)
     assert notice is not None
     assert notice["data"]["quarantine"] == {"case": "7", "contact": "a@b"}

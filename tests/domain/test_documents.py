@@ -190,3 +190,25 @@ def test_a_document_read_back_has_its_digest(value: Any) -> None:
 def test_the_time_that_is_searched(properties: Json, span: tuple[str, str]) -> None:
     search = documents.prepare({**item(), "properties": properties}, NAME, None).search
     assert (search.start, search.end) == span
+
+
+def test_a_document_without_files_has_no_address_of_them_anywhere() -> None:
+    """Assets, links of any relation that does not describe the dataset, alternates of links, members with an `href`."""
+    file, place = "https://data.example/a.nc", "https://data.example/catalogue"
+    licence = {"rel": "license", "href": "https://licence.example"}
+    document = {
+        "id": "thing",
+        "properties": {"title": "a", "copy": file, "fedstac:state": "published", "tree": [{"href": place}]},
+        "links": [
+            licence, {"rel": "License", "href": file},
+            {"rel": "about", "href": "x", "alternate": {"a": {"href": place}}},
+            *({"rel": rel, "href": place} for rel in ("enclosure", "data", "item", "alternate", "via", "preview")),
+        ],
+        "assets": {"a": {"href": file, "alternate": {"east": {"href": place}}}}, "mirror": {"href": place}, "note": "b",
+    }  # fmt: skip
+    bare = documents.without_files(document)
+    assert bare == {
+        "id": "thing", "properties": {"title": "a", "fedstac:state": "published"}, "links": [licence], "assets": {},
+        "note": "b",
+    }  # fmt: skip
+    assert list(bare) == [name for name in document if name != "mirror"], "in their order"

@@ -39,8 +39,11 @@ class RightsByState:
 
     view_before = view_now = view_of
 
-    def may_see(self, subscriber: Subscriber, event: LoggedEvent) -> bool:
-        return True
+    def could_see(self, subscriber: Subscriber, dataset: LoggedDataset) -> bool:
+        return self.view_of(subscriber, dataset) is not View.NOTHING
+
+    def event_for(self, subscriber: Subscriber, event: LoggedEvent) -> LoggedEvent:
+        return event
 
 
 def logged(

@@ -95,6 +95,7 @@ QUERIES: Mapping[Route, tuple[dict[str, str], ...]] = {
     ("POST", "/loads/{load_id}/apply"): ({"dry_run": "true"},),
     ("GET", "/bulk"): ({"limit": "1"},),
     ("GET", "/bulk/{bulk_id}/datasets"): ({"status": "done", "limit": "5"}, {"after": "1"}),
+    ("GET", "/private"): ({"collection": "CMIP6", "limit": "5"}, {"token": "WyJDTUlQNiIsIngiXQ=="}),
     ("GET", "/grants"): ({"subject": "bert", "dataset": "CMIP6/x", "state": "all", "limit": "5"}, {"format": "ga4gh"}),
     ("GET", "/grants/check"): ({"dataset": "CMIP6/x", "subject": "bert"}, {"dataset": "a/b", "iss": "c", "sub": "d"}),
     ("DELETE", "/grants"): ({"project": "CMIP6", "subject": "bert", "reason": "it is over"},),

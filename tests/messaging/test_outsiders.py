@@ -18,12 +18,21 @@ from tests.support.sinks import Message, hook
 from tests.support.waiting import until
 
 Json = dict[str, Any]
-OPEN, CONTROLLED, PRIVATE, LATER = sample.items(4)
+OPEN, CONTROLLED, PRIVATE, LATER, CLOSED, MARKED = sample.items(6)
+PLACE = "https://secret.example/place-of-files"
 SERVICES = [form for form in EventFormat if not DIALECTS[form].is_for_nodes]
 
 
 def at_level(item: Json, level: str) -> Json:
     return {**item, "properties": {**item["properties"], "fedstac:access": level}}
+
+
+def linked(item: Json) -> Json:
+    """Return the item with links and a property that lead to its files by another way than its assets."""
+    links = [{"rel": rel, "href": f"{PLACE}/{rel}"} for rel in ("enclosure", "data", "item", "via")]
+    described = {"rel": "about", "href": "https://about.example", "alternate": {"east": {"href": PLACE}}}
+    properties = {**item["properties"], "alternate": {"east": {"href": PLACE}}}
+    return {**item, "links": [*item["links"], *links, described], "properties": properties}
 
 
 async def change(api: Api, method: str, path: str, **request: Any) -> None:
@@ -43,8 +52,11 @@ async def test_no_dialect_tells_outsiders_of_private_datasets_or_of_controlled_f
     """Their deletions included; whoever saw a dataset before it became private learns that it left."""
     api: Api = await start_api(dsn=dsn, public_url="https://west.example")
     assert (await api.admin.post("/collections", json=sample.collection())).status_code == 201
-    for item in (OPEN, at_level(CONTROLLED, "controlled"), at_level(PRIVATE, "private"), LATER):
+    controlled = linked(at_level(CONTROLLED, "controlled"))
+    for item in (OPEN, controlled, at_level(PRIVATE, "private"), LATER, linked(CLOSED), MARKED):
         await change(api, "POST", "", json=item)
+    await change(api, "PATCH", f"/{CLOSED['id']}", json={"properties": {"fedstac:access": "controlled"}})
+    await change(api, "DELETE", f"/{MARKED['id']}")
     await change(api, "PUT", f"/{LATER['id']}", json=at_level(LATER, "private"))
     described = at_level(PRIVATE, "private")
     described["properties"]["description"] = "still private"
@@ -68,10 +80,13 @@ async def test_no_dialect_tells_outsiders_of_private_datasets_or_of_controlled_f
         messages = receiver.arrivals
         assert text_of(messages, PRIVATE) == "", form
         assert "https://" in text_of(messages, OPEN) or form is EventFormat.CRUD
-        for asset in CONTROLLED["assets"].values():
-            assert asset["href"] not in text_of(messages, CONTROLLED)
-        assert CONTROLLED["id"] in text_of(messages, CONTROLLED)
-        assert text_of(messages, LATER).count("\n") == 1, form  # published, and left
+        for item in (CONTROLLED, CLOSED):
+            text = text_of(messages, item)
+            assert item["id"] in text
+            assert PLACE not in text, form
+            assert not any(asset["href"] in text for asset in item["assets"].values()), form
+        assert text_of(messages, LATER).count("\n") == 0, form  # that it left alone
+        assert text_of(messages, MARKED).count("\n") == 0, form  # the mark alone, by which it is gone
         last = json.loads([message for message in messages if LATER["id"] in message.value.decode()][-1].value)
         assert "still private" not in json.dumps(last)
         assert "1220" not in json.dumps(last)  # no checksum

@@ -273,6 +273,7 @@ SCENARIO: Final = (
     Ask("POST /grants/import", "Two lines, one of which is refused", "admin", body={"grants": [
         {"subject": "guest", "project": "CMIP6", "valid_until": "2999-01-01T00:00:00Z"},
         {"subject": "guest", "dataset": "CMIP6/nothing", "valid_until": "2999-01-01T00:00:00Z"}]}),
+    Ask("GET /private", "There are none", "guest", query={"limit": "1", "collection": "CMIP6"}),
     Ask("GET /grants", "One's own", "guest", query={"limit": "1"}),
     Ask("GET /grants", "As visas", "guest", query={"format": "ga4gh", "project": "CMIP6"}),
     Ask("GET /grants/check", "A node that serves files asks", "east",

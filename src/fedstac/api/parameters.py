@@ -326,6 +326,13 @@ QUARANTINES: Final = (
     *_DELETIONS_PAGE,
 )
 
+# --- private datasets ---
+PRIVATE: Final = (
+    Parameter("collection", "Those of this collection; without it, of all.", TEXT),
+    _limit(50, 1000),
+    Parameter("token", "The place of a page, as the link `next` has it.", TEXT),
+)
+
 # --- grants ---
 _GRANTED_TO: Final = (
     Parameter("subject", "Those of somebody, by the name that the logs have.", TEXT),

@@ -434,6 +434,13 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
          "refused": _list(_object({"line": WHOLE, "problem": TEXT, "detail": TEXT}))},
         description="How many were given and were there already, and the lines that were refused, numbered from 1.",
     ),
+    "PrivateDatasets": _object(
+        {"datasets": _list(_object({
+            "collection": TEXT, "id": TEXT, "state": _enum("published", "retracted", "quarantined"), "updated": TIME,
+            "href": ADDRESS,
+        })), "links": _LINKS},
+        description="Private datasets that the caller has a right to.",
+    ),
     "GrantCheck": _object({"dataset": TEXT, "valid_until": MAYBE_TIME}),
     "WithdrawnGrants": _object({"withdrawn": WHOLE}),
     "Sinks": _object({"sinks": _list(_ref("Sink"))}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,8 +22,10 @@ from fedstac.client.grants import PAGE, GrantImport
 from fedstac.domain.model import moment, rfc3339
 
 SHOWN_REFUSALS = 20
+WITHDRAWN_AGAIN = "withdrawn again, by the audit log"
 commands = typer.Typer(no_args_is_help=True, help="Who may have the files of controlled datasets, until when.")
 COLUMNS = ("grant" + " " * 31, "stand  ", "until     ", "subject         ", "for")
+PRIVATE_COLUMNS = ("collection  ", "state      ", "updated   ", "dataset")
 Dataset = Annotated[str, typer.Option(help="Of this dataset: CMIP6/id.")]
 Lineage = Annotated[str, typer.Option(help="Of all versions of a dataset: CMIP6/id without its version.")]
 Project = Annotated[str, typer.Option(help="Of all datasets of a project: CMIP6.")]
@@ -132,6 +134,28 @@ def _every(client: Client, conditions: dict[str, str], *, limit: int = PAGE) -> 
         page = client.grants(conditions, after=page[-1].get("id") or page[-1]["jti"], limit=limit)
 
 
+@commands.command("private", epilog=examples("fedstac grant private", "fedstac grant private -c CORDEX -n 0 -o ndjson"))
+def private_datasets(
+    ctx: typer.Context,
+    collection: Annotated[str, typer.Option("-c", "--collection", help="Those of this collection.")] = "",
+    last: Annotated[int, typer.Option("-n", "--most", min=0, help="How many; 0: all.")] = 50,
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """List the private datasets that you have a right to. No search finds them."""
+    with client_of(ctx, url, token) as client, terminal.Listing(form_of(ctx, output), PRIVATE_COLUMNS) as listing:
+        for each in islice(_every_private(client, collection, limit=min(last or PAGE, PAGE)), last or None):
+            listing.row(dict(each), (each["collection"], each["state"], each["updated"][:10], each["id"]))
+
+
+def _every_private(client: Client, collection: str, *, limit: int) -> Iterator[Mapping[str, Any]]:
+    """Yield private datasets, page by page."""
+    page = client.private_datasets(collection, limit=limit)
+    yield from page.datasets
+    while page.token:
+        page = client.private_datasets(collection, token=page.token, limit=limit)
+        yield from page.datasets
+
+
 @commands.command(
     epilog=examples(
         "fedstac grant check CMIP6/CMIP6.CMIP.….v20201018 --subject person:8f14e45f-ceea-467f-9575-1cd5e0d0a1b2"
@@ -161,6 +185,7 @@ def check(
         "fedstac grant withdraw 01a2261e-9a44-73cf-862f-e231bc8c5e1f --reason 'the project is over'",
         "fedstac grant withdraw --dataset CMIP6/CMIP6.CMIP.….v20201018",
         "fedstac grant withdraw --subject person:8f14e45f-ceea-467f-9575-1cd5e0d0a1b2 --project CORDEX",
+        "fedstac grant withdraw --again audit-2026.ndjson         # after a restore",
     )
 )
 def withdraw(
@@ -168,19 +193,26 @@ def withdraw(
     id: Annotated[str, typer.Argument(help="The grant; else all that the options name.", show_default=False)] = "",
     subject: Annotated[str, typer.Option(help="Those of somebody, by the name that the logs have.")] = "",
     dataset: Dataset = "", lineage: Lineage = "", project: Project = "",
+    again: Annotated[
+        Path | None, typer.Option(help="Those that this export of the audit log says were.", allow_dash=True)
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why, for the audit log and the event.")] = "",
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
     """Withdraw a grant, or all open ones of a dataset, a lineage, a project or a subject. Again it changes nothing."""
     parameters = {**({"subject": subject} if subject else {}), **_target(dataset, lineage, project)}
-    if bool(id) is bool(parameters):
-        raise typer.BadParameter("name a grant, or say which by --subject, --dataset, --lineage or --project")
+    if [bool(id), bool(parameters), again is not None].count(True) != 1:
+        raise typer.BadParameter("name a grant, or say which by --subject, --dataset, --lineage, --project or --again")
     form = form_of(ctx, output)
     with client_of(ctx, url, token) as client:
         if id:
             _show(form, client.withdraw_grant(id, reason=reason))
             return
-        count = client.withdraw_grants(parameters, reason=reason)
+        if again is not None:
+            with _opened(again) as lines:
+                count = client.withdraw_again(lines, reason=reason or WITHDRAWN_AGAIN)
+        else:
+            count = client.withdraw_grants(parameters, reason=reason)
     if form is not Output.TABLE:
         terminal.dump({"withdrawn": count})
     else:

@@ -146,6 +146,8 @@ class Client:
     check_grant = _performed(granting.check_grant)
     withdraw_grant = _performed(granting.withdraw_grant)
     withdraw_grants = _performed(granting.withdraw_grants)
+    withdraw_again = _performed(granting.withdraw_again)
+    private_datasets = _performed(granting.private_datasets)
     import_grants = _performed(granting.import_grants)
 
     def close(self) -> None:

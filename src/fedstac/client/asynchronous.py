@@ -118,6 +118,8 @@ class AsyncClient:
     check_grant = _awaited(granting.check_grant)
     withdraw_grant = _awaited(granting.withdraw_grant)
     withdraw_grants = _awaited(granting.withdraw_grants)
+    withdraw_again = _awaited(granting.withdraw_again)
+    private_datasets = _awaited(granting.private_datasets)
     import_grants = _awaited(granting.import_grants)
 
     async def aclose(self) -> None:

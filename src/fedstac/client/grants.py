@@ -10,20 +10,21 @@ Client and AsyncClient are made of these functions, as of those in client/change
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import orjson
 
-from fedstac.client.transport import Exchange, ServerCall, json_of
+from fedstac.client.transport import Exchange, NotFound, ServerCall, json_of
 from fedstac.domain.model import moment
 
 AT_ONCE: Final = 1000  # grants of one request of an import; the server takes twice as many
 PAGE: Final = 1000
+ONE_WITHDRAWN, ALL_WITHDRAWN = "withdraw-grant", "withdraw-grants"  # actions in the audit log
 JSON: Final = {"Content-Type": "application/json"}
 LINES: Final = {"Content-Type": "application/x-ndjson"}
 
@@ -79,6 +80,70 @@ def withdraw_grants(conditions: Mapping[str, str], *, reason: str = "") -> Excha
     params = {**conditions, **({"reason": reason} if reason else {})}
     answer = yield from _read(ServerCall("DELETE", "/grants", params))
     return int(answer["withdrawn"])
+
+
+def withdraw_again(lines: Iterable[bytes], *, reason: str) -> Exchange[int]:
+    """Withdraw what was withdrawn by an export of the audit log, and return how many grants were open.
+
+    After a restore: grants that were withdrawn after the backup are open again. Those of datasets that were deleted
+    since are withdrawn too. A grant that is not here, since it was given later, is passed over.
+    """
+    count = 0
+    for each in withdrawals(lines):
+        if "id" not in each:
+            count += yield from withdraw_grants(each, reason=reason)
+            continue
+        try:
+            grant = yield from _read(ServerCall("GET", f"/grants/{quote(each['id'], safe='')}"))
+        except NotFound:
+            continue
+        if grant["closed_at"] is None:
+            yield from withdraw_grant(each["id"], reason=reason)
+            count += 1
+    return count
+
+
+def withdrawals(lines: Iterable[bytes]) -> Iterator[dict[str, str]]:
+    """Yield the withdrawals of an export of the audit log, in its order: the id of a grant, or a target.
+
+    Rows of a release before this one do not say whether a target is a dataset or a lineage: both come.
+    """
+    for line in lines:
+        row = orjson.loads(line)
+        if row.get("outcome") != "done" or row.get("action") not in (ONE_WITHDRAWN, ALL_WITHDRAWN):
+            continue
+        collection, name = row["collection"], row["dataset"]
+        if row["action"] == ONE_WITHDRAWN:
+            yield {"id": name.removeprefix("grant/")}
+            continue
+        detail = orjson.loads(row["detail"] or "{}")
+        target = {scope: detail[scope] for scope in ("dataset", "lineage", "project") if scope in detail}
+        if target:
+            yield target
+        elif name == collection:
+            yield {"project": name}
+        else:
+            place = name if name.startswith(f"{collection}/") else f"{collection}/{name}"
+            yield from ({scope: place} for scope in ("dataset", "lineage"))
+
+
+@dataclass(frozen=True, slots=True)
+class PrivatePage:
+    """Private datasets, each as GET /private gives it. token: of the next page; "" behind the last one."""
+
+    datasets: tuple[Mapping[str, Any], ...]
+    token: str = ""
+
+
+def private_datasets(collection: str = "", *, token: str = "", limit: int = PAGE) -> Exchange[PrivatePage]:
+    """Return a page of the private datasets that the caller has a right to, by collection and id.
+
+    collection: those of one alone. token: that of the page before.
+    """
+    wanted = {name: value for name, value in (("collection", collection), ("token", token)) if value}
+    page = yield from _read(ServerCall("GET", "/private", {**wanted, "limit": limit}))
+    href = next((link["href"] for link in page["links"] if link["rel"] == "next"), "")
+    return PrivatePage(tuple(page["datasets"]), dict(parse_qsl(urlsplit(href).query)).get("token", ""))
 
 
 def import_grants(

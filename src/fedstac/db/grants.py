@@ -9,7 +9,7 @@ Locks, in this order: the lineages or collections, then the rows of fedstac.gran
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
@@ -55,11 +55,12 @@ async def open_to(conn: Connection, subject: str, keys: Iterable[tuple[str, str]
 class CoveringGrants:
     """For which datasets subjects have grants, as (subject, collection, id).
 
-    open_now: those that open the dataset. at_last: also those that are suspended by its state, or that ended lately.
+    open_now: those that open the dataset. at_last: also those that are suspended by its state, or that ended lately,
+    with the moment from which on one of them was valid.
     """
 
     open_now: frozenset[tuple[str, str, str]] = frozenset()
-    at_last: frozenset[tuple[str, str, str]] = frozenset()
+    at_last: Mapping[tuple[str, str, str], datetime] = field(default_factory=dict)
 
 
 async def covering(
@@ -86,18 +87,19 @@ async def covering(
                    SELECT FROM fedstac.access_grant g WHERE g.subject = s.subject AND g.closed_at IS NULL LIMIT 1) one),
            valid AS (
                SELECT h.subject, w.collection, w.scope, w.target, longest.valid_until AS ends,
-                      longest.valid_until > clock_timestamp() AS is_open
+                      longest.valid_from AS begins, longest.valid_until > clock_timestamp() AS is_open
                FROM holder h CROSS JOIN wanted w CROSS JOIN LATERAL (
-                   SELECT g.valid_until FROM fedstac.access_grant g
+                   SELECT g.valid_until, g.valid_from FROM fedstac.access_grant g
                    WHERE g.subject = h.subject AND g.collection = w.collection AND g.scope = w.scope
                      AND g.target = w.target AND g.closed_at IS NULL AND g.valid_from <= clock_timestamp()
                      AND g.valid_until > w.since ORDER BY g.valid_until DESC LIMIT 1) longest
                UNION ALL
-               SELECT g.subject, g.collection, g.scope, g.target, least(g.closed_at, g.valid_until), false
+               SELECT g.subject, g.collection, g.scope, g.target, least(g.closed_at, g.valid_until), g.valid_from, false
                FROM fedstac.access_grant g
                WHERE g.subject = ANY ($1::text[]) AND g.closed_at > (SELECT min(since) FROM dataset)
                  AND g.valid_from < g.closed_at)
-           SELECT v.subject, c.collection, c.id, bool_or(v.is_open AND c.state = 'published') AS is_open
+           SELECT v.subject, c.collection, c.id, bool_or(v.is_open AND c.state = 'published') AS is_open,
+                  min(v.begins) AS begins
            FROM valid v JOIN covering c USING (collection, scope, target) WHERE v.ends > c.since
            GROUP BY v.subject, c.collection, c.id""",
         list(subjects), [collection for collection, _ in datasets], [id for _, id in datasets],
@@ -105,8 +107,61 @@ async def covering(
     )  # fmt: skip
     return CoveringGrants(
         frozenset((row["subject"], row["collection"], row["id"]) for row in rows if row["is_open"]),
-        frozenset((row["subject"], row["collection"], row["id"]) for row in rows),
+        {(row["subject"], row["collection"], row["id"]): row["begins"] for row in rows},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TargetEvent:
+    """An event about all grants of a target, which names no subject. pos: where it is in the log.
+
+    also_wider: it is about the grants of the dataset's lineage and project too.
+    """
+
+    pos: int
+    target: GrantTarget
+    time: datetime
+    also_wider: bool
+
+
+async def holders_of(
+    conn: Connection, subjects: Collection[str], events: Sequence[TargetEvent]
+) -> frozenset[tuple[int, str]]:
+    """Return which subjects had one of the grants that events are about, as (pos, subject); one query for all.
+
+    A grant that was closed by the event itself counts, and so does one that was closed up to a minute before.
+    """
+    if not subjects or not events:
+        return frozenset()
+    rows = await conn.fetch(
+        """WITH wanted AS MATERIALIZED (
+               SELECT e.pos, e.collection, c.scope, c.target, e.time
+               FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::boolean[])
+                    e (pos, collection, scope, target, time, also_wider)
+               LEFT JOIN fedstac.record r ON e.also_wider AND r.collection = e.collection AND r.id = e.target
+               CROSS JOIN LATERAL (
+                   SELECT e.scope, e.target UNION ALL
+                   SELECT w.* FROM (VALUES ('lineage', r.lineage), ('project', '')) w WHERE r.id IS NOT NULL
+               ) c (scope, target)),
+           holder AS MATERIALIZED (
+               SELECT s.subject FROM unnest($1::text[]) s (subject) CROSS JOIN LATERAL (
+                   SELECT FROM fedstac.access_grant g WHERE g.subject = s.subject AND g.closed_at IS NULL LIMIT 1) one),
+           closed AS MATERIALIZED (  -- by subject: those of a target may be very many
+               SELECT subject, collection, scope, target, closed_at, valid_from, valid_until FROM fedstac.access_grant
+               WHERE subject = ANY ($1::text[]) AND closed_at > (SELECT min(time) FROM wanted) - interval '1 minute')
+           SELECT w.pos, h.subject FROM holder h CROSS JOIN wanted w CROSS JOIN LATERAL (
+               SELECT g.valid_until FROM fedstac.access_grant g
+               WHERE g.subject = h.subject AND g.collection = w.collection AND g.scope = w.scope
+                 AND g.target = w.target AND g.closed_at IS NULL AND g.valid_until > w.time AND g.valid_from <= w.time
+               ORDER BY g.valid_until DESC LIMIT 1) longest
+           UNION
+           SELECT w.pos, c.subject FROM closed c JOIN wanted w USING (collection, scope, target)
+           WHERE c.closed_at > w.time - interval '1 minute' AND c.valid_until > w.time AND c.valid_from <= w.time""",
+        list(subjects), [each.pos for each in events], [each.target.collection for each in events],
+        [each.target.scope for each in events], [each.target.name for each in events],
+        [each.time for each in events], [each.also_wider for each in events],
+    )  # fmt: skip
+    return frozenset((row["pos"], row["subject"]) for row in rows)
 
 
 async def open_until(conn: Connection, subject: str, collection: str, dataset: str) -> datetime | None:
@@ -149,6 +204,17 @@ async def holdings(conn: Connection, subject: str, *, most: int) -> Holdings | N
         frozenset(row["target"] for row in rows if row["scope"] == GrantScope.LINEAGE),
         frozenset((row["collection"], row["target"]) for row in rows if row["scope"] == GrantScope.DATASET),
     )
+
+
+async def collections_of(conn: Connection, subject: str) -> frozenset[str]:
+    """Return the collections in which a subject has grants that are open and valid now."""
+    rows = await conn.fetch(
+        """SELECT DISTINCT collection FROM fedstac.access_grant
+           WHERE subject = $1 AND closed_at IS NULL AND valid_until > clock_timestamp()
+             AND valid_from <= clock_timestamp()""",
+        subject,
+    )
+    return frozenset(row["collection"] for row in rows)
 
 
 # --- giving ---
@@ -387,7 +453,7 @@ async def follow(conn: Connection, steps: Sequence[StateStep], *, traceparent: s
             await _close(conn, affected)
             await audit.append(conn, [
                 audit.NewRow(actor, "withdraw-grants", each.collection, each.dataset, None, "done", None, None,
-                             items=counts[each.target], detail=orjson.dumps({"reason": each.reason}).decode())
+                             items=counts[each.target], detail=_audited(each.target, each.reason))
                 for each in affected
             ])  # fmt: skip
         await _announce(conn, event_type, actor, [
@@ -479,9 +545,14 @@ async def _close_all(
         await _announce(conn, rules.WITHDRAWN, actor, [_Announcement(data, cause)], correlation=correlation)
         await audit.append(conn, [
             audit.NewRow(actor, "withdraw-grants", target.collection, str(target), None, "done", None, None,
-                         items=count, correlation=correlation, detail=orjson.dumps({"reason": reason}).decode())
+                         items=count, correlation=correlation, detail=_audited(target, reason))
         ])  # fmt: skip
     return count
+
+
+def _audited(target: GrantTarget, reason: str) -> str:
+    """Return what the audit log says of a withdrawal of all grants of a target: enough to do it again."""
+    return orjson.dumps({"reason": reason, target.scope.value: str(target)}).decode()
 
 
 async def withdraw(

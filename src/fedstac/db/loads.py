@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
@@ -19,7 +19,7 @@ from fedstac.db import bulks
 from fedstac.db.bulks import Bulk
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.bulk import BulkAction
-from fedstac.domain.documents import ItemTexts, TextSource, digest_of_packed
+from fedstac.domain.documents import ItemTexts, TextSource, as_stated, digest_of_packed
 from fedstac.domain.reconcile import COMPARING, WORK, ChangeSet, LoadChange, LoadMode, LoadStep
 
 APPLYING_LOCK: Final = 0x666564_0D  # with the collection: the advisory lock of whoever begins to apply a load
@@ -424,20 +424,32 @@ async def store_step(conn: Connection, load: Load, *, is_compared: bool = False)
 
 @dataclass(frozen=True, slots=True)
 class DoubtfulDataset:
-    """A dataset whose documents have different digests, perhaps by what nodes put into the one that is here."""
+    """A dataset whose documents have different digests, perhaps by what its publisher did not write.
+
+    That is what nodes put into the one that is here, and its level. prepared: what was packed of the other one.
+    """
 
     id: str
     here: str
     there: str
+    prepared: str
+
+    @property
+    def load_document(self) -> dict[str, Any]:
+        """The document that the load states."""
+        return as_stated(self.there, self.prepared)
 
 
 async def doubtful(conn: Connection, load: Load, after: str, through: str, limit: int) -> list[DoubtfulDataset]:
-    """Return the next datasets, by id, that count as changed and have replicas here; none behind `through`."""
+    """Return the next datasets, by id, that count as changed and have replicas here, or are not open.
+
+    None behind `through`.
+    """
     rows = await conn.fetch(
-        """SELECT l.dataset AS id, r.document AS here, l.document AS there
+        """SELECT l.dataset AS id, r.document AS here, l.document AS there, l.prepared
            FROM fedstac.load_dataset l JOIN fedstac.record r ON r.collection = $2 AND r.id = l.dataset
-           WHERE l.load = $1 AND l.change = 'changed' AND r.replicas IS NOT NULL AND l.dataset > $3
-             AND l.dataset <= $4 AND l.part IS NOT NULL
+           WHERE l.load = $1 AND l.change = 'changed' AND (r.replicas IS NOT NULL OR r.access <> 'open')
+             AND l.dataset > $3             AND l.dataset <= $4 AND l.part IS NOT NULL
            ORDER BY l.dataset LIMIT $5""",
         load.id, load.collection, after, through, limit,
     )  # fmt: skip

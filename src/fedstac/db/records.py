@@ -13,6 +13,7 @@ import orjson
 from fedstac.db import facets
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
+from fedstac.domain.access import RecordAccess
 from fedstac.domain.deletion import has_identifier
 from fedstac.domain.facets import NODES, PLACES
 from fedstac.domain.model import WITHOUT_DOCUMENT, Change, Draft, LatestClaim, Lineage, Record, State
@@ -85,11 +86,12 @@ async def load(
 ) -> dict[str, Lineage]:  # fmt: skip
     """Return the lineages with the heads of all their versions, and documents of the latest ones and of `ids`.
 
+    Those that are not open come with their documents too: a new version has the level that the one before states.
     `whole`: keys of lineages of which every published version comes with its document. `hidden`: `marked`, `private`
     or both, which are left out of `ids`.
     """
     rows = await conn.fetch(
-        f"""SELECT {COLUMNS}, CASE WHEN latest OR id = ANY($2::text[])
+        f"""SELECT {COLUMNS}, CASE WHEN latest OR access <> 'open' OR id = ANY($2::text[])
                                      OR state = 'published' AND lineage = ANY($3::text[]) THEN document END AS document
             FROM fedstac.record WHERE lineage = ANY($1::text[])
             AND NOT (id = ANY($2::text[]) AND (state = ANY ($4::text[]) OR access = ANY ($4::text[])))""",
@@ -129,14 +131,6 @@ async def levels_after(conn: Connection, collection: str, origin: str, after: st
         collection, origin, after, limit,
     )  # fmt: skip
     return [RecordLevel(row["id"], row["lineage"], Level(row["access"]), row["of_document"]) for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class RecordAccess:
-    """What a record says of who may read its dataset."""
-
-    state: State
-    level: Level
 
 
 async def access_of(conn: Connection, datasets: Collection[tuple[str, str]]) -> dict[tuple[str, str], RecordAccess]:

@@ -426,11 +426,20 @@ async def positions_left_blank(conn: Connection, stretches: Sequence[Stretch]) -
     return {row["pos"] for row in rows}
 
 
-async def positions_of_private(conn: Connection, stretches: Sequence[Stretch]) -> set[int]:
-    """Return where in stretches of the log the events of private datasets are, less those by which they became so."""
+async def positions_untold(conn: Connection, stretches: Sequence[Stretch]) -> set[int]:
+    """Return where in stretches of the log the events are of which outsiders get nothing (domain/outsiders.py).
+
+    Those are events of private datasets, less those by which they became so, and events that show a dataset which is
+    private or marked by now.
+    """
     rows = await conn.fetch(
-        f"""SELECT f.pos {_IN_STRETCHES} WHERE o.event LIKE '%,"access":"private","digest":"%'
-              AND o.event NOT LIKE '%,"previous_access":"%'""",
+        f"""SELECT f.pos {_IN_STRETCHES}
+            LEFT JOIN fedstac.record r ON r.collection = o.collection AND r.id = o.dataset
+                 AND (r.access = 'private' OR r.state = 'marked')
+            WHERE CASE WHEN o.event LIKE '%,"access":"private","digest":"%'
+                       THEN o.event NOT LIKE '%,"previous_access":"%'
+                       WHEN r.id IS NOT NULL
+                       THEN o.event::jsonb #>> '{{data,state}}' IN ('published', 'retracted') END""",
         [each.after for each in stretches], [each.through for each in stretches],
     )  # fmt: skip
     return {row["pos"] for row in rows}

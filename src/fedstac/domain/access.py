@@ -9,6 +9,9 @@ A level says who may have a dataset at all (docs/services.md, Controlled and pri
 A right to it is a grant that is valid now, or a rule of the policy that lets somebody publish, update or replicate it.
 The dataset's own `fedstac:access` and the project's policy say the level; the stricter one counts. The level is stored
 with the dataset and travels in its events, so that every node decides alike.
+
+Who publishes or changes a dataset without a word on its level leaves it as it is. A new version has the level of the
+version before it.
 """
 
 from __future__ import annotations
@@ -20,15 +23,17 @@ from typing import Any, Final
 
 import orjson
 
-from fedstac.domain import events
+from fedstac.domain import documents, events
 from fedstac.domain.documents import ACCESS
-from fedstac.domain.model import Draft, State
+from fedstac.domain.errors import Finding, Severity, pointer
+from fedstac.domain.model import Draft, Record, State
 from fedstac.domain.policy import READING, Level, Policy, Principal, Resource, read_level
 from fedstac.domain.visibility import may_see_files, may_see_hidden
 
 # Of an event: who did it, and what uncovers another state.
 INTERNAL: Final = ("actor", "reason", "previous_state", "previous_access", "actions")
-OF_FILES: Final = ("unreferenced", "still_referenced")  # of a deletion: the addresses of its files
+# Of a deletion: its files, and which of them another dataset has too, which may be one that nobody is to know of.
+OF_FILES: Final = ("unreferenced", "still_referenced")
 COVERED: Final = frozenset((events.MARKED, events.UNMARKED))  # which outsiders are not to know of
 NOTICE: Final = ("case", "contact")  # what a quarantine says to everybody
 
@@ -54,6 +59,14 @@ class DatasetAccess:
     def key(self) -> tuple[str, str]:
         """The collection and the id, as grants name the dataset."""
         return self.resource.project, self.resource.dataset
+
+
+@dataclass(frozen=True, slots=True)
+class RecordAccess:
+    """What a record says, as of now, of who may read its dataset."""
+
+    state: State
+    level: Level
 
 
 class DatasetReader:
@@ -124,6 +137,29 @@ def level_of_draft(draft: Draft, policy: Policy) -> Level:
     return of_document.stricter(policy.level_of(draft.collection))
 
 
+def level_in_document(record: Record) -> Level:
+    """Return the level that a stored document states; of a dataset whose document is gone, the level that it had."""
+    text = record.document
+    if text is None:
+        return record.access
+    return level_of(orjson.loads(text)["properties"]) if ACCESS in text else Level.OPEN
+
+
+def at_level_of(before: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a document that says nothing of its level with the level of the one before it, if that states one."""
+    if ACCESS not in before["properties"]:
+        return document
+    return {**document, "properties": {**document["properties"], ACCESS: before["properties"][ACCESS]}}
+
+
+def warn_of_kept_level(level: Level) -> Finding:
+    """Return the warning that a dataset keeps a level, since nothing was said of it."""
+    return Finding(
+        "access", pointer("properties", ACCESS),
+        f"it stays {level}, since nothing says otherwise; say `{ACCESS}` to have another level", Severity.WARNING,
+    )  # fmt: skip
+
+
 def needing_grants(datasets: Iterable[DatasetAccess]) -> set[tuple[str, str]]:
     """Return the keys of the datasets for which a grant makes a difference, for one question to db/grants.py."""
     return {each.key for each in datasets if each.level is not Level.OPEN}
@@ -145,14 +181,15 @@ def event_for(event: Mapping[str, Any], view: View) -> Mapping[str, Any] | None:
     """Return a dataset's event, parsed, as somebody with that view of it gets it; None where they get nothing.
 
     Without the files' addresses, `assets` is empty. Without the right to mark the dataset, the event says nothing of a
-    mark, of who made the change, or why. The event that is given stays as it is.
+    mark, of who made the change, or why; nor of the files of what was deleted, by which hidden datasets show. The event
+    that is given stays as it is.
     """
     match view:
         case View.NOTHING:
             return None
         case View.EVERYTHING:
             return event
-    data = {name: value for name, value in event["data"].items() if name not in INTERNAL}
+    data = {name: value for name, value in event["data"].items() if name not in (*INTERNAL, *OF_FILES)}
     if view is View.METADATA:
         data = without_files(data)
     kind = events.UPDATED if event["type"] in COVERED else event["type"]
@@ -163,7 +200,7 @@ def without_files(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data of an event without the addresses of the dataset's files, and with the notice of a quarantine."""
     bare = {name: value for name, value in data.items() if name not in OF_FILES}
     if (document := bare.get("document")) is not None:
-        bare["document"] = {**document, "assets": {}}
+        bare["document"] = documents.without_files(document)
     if (quarantine := bare.get("quarantine")) is not None:
         bare["quarantine"] = {name: quarantine[name] for name in NOTICE if name in quarantine}
     return bare

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -29,6 +29,15 @@ SERVER_PROPERTIES = frozenset(("latest", "retracted", "created", "updated"))
 ACCESS = "fedstac:access"  # a property of fedstac's that publishers set (domain/access.py)
 OUR_EXTENSION = "/extensions/fedstac/"  # in the URI of ours, at whatever node served the item
 EXTENSION_PATH = "/extensions/fedstac/v1.0.0/schema.json"
+# Members of an item as STAC has them, and relations whose links describe a dataset and lead to none of its files.
+ITEM_MEMBERS = frozenset(
+    ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "properties", "links", "assets", "collection")
+)
+DESCRIBING_LINKS = SERVER_LINKS | {
+    "replaced_by", "replaces", "license", "cite-as", "about", "describedby", "author", "copyright", "help", "errata",
+    "terms-of-service", "privacy-policy", "derived_from",
+}  # fmt: skip
+PACKED = 10  # results that `packed` always has; behind them, `open` where the document says that
 EXTENSIONS, LINKS, TAIL = '{"stac_extensions":[', '"links":[', "}}"
 HEADS = (EXTENSIONS, "{" + LINKS)  # how a stored text begins
 ENDLESS_FRACTION = re.compile(r"(\.\d{6})\d+")
@@ -60,6 +69,55 @@ def without_server_members(document: Document) -> Document:
 def is_of_the_server(link: Mapping[str, Any]) -> bool:
     """Tell whether a link's relation is one that the server sets: capitals make no other relation (RFC 8288, 2.1.1)."""
     return link["rel"].lower() in SERVER_LINKS
+
+
+def without_files(document: Document) -> Document:
+    """Return a document without the addresses of the dataset's files, for whoever may not have them.
+
+    The assets go, and links but for those that describe the dataset. So do properties and members beside those of STAC
+    that have an `href` somewhere in them, and all that has the address of a file.
+    """
+    files = frozenset(_addresses(document["assets"]))
+    bare: dict[str, Any] = {
+        "assets": {},
+        "properties": {
+            name: value for name, value in document["properties"].items()
+            if name.startswith("fedstac:") or not _leads_to(value, files)
+        },
+    }  # fmt: skip
+    if "links" in document:
+        bare["links"] = [link for link in document["links"] if _describes(link, files)]
+    return {
+        name: bare.get(name, value) for name, value in document.items()
+        if name in ITEM_MEMBERS or not _leads_to(value, files)
+    }  # fmt: skip
+
+
+def _describes(link: Mapping[str, Any], files: frozenset[str]) -> bool:
+    """Tell whether a link describes its dataset, and leads to no file by another address beside its own."""
+    others = {name: value for name, value in link.items() if name != "href"}
+    return link["rel"].lower() in DESCRIBING_LINKS and link.get("href") not in files and not _leads_to(others, files)
+
+
+def _leads_to(value: object, files: frozenset[str]) -> bool:
+    """Tell whether a value has the address of one of the files, or an `href` of whatever."""
+    if isinstance(value, str):
+        return value in files
+    if isinstance(value, dict):
+        return "href" in value or any(_leads_to(each, files) for each in value.values())
+    return isinstance(value, list) and any(_leads_to(each, files) for each in value)
+
+
+def _addresses(value: object) -> Iterator[str]:
+    """Yield every `href` in a value, at whatever depth."""
+    if isinstance(value, dict):
+        if isinstance(href := value.get("href"), str):
+            yield href
+        for each in value.values():
+            yield from _addresses(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _addresses(each)
 
 
 def warn_of_server_members(document: Document) -> tuple[Finding, ...]:
@@ -114,6 +172,7 @@ def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None
         ),
         replicas=copies,
         nodes=_own_nodes(document["assets"]),
+        states_level=ACCESS in document["properties"],
     )
 
 
@@ -188,7 +247,21 @@ def packed(draft: Draft, errors: Sequence[Finding] = ()) -> str:
     return orjson.dumps([
         draft.institution, draft.document_digest.hex(), draft.files_digest.hex(), search.geometry, search.start,
         search.end, at, [finding.as_json() for finding in errors], draft.replicas, draft.nodes,
+        *([Level.OPEN] if draft.states_level and not _has_level(search.properties) else []),
     ]).decode()  # fmt: skip
+
+
+def _has_level(properties: str) -> bool:
+    """Tell whether properties, as JSON text, have an access level."""
+    return ACCESS in properties and ACCESS in orjson.loads(properties)
+
+
+def as_stated(text: str, prepared: str) -> dict[str, Any]:
+    """Return a document that was packed as its publisher stated it: with the level `open`, where that was said."""
+    document: dict[str, Any] = orjson.loads(text)
+    if len(orjson.loads(prepared)) > PACKED:
+        document["properties"][ACCESS] = Level.OPEN.value
+    return document
 
 
 def digest_of_packed(prepared: str) -> bytes:
@@ -205,7 +278,7 @@ def unpacked(
     text: str, prepared: str, coded: str | None, collection: str, item_id: str, name: DatasetName
 ) -> tuple[Draft, tuple[Finding, ...]]:
     """Return the draft again and its errors, without parsing its text if `coded` is there, of `packed_facets`."""
-    institution, document_digest, files, shape, start, end, at, errors, copies, nodes = orjson.loads(prepared)
+    institution, document_digest, files, shape, start, end, at, errors, copies, nodes, *level = orjson.loads(prepared)
     if coded is not None:
         values, size, count = orjson.loads(coded)
     else:
@@ -215,7 +288,7 @@ def unpacked(
     search = SearchCopy(shape, start, end, text[at:-1], values, size, count)
     draft = Draft(
         collection, item_id, name.lineage, name.version, institution, text, bytes.fromhex(document_digest),
-        bytes.fromhex(files), search, copies, tuple(nodes),
+        bytes.fromhex(files), search, copies, tuple(nodes), bool(level) or _has_level(search.properties),
     )  # fmt: skip
     return draft, tuple(Finding.from_json(finding) for finding in errors)
 

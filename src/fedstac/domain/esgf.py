@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from fedstac.domain import alternates, documents, patching, retraction, validation
-from fedstac.domain.access import level_of
+from fedstac.domain.access import at_level_of, level_of
 from fedstac.domain.actions.amend import check_identity, shaped
 from fedstac.domain.errors import BadRequest, Finding, StacInvalid, errors_in
 from fedstac.domain.model import WITHOUT_DOCUMENT, Draft, Judge, Record, State, moment
@@ -211,6 +211,8 @@ def amend(record: Record, step: ItemStep, judge: Judge, vocabulary: Vocabulary |
         edited = {**edited, "assets": before["assets"]}
     completed = alternates.completed(before, alternates.without_contradictions(edited))
     document = documents.without_server_members(completed)
+    if step.facts is None and not patching.names(step.edit, "properties", documents.ACCESS):
+        document = {**at_level_of(before, document)}
     check_identity(before, document, vocabulary)
     if documents.digest(document) == record.document_digest:
         return DatasetEdition(_at_level(after, step))

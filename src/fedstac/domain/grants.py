@@ -7,10 +7,11 @@ for that dataset, and what undoes them restores it: nothing about that is stored
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from fedstac.domain.errors import BadRequest, ForeignOrigin, ItemDeleted, ItemDoesNotExist, MarkedForDeletion, Problem
@@ -39,6 +40,19 @@ def event_of(before: State | None, after: State) -> str | None:
     if (before in OPENING) is (after in OPENING):
         return None
     return RESTORED if after in OPENING else SUSPENDED
+
+
+def for_holder(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an event about grants, parsed, as whoever has one of them gets it.
+
+    It does not say how many others have one, nor who retracted, marked or deleted the dataset or withdrew the grant.
+    What suspends a grant may be a mark, of which it says nothing either.
+    """
+    event_type, data = event["type"], event["data"]
+    hidden = {"grants"} if data.get("subject") is None else set()
+    hidden |= {"actor"} if event_type != GIVEN else set()
+    hidden |= {"reason"} if event_type in (SUSPENDED, RESTORED) else set()
+    return {**event, "data": {name: value for name, value in data.items() if name not in hidden}}
 
 
 class GrantScope(StrEnum):

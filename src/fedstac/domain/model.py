@@ -230,6 +230,7 @@ class Draft:
     search: SearchCopy
     replicas: str | None = None  # JSON text, by node
     nodes: tuple[str, ...] = ()  # that the assets name as theirs
+    states_level: bool = False  # whether it says `fedstac:access`, `open` too, which is not stored
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from fedstac.domain.errors import BadRequest, Finding, StacInvalid
+from fedstac.domain.errors import BadRequest, Finding, StacInvalid, pointer
 
 MOST_OPERATIONS: Final = 10_000
 MOST_WORK: Final = 8 << 20  # bytes that the operations of one patch may copy and compare in all
@@ -99,6 +99,38 @@ class WithoutNode:
 
 
 Edit = JsonPatch | MergePatch | Whole | WithoutNode
+
+
+def names(edit: Edit, section: str, member: str) -> bool:
+    """Tell whether an edit says something about a member of a section of the document, such as of `properties`.
+
+    What an edit leaves out of a section that it replaces, it says nothing about.
+    """
+    match edit:
+        case JsonPatch(operations):
+            return any(_operation_names(operation, section, member) for operation in operations)
+        case MergePatch(patch):
+            return _has(patch.get(section), member)
+        case Whole(document):
+            return _has(document.get(section), member)
+        case WithoutNode():
+            return False
+
+
+def _operation_names(operation: Mapping[str, Json], section: str, member: str) -> bool:
+    kind, value = operation["op"], operation.get("value")
+    if kind == "test":
+        return False
+    place = pointer(section, member)
+    if operation["path"] == place or (kind == "move" and operation.get("from") == place):
+        return True
+    if operation["path"] == "":
+        return isinstance(value, dict) and _has(value.get(section), member)
+    return operation["path"] == pointer(section) and _has(value, member)
+
+
+def _has(section: Json, member: str) -> bool:
+    return isinstance(section, dict) and member in section
 
 
 def as_json(edit: Edit) -> dict[str, Json]:

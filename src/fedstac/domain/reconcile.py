@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
-from fedstac.domain import alternates
+from fedstac.domain import alternates, documents
+from fedstac.domain.access import at_level_of
 from fedstac.domain.difference import effect_of
 from fedstac.domain.errors import LoadNotConfirmed
 
@@ -104,7 +105,12 @@ class ChangeSet:
             )
 
 
-def differs(here: str, there: str) -> bool:
-    """Tell whether a stated document changes the one that is here. Replicas that nodes put there are no difference."""
-    before, document = orjson.loads(here), orjson.loads(there)
+def differs(here: str, load_document: Mapping[str, Any]) -> bool:
+    """Tell whether a stated document changes the one that is here.
+
+    Replicas that nodes put there are no difference, nor is the level where nothing is said of it.
+    """
+    before = orjson.loads(here)
+    says_level = documents.ACCESS in load_document["properties"]
+    document = documents.without_server_members(load_document) if says_level else at_level_of(before, load_document)
     return bool(effect_of(before, alternates.completed(before, alternates.with_alternates(before, document))).actions)

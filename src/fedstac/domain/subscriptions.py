@@ -309,8 +309,12 @@ class ReadingRights(Protocol):
         """Return how much a subscriber may see of the dataset as it is now, which the log may tell further on."""
         ...
 
-    def may_see(self, subscriber: Subscriber, event: LoggedEvent) -> bool:
-        """Tell whether a subscriber may see an event that is of no dataset."""
+    def could_see(self, subscriber: Subscriber, dataset: LoggedDataset) -> bool:
+        """Tell whether a subscriber could see a dataset when the event was written that is given."""
+        ...
+
+    def event_for(self, subscriber: Subscriber, event: LoggedEvent) -> LoggedEvent | None:
+        """Return an event that is of no dataset as a subscriber gets it; None where they get nothing."""
         ...
 
 
@@ -346,8 +350,8 @@ def changes_for(
             if change is not None:
                 delivery = reading.delivery(subscriber, change)
             else:
-                is_shown = rights.may_see(subscriber, event)
-                delivery = SubscriberEvent(event, ChangeKind.CHANGED, event) if is_shown else None
+                shown_event = rights.event_for(subscriber, event)
+                delivery = SubscriberEvent(shown_event, ChangeKind.CHANGED, event) if shown_event else None
             if delivery is not None and subscriber.filter.takes_type(delivery.event.type):
                 deliveries[subscriber.name].append(delivery)
     return deliveries
@@ -414,7 +418,8 @@ class _PageReading:
             is_concerned = may_be_there or change.presence_before is Presence.GONE
             return SubscriberEvent(self._text(after, view), ChangeKind.LEFT, after.event) if is_concerned else None
         if passes:
-            kind = ChangeKind.CHANGED if fitted else ChangeKind.ENTERED
+            is_known = fitted and before is not None and self._rights.could_see(subscriber, before)
+            kind = ChangeKind.CHANGED if is_known else ChangeKind.ENTERED
             return SubscriberEvent(self._text(after, view), kind, after.event)
         return self._departure(subscriber, after) if may_be_there else None
 
@@ -425,7 +430,7 @@ class _PageReading:
             body = event_for(dataset.body, view)
             assert body is not None  # of NOTHING only
             is_whole = body is dataset.body
-            self._texts[key] = dataset.event if is_whole else _with_body(dataset.event, body)
+            self._texts[key] = dataset.event if is_whole else with_body(dataset.event, body)
         return self._texts[key]
 
     def _departure(self, subscriber: Subscriber, dataset: LoggedDataset) -> SubscriberEvent:
@@ -442,7 +447,7 @@ def departure(dataset: LoggedDataset, subscriber: str) -> LoggedEvent:
     envelope = {name: body[name] for name in names if name in body}
     envelope |= {"id": departure_id(event.event_id, subscriber), "type": events.LEFT, "causationid": event.event_id}
     data = {name: dataset.data[name] for name in ("collection", "id", "base_id", "version", "seq")}
-    return _with_body(event, {**envelope, "data": data})
+    return with_body(event, {**envelope, "data": data})
 
 
 def departure_id(event_id: str, subscriber: str) -> str:
@@ -450,7 +455,8 @@ def departure_id(event_id: str, subscriber: str) -> str:
     return str(uuid5(UUID(event_id), f"left {subscriber}"))
 
 
-def _with_body(event: LoggedEvent, body: Json) -> LoggedEvent:
+def with_body(event: LoggedEvent, body: Json) -> LoggedEvent:
+    """Return a logged event with another text, and the id and type that it says."""
     return LoggedEvent(
         event.cursor, body["id"], event.key, event.collection, event.dataset, event.seq, body["type"],
         orjson.dumps(body).decode(),

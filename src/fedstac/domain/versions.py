@@ -49,6 +49,17 @@ def at_level(record: Record, lineage: Lineage, level: Level) -> Record:
     return replace(after, latest=latest, claims_latest=latest)
 
 
+def predecessor(version: int | None, lineage: Lineage) -> Record | None:
+    """Return the version before one that is new, in whatever state; before the first one, the first. None without any.
+
+    What a new version does not say of its access, this one says.
+    """
+    older = [each for each in lineage.records.values() if (each.version or 0) < (version or 0)]
+    if older:
+        return max(older, key=lambda record: record.version or 0)
+    return min(lineage.records.values(), key=lambda record: record.version or 0, default=None)
+
+
 def supersede(record: Record) -> Record:
     """Return the record as given up by its publisher: never latest again by itself."""
     return replace(record, latest=False, claims_latest=False, superseded=True)

@@ -92,7 +92,7 @@ async def _expected(conn: Connection, sink: Sink, missing: Sequence[Stretch]) ->
     if not encoder.dialect.is_native:
         absent |= await sinks.positions_left_blank(conn, missing)
     if not encoder.dialect.is_for_nodes:
-        absent |= await sinks.positions_of_private(conn, missing)
+        absent |= await sinks.positions_untold(conn, missing)
     stretches = []
     positions = sorted(absent)
     for each in missing:

@@ -105,7 +105,7 @@ async def _clear_doubts(conn: Connection, load: Load, through: str) -> None:
         after = pairs[-1].id
 
         def same(pairs: Sequence[DoubtfulDataset] = pairs) -> list[str]:
-            return [pair.id for pair in pairs if not reconcile.differs(pair.here, pair.there)]
+            return [pair.id for pair in pairs if not reconcile.differs(pair.here, pair.load_document)]
 
         await loads.mark_unchanged(conn, load.id, await asyncio.to_thread(same))
 

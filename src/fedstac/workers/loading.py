@@ -22,6 +22,7 @@ from fedstac.db import audit, bulks, loads
 from fedstac.db.bulks import Bulk, WaitingDataset
 from fedstac.db.connections import Connection
 from fedstac.db.loads import ListedLoad, Load, LoadPart, NewLoad, StatedDataset, StatedDocument
+from fedstac.domain import documents
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.clear import Clear, Rebuild
@@ -282,11 +283,11 @@ async def commands(
 ) -> list[DatasetCommand]:  # fmt: skip
     """Return the commands of a part of a load."""
     load_id = UUID(orjson.loads(job.selection)["load"])
-    documents = await loads.documents(conn, load_id, [each.dataset for each in datasets])
+    documents_of_part = await loads.documents(conn, load_id, [each.dataset for each in datasets])
     mode, override = LoadMode(body["mode"]), body.get("override")
     result = []
     for each in datasets:
-        document = documents.get(each.dataset)
+        document = documents_of_part.get(each.dataset)
         vocabulary = await node.vocabulary(each.collection, document.cv_version) if document is not None else None
         result.append(_command(each, mode, _action(each, caller, document, vocabulary), document, override))
     return result
@@ -325,7 +326,7 @@ def _command(
     if mode is LoadMode.REBUILD:
         clear = Clear(action.target, action.principal, expected, "a full-state load builds it again")
         return DatasetCommand(Rebuild(clear, Publish.read(action), override), "rebuild")
-    edit = Whole(action.body)
+    edit = Whole(documents.as_stated(document.text, document.prepared))
     return DatasetCommand(
         Amend(action.target, action.principal, edit, action.cv_version, override=override, expected=expected), "amend"
     )

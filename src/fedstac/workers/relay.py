@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from itertools import pairwise
@@ -18,10 +18,11 @@ from itertools import pairwise
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import connections, dead_letters, sinks
+from fedstac.db import connections, dead_letters, records, sinks
 from fedstac.db.connections import Connection
 from fedstac.db.sinks import PartitionEnd, Sink, SinkPlace
 from fedstac.domain import grants, outsiders
+from fedstac.domain.access import RecordAccess
 from fedstac.domain.events import Cursor, EventFormat, LoggedEvent
 from fedstac.domain.relaying import ForeignLog, Resumption, is_in_log, resumption
 from fedstac.messaging import formats
@@ -233,11 +234,25 @@ def takes(encoder: Encoder, event_type: str) -> bool:
     return not event_type.startswith(grants.PREFIX) and encoder.takes(event_type)
 
 
-def _as_told(encoder: Encoder, event: LoggedEvent) -> LoggedEvent | None:
+RecordsNow = Mapping[tuple[str, str], RecordAccess]
+
+
+async def _records_now(conn: Connection, encoder: Encoder, events: Sequence[LoggedEvent]) -> RecordsNow:
+    """Return what the records of a page's datasets say now, by collection and id; nothing where nodes read the sink."""
+    if encoder.dialect.is_for_nodes:
+        return {}
+    return await records.access_of(
+        conn, {(event.collection, event.dataset) for event in events if event.dataset is not None}
+    )
+
+
+def _as_told(encoder: Encoder, event: LoggedEvent, now: RecordsNow) -> LoggedEvent | None:
     """Return an event as the readers of a sink get it; None where the sink does not get it."""
     if not takes(encoder, event.type) or not encoder.tells(event):
         return None
-    return event if encoder.dialect.is_for_nodes else outsiders.as_told(event)
+    if encoder.dialect.is_for_nodes:
+        return event
+    return outsiders.as_told(event, now.get((event.collection, event.dataset or "")))
 
 
 @dataclass(slots=True)
@@ -321,11 +336,14 @@ class _Course:
             last = events[-1].cursor.pos
             dead = await dead_letters.positions(conn, self.sink.name, after, last) if is_behind else set()
             skips = await sinks.skips(conn, self.sink.name) if is_behind else []
+            now = await _records_now(conn, self.encoder, events)
         for each in skips:
             dead |= {event.cursor for event in events if each.after < event.cursor.pos <= each.through}
-        return await asyncio.to_thread(self._encode, events, after, previous_pos, dead)
+        return await asyncio.to_thread(self._encode, events, after, previous_pos, dead, now)
 
-    def _encode(self, events: Sequence[LoggedEvent], after: int, previous_pos: int, dead: set[Cursor]) -> EncodedPage:
+    def _encode(
+        self, events: Sequence[LoggedEvent], after: int, previous_pos: int, dead: set[Cursor], now: RecordsNow
+    ) -> EncodedPage:
         outgoing_events: list[OutgoingEvent] = []
         unwritable_events: list[Unwritable] = []
         logged: dict[str, LoggedEvent] = {}
@@ -335,7 +353,7 @@ class _Course:
             if pos != after + 1:  # the log does not reach back to there: a hole that consumers have to see
                 previous_pos = pos - 1
             after = pos
-            told_event = _as_told(self.encoder, event) if event.cursor not in dead else None
+            told_event = _as_told(self.encoder, event, now) if event.cursor not in dead else None
             if told_event is None:
                 continue
             logged[told_event.event_id] = told_event
@@ -469,7 +487,10 @@ class _Course:
         """Send events once more, behind what came after them. Return the ids of those that are dead letters again."""
         outgoing_events: list[OutgoingEvent] = []
         unwritable_events: list[Unwritable] = []
-        told_events = [shown_event for event in events if (shown_event := _as_told(self.encoder, event)) is not None]
+        now = await _records_now(self.conn, self.encoder, events)
+        told_events = [
+            shown_event for event in events if (shown_event := _as_told(self.encoder, event, now)) is not None
+        ]
         for event in told_events:
             try:
                 outgoing_events.append(replace(self.encoder.encode(event, event.cursor.pos - 1), is_redrive=True))

@@ -92,7 +92,7 @@ def item_text(base: str, item: ServedItem, *, shows_files: bool = False) -> str:
     extension = _json(base + documents.EXTENSION_PATH)
     text = documents.splice(item.document, extension=extension, links=links, state=state)
     if item.has_hidden_files and not shows_files:  # known and explained, and not to be had
-        return orjson.dumps({**orjson.loads(text), "assets": {}}).decode()
+        return orjson.dumps(documents.without_files(orjson.loads(text))).decode()
     return text if item.access is Level.OPEN else orjson.dumps(orjson.loads(text)).decode()  # its own level goes
 
 

@@ -6,7 +6,7 @@ from fedstac.api import parameters
 from fedstac.api.capability import Capability
 from fedstac.api.people import options
 from fedstac.api.route import GEOJSON, JSON, NOT_MODIFIED, Access, Answer, BodyFormat, Route, Size
-from fedstac.api.search import aggregation, collections, history, parquet, reading
+from fedstac.api.search import aggregation, collections, history, parquet, private, reading
 from fedstac.domain.errors import CollectionDoesNotExist, InvalidToken, ItemDeleted, ItemDoesNotExist, Unauthenticated
 
 ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
@@ -140,6 +140,12 @@ SEARCH = Capability(
             method="GET", path=ITEM + "/history", handler=history.get_history, access=Access.PUBLIC,
             parameters=parameters.HISTORY, answers=(Answer.of(200, "Versions and events.", "History"),),
             problems=(ItemDoesNotExist, CollectionDoesNotExist, *BAD_TOKEN),
+        ),
+        Route(
+            method="GET", path="/private", handler=private.get_private, access=Access.AUTHENTICATED,
+            parameters=parameters.PRIVATE,
+            answers=(Answer.of(200, "A page of private datasets. The link `next` leads to the next one.",
+                               "PrivateDatasets"),),
         ),
         Route(
             method="POST", path="/datasets/status", handler=history.post_status, access=Access.PUBLIC,

@@ -23,13 +23,13 @@ from fedstac.domain import (
     validation,
     versions,
 )
-from fedstac.domain.access import level_of_draft
+from fedstac.domain.access import at_level_of, level_of_draft, warn_of_kept_level
 from fedstac.domain.actions.target import QueuedAction, Target, find, refusal_of_files, resource_of_document
 from fedstac.domain.difference import Effect, effect_of
 from fedstac.domain.errors import BodyTooLarge, Conflict, Finding, StacInvalid, errors_in, pointer
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, World
 from fedstac.domain.patching import Edit, Whole
-from fedstac.domain.policy import AMENDING, Action, Principal
+from fedstac.domain.policy import AMENDING, Action, Level, Principal
 from fedstac.domain.vocabulary import Vocabulary
 
 Json = Mapping[str, Any]
@@ -78,6 +78,10 @@ class Amend:
         edited, upgrades = stac_versions.upgraded(shaped(self.edit.apply(_patchable(before, record))))
         flags = frozenset() if isinstance(self.edit, Whole) else _flags(record, lineage, edited["properties"])
         after = self._completed(before, edited, keeps_files=Action.RETRACT in flags or record.is_retracted)
+        says_level = patching.names(self.edit, "properties", documents.ACCESS)
+        keeps_level = not says_level and after["properties"].get(documents.ACCESS) is None
+        if keeps_level:
+            after = at_level_of(before, after)
         newest = self._vocabulary(record, world, newest=True)
         check_identity(before, after, newest)
         effect = effect_of(before, after)
@@ -88,9 +92,12 @@ class Amend:
         if not actions:
             return Decision(Outcome.IDENTICAL)
         edition = self._judge(record, after, effect, world) if effect.actions else Edition(record.cv_version)
-        decision = self._decision(record, lineage, world, actions, edition)
-        unexplained = (retraction.unexplained(),) if Action.RETRACT in flags else ()
-        return replace(decision, warnings=(*upgrades, *decision.warnings, *unexplained))
+        least_level = Level.OPEN if says_level and Action.UPDATE in actions else record.access
+        decision = self._decision(record, lineage, world, actions, edition, least_level)
+        warnings = [retraction.unexplained()] if Action.RETRACT in flags else []
+        if keeps_level and documents.ACCESS in before["properties"]:
+            warnings.append(warn_of_kept_level(record.access))
+        return replace(decision, warnings=(*upgrades, *decision.warnings, *warnings))
 
     def _completed(self, before: Json, edited: Json, *, keeps_files: bool) -> Json:
         """Return the edited document as it will be stored: less the server's members, with files and replicas kept."""
@@ -138,8 +145,9 @@ class Amend:
         return Edition(vocabulary.version if vocabulary else None, draft, excused)
 
     def _decision(
-        self, record: Record, lineage: Lineage, world: World, actions: frozenset[Action], edition: Edition
-    ) -> Decision:
+        self, record: Record, lineage: Lineage, world: World, actions: frozenset[Action], edition: Edition,
+        least_level: Level,
+    ) -> Decision:  # fmt: skip
         [(event, outcome), *_] = [(event, outcome) for action, event, outcome in ANNOUNCED if action in actions]
         after = replace(_with_flags(record, lineage, actions), cv_version=edition.cv_version)
         if (draft := edition.draft) is not None:
@@ -147,7 +155,7 @@ class Amend:
                 after, document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
                 replicas=draft.replicas, cv_excused=validation.excusal(edition.excused),
             )  # fmt: skip
-            after = versions.at_level(after, lineage, level_of_draft(draft, world.policy))
+            after = versions.at_level(after, lineage, level_of_draft(draft, world.policy).stricter(least_level))
         reason = self.override if Action.REPLACE in actions else None
         change = Change(event, record, after, edition.draft, reason=reason, actions=tuple(sorted(actions)))
         return Decision(outcome, versions.changes(change, lineage, world), edition.excused)

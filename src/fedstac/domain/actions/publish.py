@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 
 from fedstac.domain import alternates, cascade, crosschecks, documents, events, policy, validation, versions
-from fedstac.domain.access import level_of_draft
+from fedstac.domain.access import level_in_document, level_of_draft, warn_of_kept_level
 from fedstac.domain.actions.target import QueuedAction, Target, is_hidden, may_see_marked, resource_of_document
 from fedstac.domain.difference import Effect, effect_of
+from fedstac.domain.documents import ACCESS
 from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, PreconditionFailed
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
 from fedstac.domain.policy import Level
@@ -29,6 +30,7 @@ class Publish:
     errors: tuple[Finding, ...] = ()  # by that version, which the stored document may excuse
     only_new: bool = False  # If-None-Match: *
     rebuilt: Record | None = None  # the record that a full-state load cleared a moment ago
+    least_level: Level | None = None  # that of what is stored, where the document says nothing of its own
 
     @classmethod
     def read(cls, action: QueuedAction) -> Publish:
@@ -56,13 +58,43 @@ class Publish:
         if lineage.origin != world.origin:
             raise ForeignOrigin(f"{self.draft.id} belongs to the node {lineage.origin}; publish it there")
         record = lineage.records.get(self.draft.id)
-        if record is not None and record.state is State.CLEARED:
-            return self._first(lineage, world, cleared=record)
-        if record is not None and self.only_new:
-            raise PreconditionFailed(f"{record.id} is there already; send it without If-None-Match to change it")
-        if record is not None:
+        if record is not None and record.state is not State.CLEARED:
+            if self.only_new:
+                raise PreconditionFailed(f"{record.id} is there already; send it without If-None-Match to change it")
             return self._again(record, lineage, world)
-        return self._first(lineage, world)
+        source = self.rebuilt or record or versions.predecessor(self.draft.version, lineage)
+        publication = self._at_level_of(source, world)
+        decision = publication._first(lineage, world, cleared=record)
+        return replace(decision, warnings=(*decision.warnings, *publication._warnings(source)))
+
+    def _at_level_of(self, source: Record | None, world: World) -> Publish:
+        """Return the command at the level of what is stored: the dataset itself, or the version before it.
+
+        A document that says nothing of its level gets what the stored one says. MissingPermission where it says a lower
+        one, and the caller may not update the dataset.
+        """
+        if source is None or source.access is Level.OPEN:
+            return self
+        if self.draft.states_level:
+            if (level := self._level(world)).stricter(source.access) is not level:
+                resource = policy.Resource(self.draft.id, self.draft.collection, self.draft.institution)
+                world.policy.require(self.principal, policy.Action.UPDATE, resource)
+            return self
+        at_level = replace(self, least_level=source.access)
+        if (level := level_in_document(source)) is Level.OPEN:
+            return at_level
+        document = orjson.loads(self.draft.text)
+        return at_level._with({**document, "properties": {**document["properties"], ACCESS: level}}, world)
+
+    def _level(self, world: World) -> Level:
+        """Return the level that the dataset will have: by its document, its project, and what is kept."""
+        return level_of_draft(self.draft, world.policy).stricter(self.least_level or Level.OPEN)
+
+    def _warnings(self, source: Record | None) -> tuple[Finding, ...]:
+        """Return the warning that a document has a level that it did not say."""
+        if self.least_level is None or source is None or level_in_document(source) is Level.OPEN:
+            return ()
+        return (warn_of_kept_level(self.least_level),)
 
     def _first(self, lineage: Lineage, world: World, *, cleared: Record | None = None) -> Decision:
         """Decide on a version that was not here before, or was cleared."""
@@ -107,7 +139,16 @@ class Publish:
             ) and not is_hidden(record, self.principal, world)  # fmt: skip
             what = f"{record.id} is {record.state}" if tells else f"the id {record.id} was used before"
             raise Conflict(f"{what}; publish a new version instead")
-        has_other_level = level_of_draft(self.draft, world.policy) is not record.access
+        if record.access is Level.PRIVATE:
+            self._permit_stored(record, orjson.loads(record.document or "{}"), world)
+        publication = self._at_level_of(record, world)
+        decision = publication._compare(record, lineage, world)
+        warnings = publication._warnings(record) if decision.changes else ()
+        return replace(decision, warnings=(*decision.warnings, *warnings))
+
+    def _compare(self, record: Record, lineage: Lineage, world: World) -> Decision:
+        """Decide by what differs between the stored document and this one, which is at its level already."""
+        has_other_level = self._level(world) is not record.access
         if record.document_digest == self.draft.document_digest and not has_other_level:
             return Decision(Outcome.IDENTICAL)
         before, document = orjson.loads(record.document or "{}"), orjson.loads(self.draft.text)
@@ -160,7 +201,7 @@ class Publish:
             cv_excused=validation.excusal(excused),
             superseded=record.superseded,
         )
-        updated = versions.at_level(updated, lineage, level_of_draft(self.draft, world.policy))
+        updated = versions.at_level(updated, lineage, self._level(world))
         change = Change(events.UPDATED, record, updated, self.draft)
         return Decision(Outcome.UPDATED, versions.changes(change, lineage, world), excused)
 
@@ -185,5 +226,5 @@ class Publish:
             publisher=self.principal.name,
             cv_version=self.cv_version,
             replicas=self.draft.replicas,
-            access=level_of_draft(self.draft, world.policy),
+            access=self._level(world),
         )

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import orjson
 
-from fedstac.domain import events
+from fedstac.domain import documents, events
 from fedstac.domain.events import LoggedEvent
 from fedstac.domain.model import WITHOUT_DOCUMENT, State
 
@@ -122,10 +122,11 @@ class ParsedEvent:
     @property
     def item(self) -> Json:
         """The item with its state as it is served; without its files where it is not to be used."""
-        document, data = self.data["document"], self.data
+        data = self.data
+        document = data["document"] if data["state"] in SERVED_FILES else documents.without_files(data["document"])
         retraction = {"fedstac:retraction": data["retraction"]} if "retraction" in data else {}
         properties = {**document["properties"], **flags(data), "fedstac:state": data["state"], **retraction}
-        return {**document, "properties": properties, "assets": served_assets(data)}
+        return {**document, "properties": properties}
 
 
 def parse_event(event: LoggedEvent, delivery: Delivery) -> ParsedEvent:
