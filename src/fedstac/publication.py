@@ -507,6 +507,7 @@ async def _redact(conn: Connection, changes: Sequence[Change]) -> None:
     purged = [(change.after.collection, change.after.id) for change in changes if change.event_type == events.PURGED]
     if deleted or purged:
         await purging.redact_log(conn, [*deleted, *purged])
+        failpoint("perform.redacted")
     if purged:
         await purging.purge(conn, purged)
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 
-from fedstac.db import audit, dead_letters, invariants, nodes, parked, troubles
+from fedstac.db import audit, dead_letters, invariants, nodes, parked, purging, troubles
 from fedstac.demo import embedded, sample
 from fedstac.domain.events import Cursor, LoggedEvent
+from fedstac.settings import Settings
 from tests.support import loads
+from tests.support.databases import name_in
 from tests.support.dumps import dump, lines_with
-from tests.support.nodes import Api, StartApi
+from tests.support.manager_process import PURGE_STEPS, ends_of
+from tests.support.nodes import Api, StartApi, running
 from tests.support.waiting import until
 
 Json = dict[str, Any]
@@ -44,11 +49,16 @@ def item(n: int, word: str, **properties: object) -> Json:
 async def west(start_api: StartApi, dsn: str) -> Api:
     """With the dataset, and another one."""
     started = await start_api(dsn=dsn)
-    assert (await started.admin.post("/collections", json=sample.collection("plain"))).status_code == 201
-    for each in (item(1, MARKER), item(2, "other")):
-        response = await started.admin.post(ITEMS, json=each)
-        assert response.status_code == 201, response.text
+    await prepare(started)
     return started
+
+
+async def prepare(api: Api) -> None:
+    """Publish the dataset, and another one."""
+    assert (await api.admin.post("/collections", json=sample.collection("plain"))).status_code == 201
+    for each in (item(1, MARKER), item(2, "other")):
+        response = await api.admin.post(ITEMS, json=each)
+        assert response.status_code == 201, response.text
 
 
 @pytest.fixture
@@ -74,6 +84,18 @@ async def live(api: Api) -> None:
         "reason": f"{MARKER}-quarantine", "case": f"{MARKER}-case", "contact": f"{MARKER}-contact",
         "links": [f"https://a.example/{MARKER}-link"],
     })  # fmt: skip
+    await act(api, "release", {"decision": f"{MARKER}-decision"})
+    wish = {"action": "quarantine", "collections": ["plain"], "filter": f"title = '{MARKER}-second'",
+            "quarantine": {"reason": "one of many"}}  # fmt: skip
+    shown = (await api.admin.post("/bulk/preview", json=wish)).json()
+    assert shown["total"] == 1, shown
+    begun = await api.admin.post("/bulk", json={**wish, "digest": shown["digest"]})
+    assert begun.status_code == 202, begun.text
+
+    async def is_done() -> bool:
+        return bool((await api.admin.get(f"/bulk/{begun.json()['id']}")).json()["finished"])
+
+    await until(is_done)
     await act(api, "release", {"decision": f"{MARKER}-decision"})
     again = {"type": "FeatureCollection", "features": [item(1, f"{MARKER}-other-files")]}
     refused = await api.admin.post(ITEMS, json=again, headers={"Prefer": "wait=60"})
@@ -142,9 +164,9 @@ async def test_from_its_deletion_on_the_log_says_nothing_of_a_dataset_and_can_be
     await until(lambda: conn.fetchval("SELECT count(*) = max(f.pos) FROM fedstac.feed f"))
     own = [event for event in await feed_of(west) if event["subject"] == "plain/thing-1"]
     assert [event["type"].split(".")[-2] for event in own] == [
-        "published", "updated", "retracted", "reinstated", "quarantined", "released", "marked", "deleted",
+        "published", "updated", "retracted", "reinstated", *["quarantined", "released"] * 2, "marked", "deleted",
     ]  # fmt: skip
-    assert [event["data"].get("redacted") for event in own] == [True] * 7 + [None]
+    assert [event["data"].get("redacted") for event in own] == [True] * 9 + [None]
     left = {"document", "changes", "retraction", "quarantine"}
     assert not any(left & event["data"].keys() for event in own)
     assert MARKER not in str(own[:-1])
@@ -213,9 +235,9 @@ async def test_after_a_purge_no_word_of_a_dataset_is_left(
     await until(lambda: agree(conn, there))
     for each in (conn, there):
         assert await invariants.check(each) == []
-    sent_again = {"type": "FeatureCollection", "features": [item(1, MARKER)]}
-    refused = await west.admin.post(ITEMS, json=sent_again, headers={"Prefer": "wait=60"})
-    assert refused.json()["counts"]["rejected"] == 1, refused.text
+    [bulk] = (await west.admin.get("/bulk")).json()["bulks"]
+    assert bulk["selection"] == {"removed": purging.PURGED_TEXT}
+    await is_refused_at_the_door(west, conn)
     assert await conn.fetchval("SELECT count(*) FROM fedstac.request_item WHERE document IS NOT NULL") == 0
     await until(lambda: conn.fetchval("SELECT count(*) = max(pos) FROM fedstac.audit_chain"))
     assert (await audit.verify(conn)).pos > 0
@@ -270,6 +292,87 @@ async def reconcile(api: Api, items: Sequence[Json], **parameters: str) -> Json:
     assert answer.status_code in (200, 202), answer.text
     load: Json = answer.json()
     return load
+
+
+async def is_refused_at_the_door(api: Api, conn: asyncpg.Connection) -> None:
+    """Send the purged dataset again, alone and among others, with a key and without: nothing of it is stored."""
+    before = await conn.fetchval("SELECT count(*) FROM fedstac.request")
+    again = item(1, MARKER)
+    for body, headers, status in (
+        (again, {}, 409), (again, {"Idempotency-Key": "k"}, 409), (again, {"If-None-Match": "*"}, 412),
+        ({"type": "FeatureCollection", "features": [again]}, {}, 409),
+    ):  # fmt: skip
+        refused = await api.admin.post(ITEMS, json=body, headers={"Prefer": "wait=0", **headers})
+        assert refused.status_code == status, refused.text
+        assert "thing-1" in refused.json()["detail"]
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.request") == before
+    both = {"type": "FeatureCollection", "features": [again, item(4, "fourth")]}
+    accepted = await api.admin.post(ITEMS, json=both, headers={"Prefer": "wait=60"})
+    assert accepted.json()["counts"] | {"rejected": 1, "done": 1} == accepted.json()["counts"], accepted.text
+    put = await api.admin.put(PATH, json=again, headers={"Prefer": "wait=0"})
+    assert put.status_code in (404, 409, 410), put.text
+
+
+async def test_a_purge_that_is_killed_between_any_two_steps_happens_once(
+    dsn: str, conn: asyncpg.Connection, cluster: embedded.Cluster
+) -> None:
+    settings = Settings(dsn=dsn, node="west", default_wait_seconds=60, _env_file=None)
+    async with running(settings) as api:
+        await prepare(api)
+        await live(api)
+        await end_grace(conn)
+        await act(api, "delete")
+    async with running(settings, background=False) as api:
+        accepted = await api.admin.post(f"{PATH}/purge", json={}, headers={"Prefer": "wait=0"})
+        assert accepted.status_code == 202, accepted.text
+    words = [f"{step}=kill" for step in PURGE_STEPS]
+    assert await ends_of(dsn, *words, "-") == [*[-signal.SIGKILL] * len(words), 0]
+    async with running(settings) as api:
+        assert (await api.admin.get(f"/requests/{accepted.json()['id']}")).json()["counts"]["done"] == 1
+        await until(lambda: conn.fetchval(UNUSED))
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.outbox WHERE type LIKE '%.purged.v1'") == 1
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.audit WHERE action = 'purge' AND outcome = 'purged'") == 1
+    assert lines_with(MARKER, dump(cluster, dsn)) == []
+    assert (await audit.verify(conn)).pos > 0
+    assert await invariants.check(conn) == []
+
+
+async def test_after_the_steps_that_the_documents_name_no_file_of_postgresql_has_a_word_of_it(
+    dsn: str, conn: asyncpg.Connection, cluster: embedded.Cluster
+) -> None:
+    """docs/deletion.md, "What a purge cannot remove": freed space of tables, and the write-ahead log."""
+    settings = Settings(dsn=dsn, node="west", default_wait_seconds=60, _env_file=None)
+    async with running(settings) as api:
+        await prepare(api)
+        await live(api)
+        await end_grace(conn)
+        await act(api, "delete")
+        await act(api, "purge")
+        await until(lambda: conn.fetchval(UNUSED))
+    superuser = await asyncpg.connect(cluster.dsn(name_in(dsn)))
+    try:
+        assert files_with(MARKER, cluster.data), "it would not be found where it is"
+        await superuser.execute("ALTER SYSTEM SET wal_recycle = off")
+        await superuser.execute("SELECT pg_reload_conf()")
+        await until(lambda: superuser.fetchval("SELECT current_setting('wal_recycle') = 'off'"))
+        await superuser.execute("VACUUM (FULL, ANALYZE)")
+        await superuser.execute("CHECKPOINT")
+        for _ in range(await superuser.fetchval("SELECT count(*) FROM pg_ls_waldir()")):
+            await superuser.execute("SELECT pg_switch_wal()")
+            await superuser.execute("CHECKPOINT")
+        assert files_with(MARKER, cluster.data) == []
+    finally:
+        await superuser.execute("ALTER SYSTEM RESET wal_recycle")
+        await superuser.execute("SELECT pg_reload_conf()")
+        await superuser.close()
+
+
+def files_with(word: str, folder: Path) -> list[str]:
+    """Return the files under a folder that have the bytes of a word."""
+    return sorted(
+        str(file.relative_to(folder)) for file in folder.rglob("*")
+        if file.is_file() and word.encode() in file.read_bytes()
+    )  # fmt: skip
 
 
 async def test_nobody_changes_the_log_but_by_redacting_what_is_deleted(west: Api, conn: asyncpg.Connection) -> None:

@@ -20,8 +20,11 @@ from fedstac.db import deletions, invariants
 from fedstac.db.connections import Connection
 from fedstac.db.deletions import DeletionFilter, ListOrder, OpenStand, Sight
 from fedstac.domain import deletion
+from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark
+from fedstac.domain.actions.quarantine import Quarantine
 from fedstac.domain.actions.target import Target
+from fedstac.domain.errors import DeletionNotReady
 from fedstac.domain.policy import DELETION_MANAGER, Policy, Principal
 from fedstac.publication import Work
 from fedstac.workers import deleting, publisher
@@ -260,6 +263,49 @@ async def test_what_was_refused_is_asked_for_again_when_something_changed_and_op
     assert await count(conn, "trouble", "kind = 'deletion-refused'") == 1
 
 
+async def test_the_schedule_leaves_what_is_under_quarantine_to_people_who_are_told_once(
+    west: Node, conn: Connection
+) -> None:
+    await configure(conn, {**NO_GRACE, "automatic": True})
+    target = Target("plain", IDS[0], f"plain/{IDS[0]}")
+    quarantine = Quarantine(target, ANNA, {"reason": "personal data?"})
+    [receipt] = await publication.perform(conn, writing.RULES, [Work(quarantine, ANNA.name, "quarantine")])
+    assert receipt.problem is None
+    await mark(conn, *IDS[:2])
+    await settle(conn, IDS[1])
+    await manager.step(west, conn)
+    assert await count(conn, "trouble", "kind = 'deletion-quarantined'") == 0  # it is not ready
+    await settle(conn, IDS[0])
+    for _ in range(2):
+        await manager.step(west, conn)
+        await work_off(west, conn)
+    assert await states(conn) == {IDS[0]: "open", IDS[1]: "deleted"}
+    await conn.execute("UPDATE fedstac.deletion SET delete_asked_at = delete_asked_at - interval '2 days'")
+    await manager.step(west, conn)
+    assert await count(conn, "request") == 1  # about the other one
+    [trouble] = await conn.fetch("SELECT place, what, detail FROM fedstac.trouble WHERE kind LIKE 'deletion-%'")
+    assert tuple(trouble.values()) == ("plain", "1 under quarantine wait for somebody", f"the first is {IDS[0]}")
+    [receipt] = await publication.perform(conn, writing.RULES, [Work(Delete(target, ANNA), ANNA.name, "delete")])
+    assert receipt.problem is None
+    assert await invariants.check(conn) == []
+
+
+async def test_the_owner_that_one_person_waived_is_waived_when_it_owns_the_identifiers_no_longer(
+    west: Node, conn: Connection
+) -> None:
+    await configure(conn, {"dependencies": [{"name": "doi", "owns_identifier": True}], "grace_days": 0})
+    await mark(conn, IDS[0])
+    id: UUID = await conn.fetchval("SELECT id FROM fedstac.deletion")
+    assert (await deleting.waive(conn, CALLER, id, name="doi", reason="it is gone")).missing(await deletions.now(conn))
+    rules = deletion.read_rules({"dependencies": [{"name": "doi"}], "grace_days": 0})
+    await deleting.configure(conn, CALLER, "plain", rules, expected=None, apply_to_open=True)
+    entry = await deletions.read(conn, id)
+    assert entry is not None
+    assert entry.missing(await deletions.now(conn)) == ()
+    assert [(part.state, len(part.waivers)) for part in entry.dependencies] == [("waived", 1)]
+    assert await deletions.due_reminders(conn, now=entry.marked_at + timedelta(days=99), limit=9) == []
+
+
 async def test_two_managers_by_mistake_ask_for_each_dataset_once(
     west: Node, conn: Connection, connect: Connect
 ) -> None:
@@ -282,17 +328,28 @@ MANAGE = """
 import asyncio, sys
 from fedstac import bootstrap
 from fedstac.settings import Settings
-from fedstac.workers import deletions
+from fedstac.workers import deleting, deletions
 from tests.support import failpoints
 
 async def manage():
     settings = Settings(_env_file=None, node="west", dsn=sys.argv[1])
     async with bootstrap.node(settings) as node, node.pool.acquire() as conn:
-        await deletions.step(node, conn)
+        while True:  # the session of the one that was killed before may still lead
+            await deletions.step(node, conn)
+            await asyncio.sleep(0.05)
 
+deleting.REVISED_AT_ONCE = int(sys.argv[3])
 failpoints.install(sys.argv[2])
 asyncio.run(manage())
 """
+
+
+async def die(west: Node, words: str, *, revised_at_once: int = 500) -> None:
+    """Run a manager that is killed at a failpoint."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", MANAGE, west.settings.dsn, f"deletions.{words}", str(revised_at_once), cwd=REPOSITORY
+    )
+    assert await child.wait() == -signal.SIGKILL, words
 
 
 async def test_a_manager_that_is_killed_in_a_step_does_everything_once_all_the_same(
@@ -306,10 +363,7 @@ async def test_a_manager_that_is_killed_in_a_step_does_everything_once_all_the_s
                   due = clock_timestamp() - interval '1 minute' WHERE state = 'pending'"""
     )
     for name in ("reminding", "reminded", "alerting", "asking", "asked"):
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", MANAGE, west.settings.dsn, f"deletions.{name}=kill", cwd=REPOSITORY
-        )
-        assert await child.wait() == -signal.SIGKILL, name
+        await die(west, f"{name}=kill")
         assert await invariants.check(conn) == []
     await manager.step(west, conn)
     await work_off(west, conn)
@@ -339,6 +393,52 @@ async def test_rules_for_open_deletions_change_all_of_them_or_none(west: Node, c
     assert await count(conn, "audit", "action = 'configure-deletions'") == 2
     await deleting.configure(conn, CALLER, "plain", wish, expected=2, apply_to_open=True)  # once more: no new version
     assert {each.rules for each in await page(conn, DeletionFilter())} == {2}
+
+
+async def test_rules_for_many_open_deletions_are_applied_in_parts_and_none_is_deleted_before_it_has_them(
+    west: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await configure(conn, {**NO_GRACE, "automatic": True})
+    await mark(conn, *IDS)
+    await settle(conn, *IDS)
+    monkeypatch.setattr(deleting, "REVISED_AT_ONCE", 2)
+    wish = deletion.read_rules({**NO_GRACE, "automatic": True, "dependencies": [{"name": "east"}, {"name": "desk"}]})
+    effect = await deleting.configure(conn, CALLER, "plain", wish, expected=None, apply_to_open=True)
+    newest = effect.after.version
+    now = await deletions.now(conn)
+    waiting = [each for each in await page(conn, DeletionFilter()) if each.rules < newest]
+    assert len(waiting) == len(IDS) - 2
+    assert {each.missing(now)[0].rule for each in waiting} == {"rules"}
+    assert (await deletions.counts(conn, EVERY, DeletionFilter(), now=now))["ready"] == 0
+    assert await page(conn, DeletionFilter(stand=OpenStand.READY)) == []
+    target = Target("plain", waiting[0].dataset, f"plain/{waiting[0].dataset}")
+    [receipt] = await publication.perform(conn, writing.RULES, [Work(Delete(target, ANNA), ANNA.name, "delete")])
+    assert isinstance(receipt.problem, DeletionNotReady)
+    await manager.step(west, conn)
+    assert await count(conn, "request") == 0
+    later = {**NO_GRACE, "automatic": True, "grace_days": 3}
+    await configure(conn, later)  # for marks made from now on
+    while await manager.step(west, conn):
+        pass
+    entries = await page(conn, DeletionFilter())
+    assert {each.rules for each in entries} == {newest}
+    assert {tuple(part.name for part in each.dependencies if part.required) for each in entries} == {("desk", "east")}
+    assert await count(conn, "deletion_revision") == 0
+    assert await invariants.check(conn) == []
+
+
+async def test_rules_that_are_applied_in_parts_survive_a_kill_between_any_two_of_them(
+    west: Node, conn: Connection
+) -> None:
+    await mark(conn, *IDS)
+    rules = deletion.read_rules({"dependencies": [{"name": "desk"}], "grace_days": 5})
+    effect = await deleting.configure(conn, CALLER, "plain", rules, expected=None)
+    await deletions.begin_revision(conn, "plain", effect.after.version)
+    for words, revised in (("revising=kill", 0), ("revised=kill", 2), ("revised=kill:2", 6), ("revising=kill", 6)):
+        await die(west, words, revised_at_once=2)
+        assert await count(conn, "deletion", f"configuration = {effect.after.version}") == revised, words
+    assert await manager.step(west, conn) is False
+    assert await count(conn, "deletion_revision") == 0
 
 
 async def test_two_people_at_once_make_two_waivers_of_the_guard(west: Node, conn: Connection, connect: Connect) -> None:

@@ -6,24 +6,41 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import audit, connections, invariants, loads, notifications, own_groups, people, subscriptions
+from fedstac.db import (
+    audit,
+    bulks,
+    cascades,
+    connections,
+    invariants,
+    loads,
+    notifications,
+    own_groups,
+    people,
+    subscriptions,
+)
+from fedstac.db.bulks import Bulk, BulkResult
+from fedstac.db.cascades import CascadeOrder
 from fedstac.db.connections import Connection
 from fedstac.db.loads import NewLoad
 from fedstac.db.own_groups import GroupRole
 from fedstac.db.people import PersonalData, PersonalGroup
 from fedstac.db.subscriptions import NewSubscription
 from fedstac.demo import embedded, sample
+from fedstac.domain.bulk import read_wish
 from fedstac.domain.events import START
 from fedstac.domain.groups import Identity
-from fedstac.domain.policy import Principal
+from fedstac.domain.policy import DELETION_MANAGER, Principal
 from fedstac.domain.reconcile import LoadMode
+from fedstac.publication import CollectionWriter
 from fedstac.runtime import failpoints
+from fedstac.workers import bulk_changes, cascading
+from fedstac.workers.bulk_changes import BulkRequest
 from tests.db import writing
 from tests.support.databases import name_in
 
@@ -184,6 +201,76 @@ async def test_who_is_erased_leaves_a_name_that_names_nobody(conn: Connection, d
     back = await people.pseudonym(conn, ANNA)
     assert back != anna
     assert await own_groups.memberships(conn, [back, anna]) == {}
+
+
+async def begin_work(node: Node, conn: Connection, who: str) -> tuple[Bulk, UUID]:
+    """Let somebody begin a change of all datasets, and the deletion of their collection."""
+    principal = Principal(who, frozenset({"admin"}))
+    wish = read_wish({"action": "quarantine", "quarantine": {"reason": "?"}})
+    request = BulkRequest(wish, [item["id"] for item in ITEMS], {}, {})
+    look = await bulk_changes.preview(node, conn, principal, request)
+    job, _ = await bulk_changes.start(
+        node, conn, principal, request, look.digest, identity=None, correlation="c", traceparent=None
+    )
+    writer = CollectionWriter(conn, "west", who, node.collection_schema)
+    order = CascadeOrder(who, ("admin",), None, "over")
+    cascade = await writer.begin_cascade("CMIP6", order, confirmed=len(ITEMS))
+    return job, cascade.id
+
+
+async def test_what_somebody_began_stops_when_they_are_erased(
+    node: Node, conn: Connection, deleter: Connection, anna: str
+) -> None:
+    job, cascade = await begin_work(node, conn, anna)
+    shown = await people.erase(deleter, anna, dry_run=True)
+    assert (shown.bulks, shown.cascades) == (1, 1)
+    left = await people.leave(deleter, anna, "CMIP6")
+    assert (left.bulks, left.cascades) == (0, 0)
+    assert await bulks.are_open(conn)
+    erased = await people.erase(deleter, anna)
+    assert (erased.bulks, erased.cascades) == (1, 1)
+    assert (await people.erase(deleter, anna)).is_empty
+
+    assert await bulk_changes.work_off(node, conn, asyncio.Event())
+    while await cascading.step(node, conn):
+        pass
+    after = await bulks.find(conn, job.id)
+    assert after is not None
+    assert (after.status, after.cancelled_by, after.counts["cancelled"]) == (
+        "cancelled", "database:fedstac_deleter", len(ITEMS),
+    )  # fmt: skip
+    results = await bulks.results(conn, job.id, status=None, after=0, limit=10)
+    assert {result.status for result in results} == {"cancelled"}
+    ended = await cascades.newest(conn, "CMIP6")
+    assert ended is not None
+    assert (ended.id, ended.state, ended.ended_by) == (cascade, "cancelled", DELETION_MANAGER)
+    assert await cascades.counts(conn, "CMIP6") == {"published": len(ITEMS)}
+    rows = [row async for row in audit.rows(conn, audit.RowFilter(limit=100))]
+    assert {(row.action, row.dataset) for row in rows} > {
+        ("cancel-bulk", f"bulk/{job.id}"), ("cancel-cascade", f"cascade/{cascade}"),
+    }  # fmt: skip
+    last = await conn.fetchval("SELECT type FROM fedstac.outbox ORDER BY id DESC LIMIT 1")
+    assert last == "org.fedstac.collection.reopened.v1"
+    assert await invariants.check(conn) == []
+
+
+async def test_a_part_of_a_change_that_is_being_done_is_whole_before_its_submitter_is_erased(
+    node: Node, conn: Connection, deleter: Connection, anna: str, dsn: str
+) -> None:
+    job, _ = await begin_work(node, conn, anna)
+    other = await connections.connect(dsn)
+    try:
+        async with conn.transaction():
+            assert len(await bulks.take(conn, job.id, 1)) == 1
+            erasing = asyncio.create_task(people.erase(deleter, anna))
+            await writing.is_blocked(other, deleter, conn)
+            await bulks.finish(conn, job.id, [BulkResult(1, "done", "quarantined", None, None)])
+        shown = await erasing
+    finally:
+        await other.close(timeout=10)
+    assert shown.bulks == 1
+    rows = await bulks.results(conn, job.id, status=None, after=0, limit=10)
+    assert [row.status for row in rows] == ["done", *["cancelled"] * (len(ITEMS) - 1)]
 
 
 async def test_a_departure_that_dies_half_way_has_not_begun(

@@ -131,6 +131,18 @@ def test_a_guard_that_one_person_waived_keeps_that_over_other_rules() -> None:
     assert [each.actor for each in guard.waivers] == ["anna"]
 
 
+@pytest.mark.parametrize(("wish", "required"), [(replace(OWNER, owns_identifier=False), True), (None, False)])
+def test_one_waiver_is_enough_for_who_owns_the_identifiers_no_longer(wish: Dependency | None, required: bool) -> None:
+    """Who waived it could not waive it again, and no second person is needed for it any more."""
+    entry = with_state(begun(OWNER, identifiers=()), doi_desk=FAILED if wish is None else PENDING)
+    entry = replace(entry, dependencies=(waive(entry.dependencies[0], "anna"),))
+    assert entry.missing(NOW)
+    after = deletion.revise(entry, DeletionRules((wish,) if wish else (), version=2), NOW)
+    [part] = after.dependencies
+    assert (part.required, part.owns_identifier, part.state) == (required, False, "waived")
+    assert [each.actor for each in part.waivers] == ["anna"]
+
+
 def test_reminders_come_after_days_that_double_up_to_sixteen() -> None:
     days = [(deletion.next_reminder(NOW, n) - NOW).days for n in range(1, 9)]
     assert days == [1, 2, 4, 8, 16, 16, 16, 16]

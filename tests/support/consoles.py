@@ -61,6 +61,33 @@ class Visitor:
         return {cookie.name for cookie in self.http.cookies.jar}
 
 
+@dataclass(frozen=True, slots=True)
+class ShownPart:
+    """A dependency of a deletion as a page shows it."""
+
+    state: str
+    is_late: bool
+    comment: str | None
+    reminders: int
+
+
+PART = re.compile(r'<b>([^<]+)</b>\s*<span class="state \w+">([^<]+)</span>(.*?)(?=<b>|</li>)', re.DOTALL)
+
+
+def parts_of(page: httpx.Response) -> dict[str, ShownPart]:
+    """Return the dependencies that a page about one deletion shows, by name."""
+    assert page.status_code == 200, page.text
+    parts = {}
+    for name, state, rest in PART.findall(page.text):
+        comments = re.findall(r"<span>([^<]*)</span>", rest)
+        reminders = re.findall(r"\((\d+)\)</span>", rest)
+        parts[html.unescape(name)] = ShownPart(
+            state, '<span class="state bad">late</span>' in rest,
+            html.unescape(comments[0]) if comments else None, int(reminders[0]) if reminders else 0,
+        )  # fmt: skip
+    return parts
+
+
 OpenBrowser = Callable[[str], Awaitable[Visitor]]
 
 

@@ -41,7 +41,11 @@ class PartModel:
     def waive(self, actor: str) -> None:
         if not self.is_done and actor not in self.people:
             self.people.add(actor)
-            self.is_done = len(self.people) >= (2 if self.owns_identifier else 1)
+            self.count_people()
+
+    def count_people(self) -> None:
+        """Take in who waived it: two people for who owns the identifiers, one for anybody else."""
+        self.is_done = self.is_done or len(self.people) >= (2 if self.owns_identifier else 1)
 
 
 @dataclass
@@ -74,11 +78,13 @@ class MarkModel:
                 parts[name] = PartModel(wish["required"], owns_identifier=True)
             elif wish is not None:
                 part.is_required, part.owns_identifier = wish["required"], wish["owns_identifier"]
+                part.count_people()
                 parts[name] = part
             elif part.owns_identifier and part.is_done:
                 parts[name] = part
             elif name != GUARD and (part.is_done or part.state != "pending"):
                 part.is_required = part.owns_identifier = False
+                part.count_people()
                 parts[name] = part
         for name, wish in wishes.items():
             parts[name] = PartModel(wish["required"], wish["owns_identifier"])

@@ -158,12 +158,13 @@ class DueCascade:
     traceparent: str | None
     after_id: str
     refused: int
+    is_stopped: bool  # its actor was erased: nothing is done in their name any more
 
 
 async def due(conn: Connection) -> DueCascade | None:
     """Return the deletion that has waited longest of those that can go on now; None without one."""
     row = await conn.fetchrow(
-        """SELECT id, collection, state, reason, actor, roles, identity, traceparent, after_id, refused
+        """SELECT id, collection, state, reason, actor, roles, identity, traceparent, after_id, refused, is_stopped
            FROM fedstac.cascade WHERE ended_at IS NULL AND next_at <= clock_timestamp() ORDER BY next_at, id LIMIT 1"""
     )
     return DueCascade(**dict(row)) if row else None

@@ -24,8 +24,11 @@ from fedstac.domain.deletion import (
     Waiver,
 )
 
-COLUMNS = """id, collection, dataset, event_id, marked_at, grace_until, actor, reason, request, automatic,
-             configuration AS rules, identifiers, state, ended_at, ended_by, institution"""
+AWAITS_RULES = """(d.state = 'open' AND d.configuration < coalesce(
+                      (SELECT version FROM fedstac.deletion_revision WHERE project = d.collection), 0))"""
+COLUMNS = f"""id, collection, dataset, event_id, marked_at, grace_until, actor, reason, request, automatic,
+              configuration AS rules, identifiers, state, ended_at, ended_by, institution,
+              {AWAITS_RULES} AS awaits_rules"""
 MANAGER_LOCK = 0x666564_08  # advisory lock of the one deletion manager
 RULES_LOCK = 0x66656409  # advisory locks of rules that change; the second key is the hash of the project
 DEPENDENCY_COLUMNS = """name, required, owns_identifier, due, contact, state, comment, reported_at, reminded_at,
@@ -300,15 +303,38 @@ async def open_of_project(conn: Connection, project: str, limit: int) -> OpenDel
     return OpenDeletions(rows[0]["n"] if rows else 0, tuple((row["id"], row["dataset"]) for row in rows))
 
 
-async def lock_open_of_project(conn: Connection, project: str, *, after: UUID | None, limit: int) -> list[Deletion]:
-    """Lock and return open deletions of a project in the order of their ids, those after an id."""
+async def lock_open_before(conn: Connection, project: str, version: int, *, limit: int) -> list[Deletion]:
+    """Lock and return open deletions of a project that have rules of a version before this one, some at a time."""
     rows = await conn.fetch(
         f"""SELECT {COLUMNS} FROM fedstac.deletion d
-            WHERE collection = $1 AND state = 'open' AND ($2::uuid IS NULL OR id > $2)
-            ORDER BY id LIMIT $3 FOR UPDATE""",
-        project, after, limit,
+            WHERE collection = $1 AND state = 'open' AND configuration < $2 ORDER BY id LIMIT $3 FOR UPDATE""",
+        project, version, limit,
     )  # fmt: skip
     return await with_dependencies(conn, rows)
+
+
+async def begin_revision(conn: Connection, project: str, version: int) -> None:
+    """Note that the open deletions of a project get the rules of a version; none of them is deleted before."""
+    await conn.execute(
+        """INSERT INTO fedstac.deletion_revision (project, version) VALUES ($1, $2)
+           ON CONFLICT (project) DO UPDATE SET version = EXCLUDED.version, begun_at = clock_timestamp()
+           WHERE deletion_revision.version < EXCLUDED.version""",
+        project, version,
+    )  # fmt: skip
+
+
+async def revisions(conn: Connection) -> list[StoredRules]:
+    """Return the rules that open deletions of projects are about to get."""
+    rows = await conn.fetch(
+        f"""SELECT {RULES} FROM fedstac.deletion_configuration JOIN fedstac.deletion_revision USING (project, version)
+            ORDER BY project"""
+    )
+    return [_rules_of_row(row) for row in rows]
+
+
+async def end_revision(conn: Connection, project: str, version: int) -> None:
+    """Note that every open deletion of a project has the rules of a version, or later ones."""
+    await conn.execute("DELETE FROM fedstac.deletion_revision WHERE project = $1 AND version = $2", project, version)
 
 
 async def store_revised(conn: Connection, revised: Sequence[tuple[Deletion, Deletion]]) -> None:
@@ -346,8 +372,8 @@ async def store_revised(conn: Connection, revised: Sequence[tuple[Deletion, Dele
                alerted_at = CASE WHEN d.due = EXCLUDED.due THEN d.alerted_at END, state = EXCLUDED.state,
                comment = CASE WHEN EXCLUDED.state = 'pending' THEN NULL ELSE d.comment END,
                reported_at = CASE WHEN EXCLUDED.state = 'pending' THEN NULL ELSE d.reported_at END,
-               remind_next = CASE WHEN d.reminders = 0 OR d.remind_next IS NULL THEN EXCLUDED.remind_next
-                                  ELSE d.remind_next END""",
+               remind_next = CASE WHEN d.reminders = 0 OR d.remind_next IS NULL OR EXCLUDED.remind_next IS NULL
+                                  THEN EXCLUDED.remind_next ELSE d.remind_next END""",
         [id for id, _ in new_parts], [each.name for _, each in new_parts], [each.required for _, each in new_parts],
         [each.owns_identifier for _, each in new_parts], [each.contact for _, each in new_parts],
         [each.due for _, each in new_parts], [each.state for _, each in new_parts],
@@ -417,13 +443,14 @@ def _parts(condition: str = "") -> str:
 
 # Mirrors Deletion.missing: tests/db/test_deletion_manager.py compares the two.
 PARTS = _parts()
-HAS_MISSING = "(d.grace_until > $1 OR part.is_blocked OR d.identifiers <> '{}' AND NOT part.has_owner)"
+HAS_MISSING = f"""(d.grace_until > $1 OR part.is_blocked OR d.identifiers <> '{{}}' AND NOT part.has_owner
+                  OR {AWAITS_RULES})"""
 # Who sees a deletion as a node alone finds nothing out that its document hides: neither by a filter nor by a count.
 IS_WHOLE = """($2 OR EXISTS (SELECT FROM unnest($3::text[], $4::text[]) s (project, institution)
                             WHERE s.project = d.collection AND s.institution IS NOT DISTINCT FROM d.institution))"""
 IS_OWN = "($5::text IS NOT NULL AND (p.name = $5 OR starts_with(p.name, $5 || '/')))"
 SEEN_PARTS = _parts(f"AND ({IS_WHOLE} OR {IS_OWN})")
-HAS_SEEN_MISSING = f"""(d.grace_until > $1 OR part.is_blocked
+HAS_SEEN_MISSING = f"""(d.grace_until > $1 OR part.is_blocked OR {AWAITS_RULES}
                        OR d.identifiers <> '{{}}' AND NOT part.has_owner AND {IS_WHOLE})"""
 IN_SCOPE = f"""({IS_WHOLE} OR $5::text IS NOT NULL AND EXISTS (
                    SELECT FROM fedstac.deletion_dependency p WHERE p.deletion = d.id AND {IS_OWN}))"""
@@ -763,7 +790,8 @@ async def take_ready(
 ) -> list[ReadyDeletion]:
     """Lock and return deletions of a project that are ready, and for which no request waits. Call it in a transaction.
 
-    moments: of the schedule, by version of the rules: those that were ready before their moment. None: all.
+    moments: of the schedule, by version of the rules: those that were ready before their moment, and that are not
+    under quarantine, about which people decide. None: all.
     """
     rows = await conn.fetch(
         f"""SELECT d.id, d.dataset, r.lineage, d.delete_request AS earlier_request
@@ -772,7 +800,7 @@ async def take_ready(
             CROSS JOIN LATERAL (SELECT greatest(part.last_report, max(w.at)) AS at FROM fedstac.deletion_waiver w
                                 WHERE w.deletion = d.id) last
             WHERE {CHOSEN} AND d.state = 'open' AND d.grace_until <= $1 AND NOT {HAS_MISSING}
-              AND ($9::integer[] IS NULL OR d.automatic AND EXISTS (
+              AND ($9::integer[] IS NULL OR d.automatic AND r.quarantine IS NULL AND EXISTS (
                   SELECT FROM unnest($9, $10::timestamptz[]) m (version, moment)
                   WHERE m.version = d.configuration AND greatest(d.grace_until, d.marked_at, last.at) <= m.moment))
               AND (d.delete_request IS NULL
@@ -785,6 +813,25 @@ async def take_ready(
         ASK_AGAIN, limit,
     )  # fmt: skip
     return [ReadyDeletion(**dict(row)) for row in rows]
+
+
+async def note_quarantined(conn: Connection, project: str, *, now: datetime, limit: int) -> list[str]:
+    """Note deletions that are ready and that the schedule leaves to people, as their datasets are under quarantine.
+
+    Return the ids of the datasets, each once.
+    """
+    rows = await conn.fetch(
+        f"""WITH quarantined AS MATERIALIZED (
+                SELECT d.* FROM fedstac.deletion d
+                JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.dataset
+                WHERE d.collection = $2 AND d.state = 'open' AND d.automatic AND d.grace_until <= $1
+                  AND d.delete_asked_at IS NULL AND r.quarantine IS NOT NULL),
+            ready AS (SELECT d.id FROM quarantined d {PARTS} WHERE NOT {HAS_MISSING} ORDER BY d.id LIMIT $3)
+            UPDATE fedstac.deletion d SET delete_asked_at = $1 FROM ready
+            WHERE d.id = ready.id AND d.delete_asked_at IS NULL RETURNING d.dataset""",
+        now, project, limit,
+    )  # fmt: skip
+    return sorted(row["dataset"] for row in rows)
 
 
 async def ask(conn: Connection, ids: Sequence[UUID], request: UUID, *, now: datetime) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-import orjson
-
 from fedstac.db.connections import Connection
 
 DatasetName = tuple[str, str]  # collection and id
@@ -17,12 +15,12 @@ async def write(conn: Connection, marks: Mapping[DatasetName, Sequence[int]]) ->
         return
     await conn.execute(
         """INSERT INTO fedstac.file_reference AS f (collection, id, marks)
-           SELECT collection, id, ARRAY(SELECT jsonb_array_elements_text(marks::jsonb)::bigint)
+           SELECT collection, id, marks::bigint[]
            FROM unnest($1::text[], $2::text[], $3::text[]) m (collection, id, marks) ORDER BY collection, id
            ON CONFLICT (collection, id) DO UPDATE SET marks = EXCLUDED.marks
            WHERE f.marks IS DISTINCT FROM EXCLUDED.marks""",
         [collection for collection, _ in marks], [id for _, id in marks],
-        [orjson.dumps(each).decode() for each in marks.values()],
+        ["{" + ",".join(map(str, each)) + "}" for each in marks.values()],
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ PREFIX = "person:"  # no token may be called so (nodes.is_name)
 GROUP_PARTS: Final = frozenset(GroupRole)
 ACTIONS: Final = {  # in the audit log, of what closes one by one
     "grant": "withdraw-grant", "load": "cancel-load", "subscription": "remove-subscription",
+    "bulk": "cancel-bulk", "cascade": "cancel-cascade",
 }  # fmt: skip
 
 
@@ -76,7 +77,8 @@ class PersonalData:
     """What belongs to a person here, and closes when they leave; `datasets` stay, of which they are the publisher.
 
     awaited: results of requests that they wait for. messages: to their destinations, on their way or kept. loads: of
-    full state, that are not applied. mapping: whether it is known whose pseudonym it is. Of a project there are groups,
+    full state, that are not applied. bulks, cascades: changes of many datasets and deletions of collections that are
+    under way. mapping: whether it is known whose pseudonym it is. Of a project there are groups,
     awaited results, grants, loads and datasets.
     """
 
@@ -85,6 +87,8 @@ class PersonalData:
     datasets: int
     grants: int = 0
     loads: int = 0
+    bulks: int = 0
+    cascades: int = 0
     subscriptions: int = 0
     destinations: int = 0
     messages: int = 0
@@ -101,6 +105,7 @@ class PersonalData:
             "closes": {
                 "groups": [{"group": each.name, "project": each.project, "part": each.part} for each in self.groups],
                 "awaited": self.awaited, "grants": self.grants, "loads": self.loads,
+                "bulks": self.bulks, "cascades": self.cascades,
                 "subscriptions": self.subscriptions, "destinations": self.destinations, "messages": self.messages,
                 "sessions": self.sessions, "mapping": self.mapping,
             },
@@ -119,8 +124,9 @@ async def leave(conn: Connection, who: str, project: str, *, dry_run: bool = Fal
 async def erase(conn: Connection, who: str, *, dry_run: bool = False) -> PersonalData:
     """Close all that a person has here, and delete the row that tells whose pseudonym it is; with audit rows.
 
-    Return what there was. Again it closes nothing. Logs and datasets keep the pseudonym, which names nobody then; who
-    comes back gets another one. For the deleter, or the owner.
+    What they began stops: changes of many datasets at once, the deletion of a collection by the next look of its
+    worker. Return what there was. Again it closes nothing. Logs and datasets keep the pseudonym, which names nobody
+    then; who comes back gets another one. For the deleter, or the owner.
     """
     return await _close(conn, PREFIX + who.removeprefix(PREFIX), None, "erase-person", dry_run=dry_run)
 
@@ -136,6 +142,7 @@ async def _close(conn: Connection, who: str, project: str | None, action: str, *
                 PersonalGroup(row["name"], row["project"], row["kind"]) for row in rows if row["kind"] in GROUP_PARTS
             ),
             awaited=counts["awaited"], datasets=counts["dataset"], grants=counts["grant"], loads=counts["load"],
+            bulks=counts["bulk"], cascades=counts["cascade"],
             subscriptions=counts["subscription"], destinations=counts["destination"], messages=counts["message"],
             sessions=counts["session"], mapping=bool(counts["mapping"]),
         )  # fmt: skip

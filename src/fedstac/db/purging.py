@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import orjson
+
 from fedstac.db.connections import Connection
 
 PURGED_TEXT: Final = "removed when the dataset was purged"  # where a text was that has to be there
+PURGED_SELECTION: Final = orjson.dumps({"removed": PURGED_TEXT}).decode()  # how a bulk chose its datasets
 DatasetName = tuple[str, str]  # collection and id
 
 
@@ -48,6 +51,13 @@ async def purge(conn: Connection, datasets: Sequence[DatasetName]) -> None:
         """UPDATE fedstac.bulk_dataset b SET detail = $3 FROM unnest($1::text[], $2::text[]) d (collection, id)
            WHERE b.dataset = d.id AND b.collection = d.collection AND b.detail IS NOT NULL""",
         *names, PURGED_TEXT,
+    )  # fmt: skip
+    await conn.execute(  # by what a filter chose it may be a word of its document
+        """UPDATE fedstac.bulk b SET selection = $3
+           WHERE b.selection <> $3 AND b.id IN (
+               SELECT c.bulk FROM unnest($1::text[], $2::text[]) d (collection, id)
+               JOIN fedstac.bulk_dataset c ON c.dataset = d.id AND c.collection = d.collection)""",
+        *names, PURGED_SELECTION,
     )  # fmt: skip
     await conn.execute(  # what full-state loads say of it
         """UPDATE fedstac.load_dataset l

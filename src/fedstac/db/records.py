@@ -112,6 +112,16 @@ async def stored_ids(conn: Connection, collection: str, ids: Sequence[str]) -> s
     return {row["id"] for row in rows}
 
 
+async def used_ids(conn: Connection, collection: str, ids: Sequence[str]) -> set[str]:
+    """Return those of the ids that are of datasets that were deleted or purged: they are never used again."""
+    rows = await conn.fetch(
+        """SELECT id FROM fedstac.record
+           WHERE collection = $1 AND id = ANY($2::text[]) AND state IN ('deleted', 'purged')""",
+        collection, ids,
+    )  # fmt: skip
+    return {row["id"] for row in rows}
+
+
 @dataclass(frozen=True, slots=True)
 class RecordLevel:
     """The access level of a record, and the one that its document states; None where it states none."""

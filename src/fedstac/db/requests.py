@@ -148,11 +148,14 @@ async def forget_keys(conn: Connection, days: int) -> None:
     await conn.execute("DELETE FROM fedstac.idempotency WHERE at < now() - make_interval(days => $1)", days)
 
 
-async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> None:
-    """Store accepted requests of one item each, none of them refused: one statement, so it needs no transaction."""
+async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> set[UUID]:
+    """Store accepted requests of one item each, none of them refused: one statement, so it needs no transaction.
+
+    Return those that are not stored: they publish under the id of a dataset that was deleted.
+    """
     items = [request.items[0] for request in new]
     texts = [item.texts.read() for item in items]
-    await conn.execute(
+    rows = await conn.fetch(
         """WITH given AS MATERIALIZED (
                SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
                                     $8::text[], $9::smallint[], $10::text[], $11::text[], $12::text[], $13::text[],
@@ -160,13 +163,20 @@ async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> None:
                     WITH ORDINALITY g (id, collection, action, submitter, roles, user_agent, correlation, cv_version,
                                        shard, dataset, document, prepared, findings, identity, retry_of, only_new,
                                        traceparent, coded, n)),
+           refused AS MATERIALIZED (
+               SELECT g.id FROM given g WHERE g.action = 'publish' AND EXISTS (
+                   SELECT FROM fedstac.record r WHERE r.collection = g.collection AND r.id = g.dataset
+                   AND r.state IN ('deleted', 'purged'))),
+           accepted AS MATERIALIZED (SELECT * FROM given WHERE id NOT IN (SELECT id FROM refused)),
            stored AS (
                INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
                    cv_version, identity, retry_of, only_new, traceparent)
                SELECT id, collection, action, 1, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
-                      cv_version, identity, retry_of, only_new, traceparent FROM given)
-           INSERT INTO fedstac.request_item (request, n, shard, dataset, document, prepared, coded, findings)
-           SELECT id, 0, shard, dataset, document, prepared, coded, findings::jsonb FROM given ORDER BY n""",
+                      cv_version, identity, retry_of, only_new, traceparent FROM accepted),
+           queued AS (
+               INSERT INTO fedstac.request_item (request, n, shard, dataset, document, prepared, coded, findings)
+               SELECT id, 0, shard, dataset, document, prepared, coded, findings::jsonb FROM accepted ORDER BY n)
+           SELECT id FROM refused""",
         [r.id for r in new], [r.collection for r in new], [r.action for r in new],
         [r.submitter for r in new], ["\x1f".join(r.roles) for r in new], [r.user_agent for r in new],
         [r.correlation for r in new], [r.cv_version for r in new],
@@ -176,6 +186,7 @@ async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> None:
         [r.retry_of for r in new], [r.only_new for r in new], [r.traceparent for r in new],
         [each.coded for each in texts],
     )  # fmt: skip
+    return {row["id"] for row in rows}
 
 
 async def refused_items(conn: Connection, request: UUID) -> AsyncIterator[tuple[str, str]]:

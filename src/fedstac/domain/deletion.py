@@ -175,7 +175,10 @@ class DeletionState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A mark for deletion, and what has to happen before the dataset is deleted. event_id: of the mark."""
+    """A mark for deletion, and what has to happen before the dataset is deleted. event_id: of the mark.
+
+    awaits_rules: other rules for open deletions are being applied, and this one does not have them yet.
+    """
 
     id: UUID
     collection: str
@@ -194,6 +197,7 @@ class Deletion:
     ended_at: datetime | None = None
     ended_by: str | None = None
     institution: str | None = None
+    awaits_rules: bool = False
 
     def dependency(self, name: str) -> DependencyStatus | None:
         """Return the dependency of a name; None where there is none."""
@@ -207,6 +211,8 @@ class Deletion:
         ]  # fmt: skip
         if self.identifiers and not any(each.owns_identifier for each in self.dependencies):
             missing.append(Finding("identifier", "/identifiers", "nobody owns the identifiers; mark it again"))
+        if self.awaits_rules:
+            missing.append(Finding("rules", "/rules", "it is about to get other rules; look again in a moment"))
         if now < self.grace_until:
             until = self.grace_until.isoformat(timespec="seconds").replace("+00:00", "Z")
             missing.append(Finding("grace", "/grace_until", f"the grace period lasts until {until}; wait for its end"))
@@ -247,9 +253,10 @@ def revise(deletion: Deletion, rules: DeletionRules, now: datetime) -> Deletion:
     """Return an open deletion as it is under other rules of its project.
 
     A dependency that has reported or was waived keeps its state; where the rules name it no longer, it is not required
-    any more. One that has not reported is left out with the rules' name for it. Who becomes the owner of the
-    identifiers begins anew: what it did before was not about them. An owner that the rules name no longer still counts
-    if its part is done, or was waived by two people; else the new owner has to do it, or the guard stands in.
+    any more. One that has not reported is left out with the rules' name for it. Where one owned the identifiers and
+    does so no longer, the waiver of one person is enough: that person could not waive it again. Who becomes the owner
+    of the identifiers begins anew: what it did before was not about them. An owner that the rules name no longer still
+    counts if its part is done, or was waived by two people; else the new owner has to do it, or the guard stands in.
     """
     wishes = {each.name: each for each in rules.dependencies}
     revised: list[DependencyStatus] = []
@@ -262,11 +269,11 @@ def revise(deletion: Deletion, rules: DeletionRules, now: datetime) -> Deletion:
             )  # fmt: skip
             if wish.owns_identifier and not each.owns_identifier:
                 after = DependencyStatus(each.name, wish.required, True, now + timedelta(days=wish.days), wish.contact)
-            revised.append(after)
+            revised.append(_with_waivers_counted(after))
         elif each.owns_identifier and each.is_fulfilled:
             revised.append(each)
         elif each.state is not DependencyState.PENDING and each.name != IDENTIFIER_GUARD:
-            revised.append(replace(each, required=False, owns_identifier=False))
+            revised.append(_with_waivers_counted(replace(each, required=False, owns_identifier=False)))
     revised += [
         DependencyStatus(each.name, each.required, each.owns_identifier, now + timedelta(days=each.days), each.contact)
         for each in wishes.values()
@@ -277,7 +284,7 @@ def revise(deletion: Deletion, rules: DeletionRules, now: datetime) -> Deletion:
         revised.append(before or DependencyStatus(IDENTIFIER_GUARD, required=True, owns_identifier=True, due=due))
     revised.sort(key=lambda each: (not each.required, each.name))
     return replace(
-        deletion, dependencies=tuple(revised), automatic=rules.automatic, rules=rules.version,
+        deletion, dependencies=tuple(revised), automatic=rules.automatic, rules=rules.version, awaits_rules=False,
         grace_until=deletion.marked_at + timedelta(days=rules.grace_days),
     )  # fmt: skip
 
@@ -286,11 +293,15 @@ def waive(dependency: DependencyStatus, waiver: Waiver) -> DependencyStatus:
     """Return a dependency after somebody waived it. Twice by one person, and of what is done, changes nothing."""
     if dependency.is_fulfilled or any(each.actor == waiver.actor for each in dependency.waivers):
         return dependency
-    waivers = (*dependency.waivers, waiver)
-    is_enough = len({each.actor for each in waivers}) >= waivers_needed(dependency)
-    return replace(
-        dependency, waivers=waivers, state=DependencyState.WAIVED if is_enough else dependency.state
-    )  # fmt: skip
+    return _with_waivers_counted(replace(dependency, waivers=(*dependency.waivers, waiver)))
+
+
+def _with_waivers_counted(dependency: DependencyStatus) -> DependencyStatus:
+    """Return a dependency, waived where as many people as it needs have waived it and its part is not done."""
+    people = {each.actor for each in dependency.waivers}
+    if dependency.is_fulfilled or len(people) < waivers_needed(dependency):
+        return dependency
+    return replace(dependency, state=DependencyState.WAIVED)
 
 
 def next_reminder(now: datetime, reminders: int) -> datetime:

@@ -218,6 +218,10 @@ WORDINGS: Mapping[str, TroubleWording] = {
         "deletions that are refused", "Marked datasets that the deletion manager could not delete:",
         "See the request; with a policy file, the name manager:deletions needs a grant to delete.",
     ),
+    "deletion-quarantined": TroubleWording(
+        "deletions under quarantine", "Marked datasets that are ready, and that the schedule leaves to people:",
+        "Who may quarantine decides: `fedstac delete`, or `fedstac unmark` and `fedstac release`.",
+    ),
     "node": TroubleWording(
         "nodes that have lapsed", "Nodes for which nothing is kept any more:", "They take a snapshot anew."
     ),

@@ -7,6 +7,7 @@ anywhere leaves nothing to be undone: the next one goes on.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -19,8 +20,9 @@ from fedstac.db.connections import Connection
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.target import Target
 from fedstac.domain.cascade import CascadeState
+from fedstac.domain.errors import NotFound
 from fedstac.domain.model import Outcome
-from fedstac.domain.policy import Principal
+from fedstac.domain.policy import DELETION_MANAGER, Principal
 from fedstac.publication import CollectionWriter, Work
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
@@ -55,6 +57,9 @@ async def step(node: Node, conn: Connection) -> bool:
         due = await cascades.due(conn) if is_leader else None
         if due is None:
             return False
+        if due.is_stopped:
+            await _cancel(node, conn, due)
+            return True
         if due.state == CascadeState.MARKING:
             await _mark(node, conn, due)
             return True
@@ -100,5 +105,17 @@ async def _mark(node: Node, conn: Connection, due: DueCascade) -> None:
     )  # fmt: skip
 
 
-def _writer(node: Node, conn: Connection, due: DueCascade) -> CollectionWriter:
-    return CollectionWriter(conn, node.settings.node, due.actor, node.collection_schema, traceparent=due.traceparent)
+async def _cancel(node: Node, conn: Connection, due: DueCascade) -> None:
+    """End a deletion whose actor was erased: nobody asks for it any more. What is marked stays marked."""
+    with suppress(NotFound):  # somebody else cancelled it a moment ago
+        await _writer(node, conn, due, actor=DELETION_MANAGER).cancel_cascade(due.collection)
+    node.committed.wake()
+    log.info("the deletion of a collection ends, as its actor was erased", collection=due.collection,
+             cascade=str(due.id))  # fmt: skip
+
+
+def _writer(node: Node, conn: Connection, due: DueCascade, *, actor: str = "") -> CollectionWriter:
+    """Return who writes the collection's state; in the name of who asked for its deletion, if nobody else is named."""
+    return CollectionWriter(
+        conn, node.settings.node, actor or due.actor, node.collection_schema, traceparent=due.traceparent
+    )

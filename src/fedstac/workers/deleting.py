@@ -338,7 +338,8 @@ async def configure(
     """Store a new version of a project's rules. The same rules again are no new version.
 
     expected: the version that the caller has read, 0 for none; None: whatever it is. PreconditionFailed where it is
-    another one by now. apply_to_open: the open deletions get the new rules too, as domain/deletion.py revises them.
+    another one by now. apply_to_open: the open deletions get the new rules too, as domain/deletion.py revises them: a
+    few at once, the rest of many by the deletion manager, and none of them is deleted before it has them.
     """
     _require_configuring(caller, project, wish)
     async with conn.transaction():
@@ -351,8 +352,8 @@ async def configure(
         now = datetime.now(UTC)
         if affected.is_stored:
             await deletions.store_rules(conn, project, affected.after, actor=caller.name, now=now)
-        if apply_to_open:
-            await _revise_open(conn, project, affected.after, now)
+        if apply_to_open and await revise_some(conn, project, affected.after, now):
+            await deletions.begin_revision(conn, project, affected.after.version)
         if affected.is_stored or apply_to_open:
             detail = {
                 "version": affected.after.version, "changes": [each.as_json() for each in affected.changes],
@@ -366,12 +367,11 @@ async def configure(
         return affected
 
 
-async def _revise_open(conn: Connection, project: str, wish: DeletionRules, now: datetime) -> None:
-    """Give the open deletions of a project other rules, some of them at a time, in the caller's transaction."""
-    after: UUID | None = None
-    while entries := await deletions.lock_open_of_project(conn, project, after=after, limit=REVISED_AT_ONCE):
-        await deletions.store_revised(conn, [(each, rules_of_deletion.revise(each, wish, now)) for each in entries])
-        after = entries[-1].id
+async def revise_some(conn: Connection, project: str, wish: DeletionRules, now: datetime) -> bool:
+    """Give REVISED_AT_ONCE open deletions of a project other rules; return whether there may be more of them."""
+    entries = await deletions.lock_open_before(conn, project, wish.version, limit=REVISED_AT_ONCE)
+    await deletions.store_revised(conn, [(each, rules_of_deletion.revise(each, wish, now)) for each in entries])
+    return len(entries) == REVISED_AT_ONCE
 
 
 # --- cases of quarantine ---

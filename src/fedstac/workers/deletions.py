@@ -62,8 +62,31 @@ async def step(node: Node, conn: Connection, watch: ScheduleWatch | None = None)
         if not is_leader:
             return False
         watch = watch or ScheduleWatch()
+        is_revising = await _revise(conn)
         counts = (await _remind(conn), await _alert(conn), await _delete_by_schedule(node, conn, watch))
-        return max(counts) >= AT_ONCE
+        return is_revising or max(counts) >= AT_ONCE
+
+
+# --- other rules for open deletions ---
+
+
+async def _revise(conn: Connection) -> bool:
+    """Give some open deletions the rules that they are about to get; return whether there may be more.
+
+    A deletion that has them is of their version. So whoever goes on after a kill finds the others.
+    """
+    is_more = False
+    for project_rules in await deletions.revisions(conn):
+        project, rules = project_rules.project, project_rules.rules
+        async with conn.transaction():
+            if await deleting.revise_some(conn, project, rules, await deletions.now(conn)):
+                is_more = True
+            else:
+                await deletions.end_revision(conn, project, rules.version)
+                log.info("all open deletions have other rules", project=project, version=rules.version)
+            failpoint("deletions.revising")
+        failpoint("deletions.revised")
+    return is_more
 
 
 # --- reminders and alerts ---
@@ -181,9 +204,22 @@ async def _delete_by_schedule(node: Node, conn: Connection, watch: ScheduleWatch
     for project in dict.fromkeys(each.project for each in rules):
         moments = {each.version: deletion.last_run(each.schedule, now) for each in rules if each.project == project}
         request = await ask_to_delete(node, conn, MANAGER, Sight(sees_all=True), project, moments=moments)
-        most = max(most, request.total if request else 0)
+        most = max(most, request.total if request else 0, await _leave_to_people(conn, project, now))
     watch.inputs, watch.rules, watch.runs, watch.at = inputs, rules, _runs(rules, now), None if most else now
     return most
+
+
+async def _leave_to_people(conn: Connection, project: str, now: datetime) -> int:
+    """Tell operators, once, of what is ready and is under quarantine; return of how many.
+
+    Who may quarantine deletes it. The schedule may not: it would be refused each day.
+    """
+    async with conn.transaction():
+        ids = await deletions.note_quarantined(conn, project, now=now, limit=AT_ONCE)
+        if ids:
+            report = troubles.TroubleReport(f"{len(ids)} under quarantine wait for somebody", f"the first is {ids[0]}")
+            await troubles.report_all(conn, "deletion-quarantined", place=project, reports=[report])
+    return len(ids)
 
 
 async def ask_to_delete(

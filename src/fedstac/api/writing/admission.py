@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -18,13 +18,15 @@ from fedstac.api.writing import idempotency, refusals
 from fedstac.api.writing.intake import JudgedBody, JudgedItem
 from fedstac.api.writing.options import WriteOptions
 from fedstac.bootstrap import Node
-from fedstac.db import audit, cascades, collections, requests
+from fedstac.db import audit, cascades, collections, records, requests
+from fedstac.db.connections import Connection
 from fedstac.db.requests import Key, NewItem, NewRequest
 from fedstac.domain import cascade
 from fedstac.domain import collections as collection_rules
+from fedstac.domain.actions import publish
 from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.documents import ItemTexts
-from fedstac.domain.errors import CollectionDoesNotExist, ForeignOrigin, Unavailable
+from fedstac.domain.errors import CollectionDoesNotExist, ForeignOrigin, Problem, Unavailable
 from fedstac.domain.policy import Principal
 from fedstac.runtime import budget
 from fedstac.runtime.causes import blames_nobody
@@ -94,7 +96,7 @@ async def _admit(
     await node.vocabulary_store.keep(node.pool, request.collection, request.cv_version)
     try:
         await notifications.wish(node, caller, options.notify, request.id)
-        await services.admission.store(request)
+        stored_request = await services.admission.store(request)
     except requests.KeyTaken:
         earlier = await idempotency.earlier(node, request.key)
         if earlier is None:
@@ -102,7 +104,7 @@ async def _admit(
                 "the request under this Idempotency-Key is just being stored; try again", retry_after=1
             ) from None
         return EarlierRequest(earlier)
-    refused_items = sum(item.problem is not None for item in request.items)
+    refused_items = sum(item.problem is not None for item in stored_request.items)
     return AcceptedRequest(request.id, len(request.items), refused_items, is_single)
 
 
@@ -111,16 +113,20 @@ class Admission:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._waiting: list[tuple[NewRequest, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[NewRequest, asyncio.Future[NewRequest]]] = []
         self._storing: asyncio.Task[None] | None = None
 
-    async def store(self, request: NewRequest) -> None:
-        """Make a request durable. Whatever the database refuses, or cannot do now, is raised to its own caller."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def store(self, request: NewRequest) -> NewRequest:
+        """Make a request durable, and return it as it is stored: what publishes under a used id is refused.
+
+        Where that is all of it, the problem is raised. Whatever the database refuses, or cannot do now, is raised to
+        its own caller.
+        """
+        future: asyncio.Future[NewRequest] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         if self._storing is None or self._storing.done():
             self._storing = budget.detached(self._store_waiting())
-        await future
+        return await future
 
     async def _store_waiting(self) -> None:
         while self._waiting:
@@ -128,19 +134,25 @@ class Admission:
             await self._store(group)
             self._node.queued.wake()
 
-    async def _write(self, new: Sequence[NewRequest]) -> None:
+    async def _write(self, new: Sequence[NewRequest]) -> Sequence[NewRequest | Problem]:
+        """Store requests. Return each as it is stored, or why nothing of it is."""
         async with self._node.pools.work.acquire() as conn:
             if all(_is_simple(request) for request in new):
-                await requests.create_singles(conn, new)
-                return
+                refused_ids = await requests.create_singles(conn, new)
+                return [
+                    _used_before(request, request.items[0]) if request.id in refused_ids else request for request in new
+                ]
             async with conn.transaction():
-                await requests.create(conn, new)
-                await audit.append(conn, [row for request in new for row in refusals.rows_of(request)])
+                judged_requests = [await _without_used_ids(conn, request) for request in new]
+                rest = [request for request in judged_requests if isinstance(request, NewRequest)]
+                await requests.create(conn, rest)
+                await audit.append(conn, [row for request in rest for row in refusals.rows_of(request)])
+        return judged_requests
 
-    async def _store(self, group: Sequence[tuple[NewRequest, asyncio.Future[None]]]) -> None:
+    async def _store(self, group: Sequence[tuple[NewRequest, asyncio.Future[NewRequest]]]) -> None:
         """Store the group in one transaction; if one of them may be to blame that it fails, each in its own."""
         try:
-            await self._write([request for request, _ in group])
+            results = await self._write([request for request, _ in group])
         except Exception as error:
             if not blames_nobody(error) and len(group) > 1:
                 for pair in group:
@@ -151,9 +163,38 @@ class Admission:
                     future.set_exception(error)
             return
         failpoint("admission.stored")
-        for _, future in group:
-            if not future.done():
-                future.set_result(None)
+        for (_, future), result in zip(group, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Problem):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+async def _without_used_ids(conn: Connection, request: NewRequest) -> NewRequest | Problem:
+    """Refuse the items of a request that publish under ids of deleted datasets: their documents are not kept.
+
+    Return the request, or the problem of its only item.
+    """
+    ids = [item.dataset for item in request.items if item.problem is None]
+    if request.action != "publish" or not (used_ids := await records.used_ids(conn, request.collection, ids)):
+        return request
+    if len(request.items) == 1:
+        return _used_before(request, request.items[0])
+
+    def judge(item: NewItem) -> NewItem:
+        if item.problem is not None or item.dataset not in used_ids:
+            return item
+        problem = _used_before(request, item)
+        return NewItem(item.lineage, item.dataset, ItemTexts(None), problem=problem.name, detail=problem.detail)
+
+    return replace(request, items=[judge(item) for item in request.items])
+
+
+def _used_before(request: NewRequest, item: NewItem) -> Problem:
+    """Return the refusal to publish under the id of a dataset that was deleted."""
+    return publish.is_there(item.dataset) if request.only_new else publish.id_was_used(item.dataset)
 
 
 def _is_simple(request: NewRequest) -> bool:

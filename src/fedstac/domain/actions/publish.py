@@ -18,6 +18,17 @@ from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Reco
 from fedstac.domain.policy import Level
 
 ALTERNATE = '"alternate":'
+REMEDY = "publish a new version instead"
+
+
+def id_was_used(id: str) -> Conflict:
+    """Return the refusal of an id that was used before, which does not say what became of the dataset."""
+    return Conflict(f"the id {id} was used before; {REMEDY}")
+
+
+def is_there(id: str) -> PreconditionFailed:
+    """Return the refusal of an id that is there, to somebody who publishes only what is new."""
+    return PreconditionFailed(f"{id} is there already; send it without If-None-Match to change it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class Publish:
         record = lineage.records.get(self.draft.id)
         if record is not None and record.state is not State.CLEARED:
             if self.only_new:
-                raise PreconditionFailed(f"{record.id} is there already; send it without If-None-Match to change it")
+                raise is_there(record.id)
             return self._again(record, lineage, world)
         source = self.rebuilt or record or versions.predecessor(self.draft.version, lineage)
         publication = self._at_level_of(source, world)
@@ -137,8 +148,7 @@ class Publish:
             tells = (
                 record.state is State.RETRACTED or may_see_marked(self.target, self.principal, world)
             ) and not is_hidden(record, self.principal, world)  # fmt: skip
-            what = f"{record.id} is {record.state}" if tells else f"the id {record.id} was used before"
-            raise Conflict(f"{what}; publish a new version instead")
+            raise Conflict(f"{record.id} is {record.state}; {REMEDY}") if tells else id_was_used(record.id)
         if record.access is Level.PRIVATE:
             self._permit_stored(record, orjson.loads(record.document or "{}"), world)
         publication = self._at_level_of(record, world)
@@ -173,7 +183,7 @@ class Publish:
         if (vocabulary := world.vocabulary(record.collection, record.cv_version)) is None:
             return
         if is_hidden(record, self.principal, world):
-            raise Conflict(f"the id {record.id} was used before; publish a new version instead")
+            raise id_was_used(record.id)
         resource = resource_of_document(record, document, vocabulary)
         world.policy.require(self.principal, policy.Action.PUBLISH, resource)
 
