@@ -140,8 +140,8 @@ def private_datasets(collection: str = "", *, token: str = "", limit: int = PAGE
 
     collection: those of one alone. token: that of the page before.
     """
-    wanted = {name: value for name, value in (("collection", collection), ("token", token)) if value}
-    page = yield from _read(ServerCall("GET", "/private", {**wanted, "limit": limit}))
+    parameters = {name: value for name, value in (("collection", collection), ("token", token)) if value}
+    page = yield from _read(ServerCall("GET", "/private", {**parameters, "limit": limit}))
     href = next((link["href"] for link in page["links"] if link["rel"] == "next"), "")
     return PrivatePage(tuple(page["datasets"]), dict(parse_qsl(urlsplit(href).query)).get("token", ""))
 

@@ -31,6 +31,7 @@ COLUMNS = f"""id, collection, dataset, event_id, marked_at, grace_until, actor, 
               {AWAITS_RULES} AS awaits_rules"""
 MANAGER_LOCK = 0x666564_08  # advisory lock of the one deletion manager
 RULES_LOCK = 0x66656409  # advisory locks of rules that change; the second key is the hash of the project
+ASKING_LOCK = 0x66656416  # of whoever asks for the deletions that are ready; the second key as before
 DEPENDENCY_COLUMNS = """name, required, owns_identifier, due, contact, state, comment, reported_at, reminded_at,
                         reminders"""
 
@@ -793,6 +794,8 @@ async def take_ready(
     moments: of the schedule, by version of the rules: those that were ready before their moment, and that are not
     under quarantine, about which people decide. None: all.
     """
+    # One after the other: a row that another one asked for meanwhile is read anew, the items of its request are not.
+    await conn.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", ASKING_LOCK, project)
     rows = await conn.fetch(
         f"""SELECT d.id, d.dataset, r.lineage, d.delete_request AS earlier_request
             FROM fedstac.deletion d JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.dataset
