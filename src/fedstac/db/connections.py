@@ -28,6 +28,7 @@ SESSION = {
     "client_connection_check_interval": "2000",  # a statement ends when its process is gone
 }
 AWAY_SECONDS = 60.0
+IDLE_SECONDS = 300.0  # between two statements of a transaction, after which PostgreSQL ends it
 SERVER_GRACE = 2.0  # seconds by which PostgreSQL's own limit is longer than ours
 
 
@@ -36,9 +37,11 @@ async def pool(
 ) -> Pool:
     """Open a pool on `dsn`, or on PGHOST and its like where that is empty. Wait a minute for a database that is away.
 
-    `longest`: seconds after which PostgreSQL itself ends a statement, should this process fail to cancel it.
+    `longest`: seconds after which PostgreSQL itself ends a statement, should this process fail to cancel it. A process
+    that stands still in a transaction holds its rows for IDLE_SECONDS: then others go on.
     """
     settings = SESSION | {"application_name": application}
+    settings["idle_in_transaction_session_timeout"] = str(int(IDLE_SECONDS * 1000))
     if longest is not None:
         settings["statement_timeout"] = str(int((longest + SERVER_GRACE) * 1000))
     outage = Outage("the database")
