@@ -562,7 +562,8 @@ TABLE: Final[tuple[Line, ...]] = (
     Line((ADMIN,), ("import no grants", "withdraw the grants of nobody"), (NO_DATASET,), ANSWERED),
     Line((ADMIN,), ("withdraw a grant that is not there",), (NO_DATASET,), NOT_FOUND),
     # changes of many: one's own alone
-    Line(ALL_KNOWN, ("see one's changes of many", "see one's loads", "see the private datasets"), (NO_DATASET,), ANSWERED),
+    Line(ALL_KNOWN, ("see one's changes of many", "see one's loads", "see the private datasets"), (NO_DATASET,),
+         ANSWERED),
     Line(ALL_KNOWN, ("see somebody else's change of many", "see somebody else's datasets of many",
                      "cancel somebody else's change of many"), (NO_DATASET,), "bulk-does-not-exist"),
     Line((ADMIN,), ("look at a change of many",), (NO_DATASET,), ANSWERED),

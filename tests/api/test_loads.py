@@ -200,6 +200,12 @@ async def test_a_load_that_is_not_applied_can_be_cancelled(west: Api) -> None:
     for _ in range(2):
         assert (await west.admin.post(f"/loads/{id}/cancel")).json()["status"] == "cancelled"
     assert (await west.admin.post(f"/loads/{id}/apply")).status_code == 409
+    conn = await asyncpg.connect(west.settings.dsn)
+    count = await conn.fetchval(
+        "SELECT count(*) FROM fedstac.audit WHERE action = 'cancel-load' AND dataset = $1", f"load/{id}"
+    )
+    await conn.close()
+    assert count == 1, "the second one changed nothing"
 
 
 async def test_a_change_since_the_comparison_stays_and_is_refused_to_the_load(west: Api) -> None:

@@ -202,7 +202,7 @@ async def test_what_a_cancelled_load_states_is_removed_in_steps(
 ) -> None:
     monkeypatch.setattr(loads, "FORGOTTEN_AT_ONCE", 100)
     id = await new_load(conn, 250)
-    load = await loading.cancel(conn, id, "anna")
+    load = await loading.cancel(conn, id, "anna", correlation="c")
     assert await loads.datasets(conn, load, change=None, after="", limit=10) == []
     assert await conn.fetchval("SELECT count(*) FROM fedstac.load_dataset") == 250, "no request removes a million rows"
     assert await finished(west, conn) == 3
@@ -215,7 +215,7 @@ async def test_a_person_and_a_collection_have_so_many_open_loads(west: Node, con
         await new_load(conn, 0)
     with pytest.raises(Conflict, match=f"the oldest is {first}"):
         await loading.begin(conn, some_load("anna"))
-    await loading.cancel(conn, first, "anna")
+    await loading.cancel(conn, first, "anna", correlation="c")
     await loading.begin(conn, some_load("anna"))
     for n in range(MOST_OPEN_OF_COLLECTION - MOST_OPEN):
         await loading.begin(conn, some_load(f"person-{n}"))

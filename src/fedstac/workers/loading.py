@@ -181,7 +181,7 @@ async def apply(
     return replace(load, bulk=bulk)
 
 
-async def cancel(conn: Connection, id: UUID, actor: str) -> Load:
+async def cancel(conn: Connection, id: UUID, actor: str, *, correlation: str) -> Load:
     """End a load that is not applied: what it stated is removed. Conflict where it is being applied."""
     async with conn.transaction():
         load = await _locked(conn, id)
@@ -191,6 +191,10 @@ async def cancel(conn: Connection, id: UUID, actor: str) -> Load:
             raise Conflict("it is done; there was nothing to do")
         if load.cancelled_by is None:
             await loads.cancel(conn, id, actor)
+            await audit.append(conn, [audit.NewRow(
+                actor=actor, action="cancel-load", collection=load.collection, dataset=f"load/{id}", request=None,
+                outcome="done", before=None, after=None, correlation=correlation, items=1,
+            )])  # fmt: skip
         return await _locked(conn, id)
 
 

@@ -140,7 +140,7 @@ async def post_cancel(call: Call) -> Response:
     """End a load that is not applied, and remove what it stated. `POST /bulk/{id}/cancel` ends one that is applied."""
     async with call.node.pool.acquire() as conn:
         load = await _readable(call, conn)
-        await loading.cancel(conn, load.id, call.caller.name)
+        await loading.cancel(conn, load.id, call.caller.name, correlation=call.request_id)
         return await _answer(call, conn, load.id, 200)
 
 
