@@ -38,6 +38,7 @@ EXPECTED = {
     "fedstac.deletion":          "SIU     -          S       -        -",
     "fedstac.deletion_configuration":"SI      -          S       -        -",
     "fedstac.deletion_dependency":"SIUD     -          S       -        -",
+    "fedstac.deletion_revision": "SIUD    -          S       -        -",
     "fedstac.deletion_waiver":   "SI      -          S       -        -",
     "fedstac.destination":       "SIUD    -          -       -        -",
     "fedstac.epoch":             "SIUD    SI         S       -        -",

@@ -115,15 +115,24 @@ async def nats(nats_server: NatsServer) -> AsyncIterator[NatsStream]:
         yield log
 
 
-async def delete_collection(node: Node, conn: Connection) -> int:
-    """Publish datasets, mark all of them by deleting their collection. Return where the log ends then."""
+async def publish_datasets(node: Node, conn: Connection) -> int:
+    """Publish datasets. Return where the log ends then."""
     await writing.create_collections(node, "CMIP6")
     await writing.publish(conn, *sample.items(DATASETS))
+    return await _end_of_log(conn)
+
+
+async def delete_collection(node: Node, conn: Connection) -> int:
+    """Mark all datasets by deleting their collection. Return where the log ends then."""
     writer = CollectionWriter(conn, node.settings.node, "anna", node.collection_schema)
     order = CascadeOrder("anna", ("admin",), None, "the project has ended")
     await writer.begin_cascade("CMIP6", order, confirmed=DATASETS)
     while await cascading.step(node, conn):
         continue
+    return await _end_of_log(conn)
+
+
+async def _end_of_log(conn: Connection) -> int:
     await writing.sequence_all(conn)
     head: int = await conn.fetchval("SELECT pos FROM fedstac.feed_state")
     return head
@@ -149,6 +158,7 @@ def present(messages: Sequence[Message]) -> set[str]:
 async def test_the_datasets_of_a_collection_that_is_deleted_go_as_batches_and_an_audit_misses_none(
     node: Node, conn: Connection, nats: NatsStream
 ) -> None:
+    await publish_datasets(node, conn)
     head = await delete_collection(node, conn)
     await add_sink(conn, nats.address)
     async with relaying(node):
@@ -174,7 +184,7 @@ async def test_the_datasets_of_a_collection_that_is_deleted_go_as_batches_and_an
 
 
 async def test_of_a_batch_that_is_refused_only_the_culprit_becomes_a_dead_letter(node: Node, conn: Connection) -> None:
-    head = await delete_collection(node, conn)
+    first_end = await publish_datasets(node, conn)
     culprit = await conn.fetchval("SELECT id FROM fedstac.record ORDER BY id LIMIT 1 OFFSET 7")
 
     def respond(message: Message) -> str:
@@ -186,7 +196,8 @@ async def test_of_a_batch_that_is_refused_only_the_culprit_becomes_a_dead_letter
         receiver.respond = respond
         await add_sink(conn, receiver.address)
         async with relaying(node):
-            await sent_through(node, head, "crud")
+            await sent_through(node, first_end, "crud")  # a sink that comes later hears nothing of what is marked
+            await sent_through(node, await delete_collection(node, conn), "crud")
         letters = await dead_letters.every(conn, "crud", None)
         assert [letter.dataset for letter in letters] == [culprit]
         assert present(receiver.arrivals) == {culprit}
