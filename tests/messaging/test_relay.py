@@ -264,7 +264,7 @@ async def test_events_that_are_too_large_for_a_format_are_dead_letters_and_no_re
     assert letter.reason.startswith("a message of ")
     assert "has no form by reference; read the dataset itself" in letter.reason
     accessions = [orjson.loads(message.value)["accession"] for message in receiver.arrivals]
-    assert accessions == ["thing-1", "thing-3"]
+    assert sorted(accessions) == ["thing-1", "thing-3"]  # webhooks take datasets at once
 
 
 async def only_letter(conn: Connection, id: int) -> bool:
