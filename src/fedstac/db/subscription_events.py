@@ -6,7 +6,7 @@ to its webhook. The lease goes by itself when its time is over; then the events 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -273,16 +273,21 @@ async def postpone_each(conn: Connection, postponements: Sequence[tuple[str, Pos
         [each.attempts for _, each in postponements],
         [each.reason[:LONGEST_REASON] for _, each in postponements], [each.seconds for _, each in postponements],
     )  # fmt: skip
-    for name in sorted({name for name, each in postponements if each.seconds is None}):
-        await _drop_oldest_letters(conn, name)
+    await _drop_oldest_letters(conn, {name for name, each in postponements if each.seconds is None})
 
 
-async def _drop_oldest_letters(conn: Connection, name: str) -> None:
+async def _drop_oldest_letters(conn: Connection, names: Collection[str]) -> None:
+    """Leave subscriptions, by their names, the newest MOST_DEAD_LETTERS of their dead letters."""
+    if not names:
+        return
     await conn.execute(
-        """DELETE FROM fedstac.subscription_event WHERE subscription = $1 AND dead_at IS NOT NULL AND id <= (
-               SELECT id FROM fedstac.subscription_event WHERE subscription = $1 AND dead_at IS NOT NULL
-               ORDER BY id DESC OFFSET $2 LIMIT 1)""",
-        name, MOST_DEAD_LETTERS,
+        """DELETE FROM fedstac.subscription_event e
+           USING unnest($1::text[]) AS s (name)
+           CROSS JOIN LATERAL (
+               SELECT o.id FROM fedstac.subscription_event o WHERE o.subscription = s.name AND o.dead_at IS NOT NULL
+               ORDER BY o.id DESC OFFSET $2 LIMIT 1) newest_to_go
+           WHERE e.subscription = s.name AND e.dead_at IS NOT NULL AND e.id <= newest_to_go.id""",
+        sorted(names), MOST_DEAD_LETTERS,
     )  # fmt: skip
 
 
@@ -397,8 +402,7 @@ async def bury(conn: Connection, places: Sequence[tuple[str, int]], reason: str)
            FROM unnest($1::text[], $2::bigint[]) t (name, pos) WHERE e.subscription = t.name AND e.pos = t.pos""",
         [name for name, _ in places], [pos for _, pos in places], reason[:LONGEST_REASON],
     )  # fmt: skip
-    for name in sorted({name for name, _ in places}):
-        await _drop_oldest_letters(conn, name)
+    await _drop_oldest_letters(conn, {name for name, _ in places})
 
 
 async def bury_forgotten(conn: Connection, name: str) -> None:
