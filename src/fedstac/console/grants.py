@@ -88,9 +88,9 @@ async def post_one(visit: Visit) -> Response:
     try:
         await verbs.ask(visit, api.delete_grant, query={"reason": _reason_of(reason)})
     except Problem as problem:
-        page = await _page(visit, reason=reason, problem=problem.without_trace())
-        await pages.note_refusal(visit, problem)  # one row: what this page raises is noted by itself
-        return page
+        return await pages.refuse_with(
+            visit, problem, await _page(visit, reason=reason, problem=problem.without_trace())
+        )
     id = visit.call.path_params["grant"]
     return pages.redirect(f"{visit.place.root}{FOLDER}/{id}?outcome=withdrawn")
 
@@ -123,9 +123,7 @@ async def post_form(visit: Visit) -> Response:
     try:
         answer = await verbs.ask(visit, api.post_grant, body=_wish(fields))
     except Problem as problem:
-        page = _form_page(visit, fields, problem.without_trace())
-        await pages.note_refusal(visit, problem)  # one row: what this page raises is noted by itself
-        return page
+        return await pages.refuse_with(visit, problem, _form_page(visit, fields, problem.without_trace()))
     outcome = "given" if answer.status == 201 else "present"
     return pages.redirect(f"{visit.place.root}{FOLDER}/{answer.document['id']}?outcome={outcome}")
 
@@ -182,8 +180,8 @@ async def post_withdrawal(visit: Visit) -> Response:
             raise BadRequest("nothing was withdrawn: type withdraw to confirm it")
         await verbs.ask(visit, api.delete_grants, query={**filter, "reason": _reason_of(reason)})
     except Problem as problem:
-        page = await _withdrawal_page(visit, filter, reason=reason, problem=problem.without_trace())
-        await pages.note_refusal(visit, problem)  # one row: what this page raises is noted by itself
-        return page
+        return await pages.refuse_with(
+            visit, problem, await _withdrawal_page(visit, filter, reason=reason, problem=problem.without_trace())
+        )
     query = urlencode({**filter, "state": "closed", "outcome": "withdrawn"})
     return pages.redirect(f"{visit.place.root}{FOLDER}?{query}")

@@ -77,9 +77,9 @@ async def post_one(visit: Visit) -> Response:
     try:
         await _do(visit, task)
     except Problem as problem:
-        page = await _page(visit, confirm=form.get("confirm", ""), problem=problem.without_trace())
-        await pages.note_refusal(visit, problem)  # one row: what this page raises is noted by itself
-        return page
+        return await pages.refuse_with(
+            visit, problem, await _page(visit, confirm=form.get("confirm", ""), problem=problem.without_trace())
+        )
     return pages.redirect(f"{_address(visit)}?outcome={task}")
 
 

@@ -194,6 +194,15 @@ def _to_login(visit: Visit) -> Response:
     return redirect(login)
 
 
+async def refuse_with(visit: Visit, problem: Problem, page: Response) -> Response:
+    """Write down that a form was refused, and return the page that says so.
+
+    The page is there before: what is raised while it is made leaves a row of its own, and the form none.
+    """
+    await note_refusal(visit, problem)
+    return page
+
+
 async def note_refusal(visit: Visit, problem: Problem) -> None:
     """Write down that a form was refused, as the API does with writes. What is looked at only leaves no row."""
     call = visit.call

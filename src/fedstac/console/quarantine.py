@@ -104,9 +104,7 @@ async def post_form(visit: Visit) -> Response:
             path_params=CaseDataset(fields["collection"], fields["dataset"]).path_params,
         )  # fmt: skip
     except Problem as problem:
-        page = await _form_page(visit, fields, problem.without_trace())
-        await pages.note_refusal(visit, problem)  # one row: what this page raises is noted by itself
-        return page
+        return await pages.refuse_with(visit, problem, await _form_page(visit, fields, problem.without_trace()))
     return _to_list(visit, "queued" if answer.is_queued else "quarantine")
 
 

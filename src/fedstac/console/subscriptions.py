@@ -92,9 +92,9 @@ async def post_one(visit: Visit) -> Response:
     try:
         await _do(visit, task)
     except Problem as problem:
-        page = await _page(visit, place=form.get("place", "head"), problem=problem.without_trace())
-        await pages.note_refusal(visit, problem)  # one row: what this page raises is noted by itself
-        return page
+        return await pages.refuse_with(
+            visit, problem, await _page(visit, place=form.get("place", "head"), problem=problem.without_trace())
+        )
     address = f"{visit.place.root}{FOLDER}" if task is SubscriptionTask.END else _address(visit, name)
     return pages.redirect(f"{address}?outcome={task}")
 
