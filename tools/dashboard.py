@@ -96,6 +96,8 @@ SECTIONS = (
         ]),
         Panel("Columns of searches: rows and terms", "short", [gauge(m.COLUMN_ROWS), gauge(m.COLUMN_TERMS)]),
         Panel("Memory of the columns", "bytes", [gauge(m.COLUMN_BYTES)]),
+        Panel("Memory of the datasets that searches showed", "bytes", [gauge(m.CACHE_BYTES)]),
+        Panel("Datasets of pages: in that memory or not", "ops", [rate(m.CACHE_LOOKS, "result")]),
         Panel("Looks of the columns for changes", "ops", [rate(m.COLUMN_LOOKS)]),
         Panel("Time of these looks, of each second", "s", [rate(m.COLUMN_LOOK_SECONDS)]),
         Panel("Findings of validation", "short", [rate(m.FINDINGS, "rule", "severity")]),

@@ -19,7 +19,7 @@ NEEDED = {
     "fedstac.bulk": "SIU", "fedstac.bulk_dataset": "SIU", "fedstac.console_session": "SIUD",
     "fedstac.consumer_cursor": "SIUD", "fedstac.cursor": "SIUD", "fedstac.dead_letter": "SIUD",
     "fedstac.deletion": "SIU", "fedstac.deletion_configuration": "SI", "fedstac.deletion_dependency": "SIUD",
-    "fedstac.deletion_waiver": "SI",
+    "fedstac.deletion_revision": "SIUD", "fedstac.deletion_waiver": "SI",
     "fedstac.destination": "SIUD", "fedstac.epoch": "SIUD", "fedstac.esgf_event": "SID", "fedstac.esgf_waiting": "SID",
     "fedstac.event_attempt": "SIUD", "fedstac.feed": "SI", "fedstac.feed_state": "SIUD",
     "fedstac.facet": "SIUD", "fedstac.facet_lost": "SI",
