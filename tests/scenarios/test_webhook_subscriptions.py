@@ -70,7 +70,7 @@ def is_stranger(n: int) -> bool:
 
 @pytest.mark.parametrize("scale", [
     pytest.param(Scale(24, 600, 120, 1, 2, 3, 60), id="small"),
-    pytest.param(Scale(200, 50_000, 8000, 2, 12, 400, 250), id="large", marks=pytest.mark.soak),
+    pytest.param(Scale(200, 50_000, 8000, 2, 12, 100, 250), id="large", marks=pytest.mark.soak),
 ])  # fmt: skip
 async def test_each_of_many_filtered_subscriptions_gets_what_brute_force_says_beside_kills(
     node: Node, conn: Connection, dsn: str, scale: Scale
