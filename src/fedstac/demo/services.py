@@ -88,7 +88,8 @@ async def run(running: Federation, *, sparing: Collection[str] = ()) -> ServiceF
             await give_grants(http, FOLLOWER, granted_ids)
             await delete_acknowledged(http, leaving_ids[:DELETED])
             documents = [
-                stated_item(before[id], is_changed=id in other_ids[:CHANGED]) for id in before.keys() - set(leaving_ids)
+                stated_item(before[id], description="loaded" if id in other_ids[:CHANGED] else None)
+                for id in before.keys() - set(leaving_ids)
             ]
             documents += sample.items(NEW, start=NEW_FROM)
             await apply_load(http, load := await compare_load(http, documents))
@@ -313,9 +314,9 @@ def _item(id: str) -> str:
     return f"/collections/{COLLECTION}/items/{id}"
 
 
-def stated_item(item: Json, *, is_changed: bool) -> Json:
-    """Return an item as a load states it."""
-    return {**item, "properties": {**item["properties"], "description": "loaded"}} if is_changed else item
+def stated_item(item: Json, *, description: str | None) -> Json:
+    """Return an item as a load states it: with a description of its own, or as it is."""
+    return {**item, "properties": {**item["properties"], "description": description}} if description else item
 
 
 async def compare_load(http: httpx.AsyncClient, items: Sequence[Mapping[str, Any]]) -> Json:
