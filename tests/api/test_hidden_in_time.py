@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -24,8 +24,9 @@ ITEMS = "/collections/CMIP6/items"
 SEED: Final = 7
 LEAST_P: Final = 0.01
 QUESTIONS: Final[tuple[tuple[str, str, Any, int], ...]] = (  # of a stranger, and how they are answered
-    ("GET", "", None, 404), ("OPTIONS", "", None, 404), ("GET", "/history", None, 404),
-    ("PATCH", "", {}, 404), ("POST", "/retract", {"reason": "x"}, 404), ("STATUS", "", None, 200),
+    ("GET", "", None, 404), ("GET", "?access=full", None, 404), ("OPTIONS", "", None, 404),
+    ("GET", "/history", None, 404), ("PATCH", "", {}, 404), ("POST", "/retract", {"reason": "x"}, 404),
+    ("STATUS", "", None, 200),
 )  # fmt: skip
 
 
@@ -85,11 +86,21 @@ async def p_of_times(api: Api, question: tuple[str, str, Any, int], pairs: int, 
     return p_of_ranks(times[True], times[False])
 
 
-async def hide(api: Api, count: int) -> None:
+async def mark(api: Api, id: str) -> None:
+    assert (await api.admin.delete(f"{ITEMS}/{id}", headers={"Prefer": "wait=60"})).status_code == 200
+
+
+async def make_private(api: Api, id: str) -> None:
+    headers = {"Content-Type": "application/merge-patch+json", "Prefer": "wait=60"}
+    body = {"properties": {"fedstac:access": "private"}}
+    assert (await api.admin.patch(f"{ITEMS}/{id}", json=body, headers=headers)).status_code == 200
+
+
+async def hide(api: Api, count: int, hide_one: Callable[[Api, str], Awaitable[None]]) -> None:
     items = list(sample.items(count, versions=1))
     assert (await api.admin.post(ITEMS, json={"type": "FeatureCollection", "features": items})).status_code == 200
     for item in items:
-        assert (await api.admin.delete(f"{ITEMS}/{item['id']}", headers={"Prefer": "wait=60"})).status_code == 200
+        await hide_one(api, str(item["id"]))
 
 
 async def is_told_by_the_time(api: Api, question: tuple[str, str, Any, int], pairs: int, count: int) -> bool:
@@ -102,12 +113,21 @@ async def is_told_by_the_time(api: Api, question: tuple[str, str, Any, int], pai
     return True
 
 
-async def test_a_stranger_cannot_tell_a_hidden_dataset_by_the_time(api: Api) -> None:
-    await hide(api, 10)
+HIDING = pytest.mark.parametrize("hide_one", [mark, make_private])
+
+
+@HIDING
+async def test_a_stranger_cannot_tell_a_hidden_dataset_by_the_time(
+    api: Api, hide_one: Callable[[Api, str], Awaitable[None]]
+) -> None:
+    await hide(api, 10, hide_one)
     assert [each for each in QUESTIONS if await is_told_by_the_time(api, each, 40, 10)] == []
 
 
+@HIDING
 @pytest.mark.soak
-async def test_a_stranger_cannot_tell_a_hidden_dataset_by_the_times_of_two_thousand_pairs(api: Api) -> None:
-    await hide(api, 100)
+async def test_a_stranger_cannot_tell_a_hidden_dataset_by_the_times_of_two_thousand_pairs(
+    api: Api, hide_one: Callable[[Api, str], Awaitable[None]]
+) -> None:
+    await hide(api, 100, hide_one)
     assert [each for each in QUESTIONS if await is_told_by_the_time(api, each, 2000, 100)] == []

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import gc
 
-import asyncpg
 import structlog
 
 from fedstac.columns.memory import FacetColumns
+from fedstac.runtime.causes import DRIVER_ERRORS
 
 LOAD_SECONDS = 300.0  # that loading may take; then each process loads by itself
 log = structlog.get_logger()
@@ -25,7 +25,7 @@ def refresh(columns: FacetColumns) -> None:
     """
     try:
         asyncio.run(_refresh(columns))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # TimeoutError is an OSError
+    except (OSError, *DRIVER_ERRORS) as error:  # TimeoutError is an OSError
         log.warning("the columns are not loaded before the processes start", because=type(error).__name__)
     gc.collect()
     gc.freeze()  # a collection writes to each object that it visits, and so takes its page

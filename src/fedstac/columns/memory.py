@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
-import asyncpg
 import numpy as np
 import structlog
 
@@ -29,6 +28,7 @@ from fedstac.db.search import PAGE_BYTES, Anchor, ItemPage, ServedItem
 from fedstac.domain.errors import Unavailable
 from fedstac.runtime import budget, supervision
 from fedstac.runtime.capacity import Threads
+from fedstac.runtime.causes import DRIVER_ERRORS
 from fedstac.runtime.supervision import Parts
 from fedstac.runtime.wakeup import pause, unless
 
@@ -247,7 +247,7 @@ class FacetColumns:
             async with asyncio.timeout(LOOK_SECONDS if self.is_ready else None):
                 await self.look(conn)
         except Exception as error:
-            is_of_database = isinstance(error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError)
+            is_of_database = isinstance(error, (OSError, *DRIVER_ERRORS))
             if isinstance(error, TimeoutError) or not is_of_database:
                 async with self._gate.writing():
                     self._empty()

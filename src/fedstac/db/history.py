@@ -20,7 +20,7 @@ OF_HIDING = (dataset_events.MARKED, dataset_events.UNMARKED, dataset_events.QUAR
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
-    """A version of a dataset. `document` is there for the one that is asked for, to know whose it is.
+    """A version of a dataset. `document` is there for the one that is asked for, to know whose it is, where wanted.
 
     institution: of a private version, whose it is.
     """
@@ -63,20 +63,23 @@ class DatasetEvents:
 
 
 async def versions(
-    conn: Connection, collection: str, id: str, states: Sequence[str] = SHOWN, *, naming: str | None = None
-) -> list[VersionRow]:
+    conn: Connection, collection: str, id: str, states: Sequence[str] = SHOWN, *, naming: str | None = None,
+    with_private: bool, with_document: bool,
+) -> list[VersionRow]:  # fmt: skip
     """Return the versions of a dataset that have one of the states, the newest first; none if it is not among them.
 
-    naming: the property that says whose a dataset is.
+    naming: the property that says whose a dataset is. with_private: also private versions. with_document: with the
+    document of the one that is asked for.
     """
     rows = await conn.fetch(
         """SELECT r.lineage, r.id, r.version, r.state, r.latest, r.created, r.updated, r.origin, r.cv_version,
-                  r.retraction, CASE WHEN r.id = $2 THEN r.document END AS document, r.access,
+                  r.retraction, CASE WHEN $7 AND r.id = $2 THEN r.document END AS document, r.access,
                   CASE WHEN r.access = 'private' THEN r.document::jsonb -> 'properties' ->> $5::text END AS institution
            FROM fedstac.record a JOIN fedstac.record r ON r.lineage = a.lineage AND r.state = ANY ($3::text[])
-           WHERE a.collection = $1 AND a.id = $2 AND a.state = ANY ($3::text[])
+                AND ($6 OR r.access <> 'private')
+           WHERE a.collection = $1 AND a.id = $2 AND a.state = ANY ($3::text[]) AND ($6 OR a.access <> 'private')
            ORDER BY r.version DESC NULLS LAST, r.id DESC LIMIT $4""",
-        collection, id, states, MOST_VERSIONS, naming,
+        collection, id, states, MOST_VERSIONS, naming, with_private, with_document,
     )  # fmt: skip
     return [VersionRow(**dict(row)) for row in rows]
 

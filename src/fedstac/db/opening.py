@@ -12,7 +12,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from fedstac.db.connections import Connection
-from fedstac.runtime.causes import is_transient
+from fedstac.runtime.causes import DRIVER_ERRORS, is_transient
 from fedstac.settings import PostgresVariables
 
 SETUP = "fedstac migrate --print-setup | psql -d {name}, then: fedstac migrate"
@@ -39,9 +39,7 @@ def explaining(dsn: str) -> Iterator[None]:
 
 def is_of_driver(error: Exception) -> bool:
     """Return whether one of the two drivers raised this."""
-    return isinstance(
-        error, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError | psycopg.Error
-    )
+    return isinstance(error, (*DRIVER_ERRORS, psycopg.Error))
 
 
 def explanation(error: Exception, dsn: str) -> str | None:

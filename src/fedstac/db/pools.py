@@ -18,6 +18,7 @@ from fedstac.db.connections import Connection
 from fedstac.domain.errors import Unavailable
 from fedstac.runtime import budget
 from fedstac.runtime.budget import Lane
+from fedstac.runtime.causes import DRIVER_ERRORS
 
 # PostgreSQL shares processors evenly: with more connections than these, searches take them from publishing
 FOR_READERS = max(2, min(8, os.cpu_count() or 2))
@@ -36,10 +37,15 @@ log = structlog.get_logger()
 
 
 class Pool:
-    """The connections of one lane. Requests that would wait too long are refused; background parts wait."""
+    """The connections of one lane. Requests that would wait too long are refused; background parts wait.
+
+    Whoever waits first has the next connection. asyncpg's own queue gives it to whoever comes just then, and sends the
+    one who waited to the end: with eight at once and two connections, one in ten waited five times as long as most.
+    """
 
     def __init__(self, pool: connections.Pool, lane: Lane, size: int) -> None:
         self._pool = pool
+        self._turns = asyncio.Semaphore(size)
         self._lane = lane
         self.size = size
         self._most_users = size * (1 + WAITING_PER_CONNECTION)
@@ -58,23 +64,30 @@ class Pool:
             raise self._busy()
         self._users += 1
         try:
-            conn = await self._take(patient=request is None)
+            conn = await self._take(None if request is None else WAIT_SECONDS)
             keep = request.on_overrun(conn.terminate) if request else None
             try:
                 yield conn
             finally:
-                await self._give_back(conn)
+                try:
+                    await self._give_back(conn)
+                finally:
+                    self._turns.release()
                 if keep:
                     keep()
         finally:
             self._users -= 1
 
-    async def _take(self, *, patient: bool) -> asyncpg.pool.PoolConnectionProxy[asyncpg.Record]:
-        if patient:
-            return await self._pool.acquire()
+    async def _take(self, seconds: float | None) -> asyncpg.pool.PoolConnectionProxy[asyncpg.Record]:
+        """Wait for a turn, then take a connection, all of it for so many seconds. Unavailable after them."""
         try:
-            async with asyncio.timeout(WAIT_SECONDS) as waiting:
-                return await self._pool.acquire()
+            async with asyncio.timeout(seconds) as waiting:
+                await self._turns.acquire()
+                try:
+                    return await self._pool.acquire()
+                except BaseException:
+                    self._turns.release()
+                    raise
         except TimeoutError:
             if waiting.expired():
                 raise self._busy() from None
@@ -84,7 +97,7 @@ class Pool:
         """Release a connection, and never raise: the work has its result, and asyncpg replaces a broken connection."""
         try:
             await self._pool.release(conn, timeout=RELEASE_SECONDS)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (OSError, TimeoutError, *DRIVER_ERRORS) as error:
             log.warning("a connection is replaced", lane=self._lane, error=type(error).__name__)
 
     def _busy(self) -> Unavailable:
@@ -129,7 +142,7 @@ class CopyPool:
                     stack.push_async_exit(opened.pop_all())
                     return conn
                 log.warning("the standby lags behind, or is none; the other server answers", seconds=CATCH_UP_SECONDS)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (OSError, *DRIVER_ERRORS) as error:
                 log.warning("the standby is away; the other server answers", error=type(error).__name__)
         self._away_until = time.monotonic() + AWAY_SECONDS
         return None

@@ -112,10 +112,13 @@ def from_row(row: Row) -> ServedItem:
     )  # fmt: skip
 
 
-async def item(conn: Connection, collection: str, item_id: str) -> tuple[ServedItem, bytes] | None:
+async def item(
+    conn: Connection, collection: str, item_id: str, *, with_private: bool = True
+) -> tuple[ServedItem, bytes] | None:
     """Return a dataset as it is served, with links to other versions, and its digest; None where it is not here.
 
-    It may be private: then the caller of this function decides who gets it. No link leads to a private one.
+    It may be private: then the caller of this function decides who gets it. For whom no private dataset can be, it is
+    not even read, so that the time tells nothing. No link leads to a private one.
     """
     row = await conn.fetchrow(
         f"""SELECT {STATE_COLUMNS}, r.digest, r.quarantine,
@@ -136,8 +139,8 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[ServedI
                          AND o.access <> 'private'
                          ORDER BY o.id LIMIT {MOST_REPLACED}) AS replaces
             FROM fedstac.record r WHERE r.collection = $1 AND r.id = $2
-              AND r.state IN ('published', 'retracted', 'quarantined')""",
-        collection, item_id,
+              AND r.state IN ('published', 'retracted', 'quarantined') AND ($3 OR r.access <> 'private')""",
+        collection, item_id, with_private,
     )  # fmt: skip
     if row is None:
         return None

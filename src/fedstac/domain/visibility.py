@@ -41,3 +41,10 @@ def may_see_files(policy: Policy, caller: Principal, resource: Resource, *, is_q
 def may_see_hidden(policy: Policy, caller: Principal | None, resource: Resource) -> bool:
     """Tell whether a caller may see a dataset that is marked for deletion, and who changed it."""
     return caller is not None and (caller.is_admin or policy.may_one_of(caller, KEEPING, resource))
+
+
+def may_see_hidden_somewhere(policy: Policy, caller: Principal | None, project: str) -> bool:
+    """Tell whether a caller may see what is hidden of any institution of a project."""
+    if caller is None:
+        return False
+    return caller.is_admin or any(policy.may_somewhere(caller, action, project) for action in KEEPING)

@@ -52,6 +52,8 @@ CAUSES = {
     "XX001": Cause.OPERATORS,  # damaged data
     "XX002": Cause.OPERATORS,  # a damaged index
 }
+# what the driver raises of the database and of the connection to it, beside OSError
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 NO_FAULT_OF_THE_NETWORK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 

@@ -49,11 +49,16 @@ async def get_history(call: Call) -> Response:
     caller = await call.find_caller()
     vocabulary = node.checker.vocabularies.current(collection)
     naming = vocabulary.institution if vocabulary is not None else None
+    # what the caller may not see in any case is not read, so that the time tells nothing
+    may_keep = visibility.may_see_hidden_somewhere(node.policy, caller, collection)
+    states = history.SHOWN_TO_MANAGERS if may_keep else history.BY_ID
+    with_private = await views.may_read_some_private(call, collection)
     async with node.search_pool.acquire() as conn:
-        states = history.SHOWN_TO_MANAGERS if caller else history.BY_ID
-        versions = await history.versions(conn, collection, item_id, states, naming=naming)
+        versions = await history.versions(
+            conn, collection, item_id, states, naming=naming, with_private=with_private, with_document=may_keep
+        )
     versions = await _readable(call, caller, versions)
-    sees_hidden = bool(caller and versions) and await _sees_hidden(call, caller, collection, item_id, versions)
+    sees_hidden = bool(may_keep and versions) and await _sees_hidden(call, caller, collection, item_id, versions)
     if not sees_hidden:
         versions = [
             version for version in versions

@@ -119,8 +119,9 @@ async def get_item(call: Call) -> Response:
     node = call.node
     collection, item_id = call.path_params["collection_id"], call.path_params["item_id"]
     asks_for_tombstone = queries.deleted_of(call.query_params.get("deleted") or None)
+    with_private = _asks_for_files(call) and await views.may_read_some_private(call, collection)
     async with node.search_pool.acquire() as conn:
-        row = await search.item(conn, collection, item_id)
+        row = await search.item(conn, collection, item_id, with_private=with_private)
         is_private = row is not None and row[0].access is Level.PRIVATE
         if row is None or is_private:
             await existing(conn, collection)
@@ -128,7 +129,7 @@ async def get_item(call: Call) -> Response:
     if row is None:
         return await _answer_of_missing(call, tombstone, is_asked_for=asks_for_tombstone)
     item, digest = row
-    if is_private and not (_asks_for_files(call) and await views.may_read_private(call, item)):
+    if is_private and not await views.may_read_private(call, item):
         return await _answer_of_missing(call, tombstone, is_asked_for=asks_for_tombstone)
     asks_for_files = queries.access_of(call.query_params.get("access") or None)
     shows_files = asks_for_files and (collection, item_id) in await _with_files(call, (item,))

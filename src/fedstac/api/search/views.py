@@ -19,7 +19,7 @@ from fedstac.domain import access
 from fedstac.domain.access import DatasetAccess, DatasetReader, View
 from fedstac.domain.errors import Unauthenticated
 from fedstac.domain.model import State
-from fedstac.domain.policy import Principal, Resource
+from fedstac.domain.policy import READING, Principal, Resource
 from fedstac.domain.vocabulary import UnknownVersion, Vocabulary
 
 PRIVATE: Final = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}  # of what differs by caller
@@ -81,6 +81,24 @@ async def _keys_by_grant(
         return NOBODYS
     async with call.node.search_pool.acquire() as conn:
         return frozenset(await grants.open_to(conn, caller.name, keys))
+
+
+async def may_read_some_private(call: Call, collection: str) -> bool:
+    """Tell whether there may be private datasets of a collection that the caller may read, whichever there are.
+
+    It is asked before a dataset is read: who may read none learns nothing by the time either. A token that is not valid
+    is as none.
+    """
+    caller = None
+    with suppress(Unauthenticated):
+        caller = await call.find_caller()
+    if caller is None:
+        return False
+    policy = call.node.policy.without_homes
+    if caller.is_admin or any(policy.may_somewhere(caller, action, collection) for action in READING):
+        return True
+    async with call.node.search_pool.acquire() as conn:
+        return collection in await grants.collections_of(conn, caller.name)
 
 
 async def may_read_private(call: Call, item: ServedItem) -> bool:
