@@ -78,7 +78,7 @@ class BulkRequest:
 
 
 async def preview(node: Node, conn: Connection, caller: Principal, request: BulkRequest) -> BulkPreview:
-    """Return what a change would do. Nothing is job.
+    """Return what a change would do. Nothing is stored.
 
     BadRequest where there are more than MOST datasets, MissingPermission where the caller may not change one of them.
     """

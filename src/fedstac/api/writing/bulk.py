@@ -39,7 +39,7 @@ OWN_PAGE, LARGEST_OWN_PAGE = 20, 100
 
 
 async def post_preview(call: Call) -> Response:
-    """Show what a change of many datasets would do: how many, whose, and what depends on them. Nothing is job.
+    """Show what a change of many datasets would do: how many, whose, and what depends on them. Nothing is stored.
 
     `digest` in the answer is of these datasets as they are now: `POST /bulk` takes it, and does what was shown.
     """
