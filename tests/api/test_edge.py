@@ -159,6 +159,23 @@ async def lines_of(logs: Lines, *request_ids: str) -> Lines:
     return await until(look)
 
 
+async def test_the_head_and_the_body_of_an_answer_come_in_one_piece(api: Api) -> None:
+    """A client wakes up once, however short its answer is; and the answers of one connection stay in their order."""
+    where = urlsplit(str(api.anyone.base_url))
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    try:
+        for path in ("/_mgmt/ping", "/conformance", "/nowhere") * 5:
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: {where.netloc}\r\n\r\n".encode())
+            head, _, body = (await reader.read(2**16)).partition(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            assert length is not None
+            assert len(body) == int(length[1])
+        writer.write(f"HEAD /conformance HTTP/1.1\r\nHost: {where.netloc}\r\n\r\n".encode())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    finally:
+        writer.close()
+
+
 async def test_every_request_is_a_line_of_the_access_log(api: Api) -> None:
     with capture_logs() as logs:
         headers = {"X-Forwarded-For": "203.0.113.7", "X-Request-Id": "one"}

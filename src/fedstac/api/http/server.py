@@ -26,6 +26,7 @@ from fedstac.domain.errors import BadRequest, BodyTimeout, HeadersTooLarge, Prob
 _MAX_HEAD = 64 * 1024
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep a connection: who sends must not find that we just closed it
 GRACEFUL_SECONDS = 5  # that requests under way have to end when the process stops; its parts have theirs after that
+_ANSWER = b"HTTP/1.1 "  # how the head of an answer begins
 _LINGER_SECONDS, _LINGER_BYTES = 2.0, 16 * 2**20  # for which a refused client may go on sending
 _CORS = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in cors.HEADERS)
 
@@ -68,6 +69,45 @@ class Config(uvicorn.Config):
         self.request_log = access_log
 
 
+class _JoinedAnswers:
+    """A transport that sends the head of an answer together with the first piece of its body.
+
+    uvicorn writes them one after the other: two system calls, two packets, and a client that wakes up twice. A head
+    waits for its body until the end of this turn of the loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head = b""
+        self.is_closing = transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+        self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
+        self.set_protocol = transport.set_protocol
+
+    def write(self, piece: bytes) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, piece))
+        elif piece.startswith(_ANSWER):
+            self._head = piece
+            self._loop.call_soon(self._flush)
+        else:
+            self._transport.write(piece)
+
+    def write_eof(self) -> None:
+        self._flush()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
+            self._transport.write(head)
+
+
 class Protocol(HttpToolsProtocol):
     """One connection: the head of each request has to be complete in time, and not be endless.
 
@@ -83,7 +123,7 @@ class Protocol(HttpToolsProtocol):
         self._since_progress = 0  # bytes after the last complete head or piece of a body
         self._offers_upgrade = False
         self._is_refused = False  # the answer is out, and what still comes is dropped
-        super().connection_made(transport)
+        super().connection_made(_JoinedAnswers(transport, self.loop))  # type: ignore[arg-type]
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
