@@ -1,21 +1,28 @@
 """Commands of fedstac in processes of their own, forked from one that has imported them: imports take the longest.
 
-`python -m tests.support.forking ADDRESS` is the process that forks. Everything else of a command is its own: arguments,
-environment, folder, the three streams, exit status.
+`python -m tests.support.forking ADDRESS` is the process that forks. It has imported every module of fedstac, also those
+that a command imports when it runs. Everything else of a command is its own: arguments, environment, folder, the three
+streams, exit status.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import functools
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import selectors
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,11 +147,59 @@ def _become(content: bytes, streams: Sequence[int]) -> None:
     sys.argv = ["fedstac", *arguments]
 
 
+def _import_all() -> None:
+    """Import every module of fedstac."""
+    import fedstac
+
+    for module in pkgutil.walk_packages(fedstac.__path__, "fedstac."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
+
+
+def _make_once() -> None:
+    """Make what every command would make anew: the commands themselves, and the certificates that clients trust."""
+    import httpx
+    import typer.main
+    from httpx._transports import default
+
+    from fedstac.cli import app
+
+    for module, name in ((typer.main, "get_command"), (default, "create_ssl_context")):
+        setattr(module, name, functools.cache(getattr(module, name)))
+    typer.main.get_command(app)
+    httpx.Client().close()
+
+
 def _main() -> None:
     from fedstac.cli import main
 
+    _import_all()
+    _make_once()
+    gc.collect()
+    gc.freeze()  # what is here stays, and no collection of a command looks at it
     _serve(sys.argv[1])
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        _leave(end)
+        raise
+
+
+def _leave(end: SystemExit) -> None:
+    """End the process as the interpreter would, but for taking every module apart, which takes as long as a command.
+
+    Return where there is more to do than that: a thread that still runs, or output that nobody takes.
+    """
+    gc.collect()  # what was left open complains now
+    if threading.active_count() > 1 or not isinstance(end.code, int | None):
+        return
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return
+    os._exit(end.code or 0)
 
 
 if __name__ == "__main__":
