@@ -80,13 +80,17 @@ def is_missing(marker: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what cannot run here; keep a module that shares something in one process; begin with what takes long."""
+    """Skip what cannot run here; keep a module that shares something in one process.
+
+    What takes long begins first, and then what stays together: single tests are left for the end, when a process that
+    has nothing to do takes the next, and none waits for a whole module of the other's.
+    """
     for item in items:
         if not item.get_closest_marker("xdist_group") and shares_with_its_module(item):
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(REPOSITORY).as_posix()))
         if item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.timeout(0))
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("long", "xdist_group")])
     for marker in MAY_BE_MISSING:
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and is_missing(marker):
