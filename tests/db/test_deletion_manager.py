@@ -16,7 +16,7 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import deletions, invariants
+from fedstac.db import deletions
 from fedstac.db.connections import Connection
 from fedstac.db.deletions import DeletionFilter, ListOrder, OpenStand, Sight
 from fedstac.domain import deletion
@@ -183,7 +183,7 @@ async def test_the_schedule_deletes_what_is_ready_and_nothing_else(west: Node, c
     await manager.step(west, conn)
     await work_off(west, conn)
     assert list((await states(conn)).values()) == ["open", *["deleted"] * 4]
-    assert await invariants.check(conn) == []
+    assert await writing.violations(conn) == []
 
 
 async def test_a_schedule_of_the_day_waits_for_its_time(west: Node, conn: Connection) -> None:
@@ -287,7 +287,7 @@ async def test_the_schedule_leaves_what_is_under_quarantine_to_people_who_are_to
     assert tuple(trouble.values()) == ("plain", "1 under quarantine wait for somebody", f"the first is {IDS[0]}")
     [receipt] = await publication.perform(conn, writing.RULES, [Work(Delete(target, ANNA), ANNA.name, "delete")])
     assert receipt.problem is None
-    assert await invariants.check(conn) == []
+    assert await writing.violations(conn) == []
 
 
 async def test_the_owner_that_one_person_waived_is_waived_when_it_owns_the_identifiers_no_longer(
@@ -364,7 +364,7 @@ async def test_a_manager_that_is_killed_in_a_step_does_everything_once_all_the_s
     )
     for name in ("reminding", "reminded", "alerting", "asking", "asked"):
         await die(west, f"{name}=kill")
-        assert await invariants.check(conn) == []
+        assert await writing.violations(conn) == []
     await manager.step(west, conn)
     await work_off(west, conn)
     assert await states(conn) == {"thing-0": "open", **dict.fromkeys(IDS[1:], "deleted")}
@@ -424,7 +424,7 @@ async def test_rules_for_many_open_deletions_are_applied_in_parts_and_none_is_de
     assert {each.rules for each in entries} == {newest}
     assert {tuple(part.name for part in each.dependencies if part.required) for each in entries} == {("desk", "east")}
     assert await count(conn, "deletion_revision") == 0
-    assert await invariants.check(conn) == []
+    assert await writing.violations(conn) == []
 
 
 async def test_rules_that_are_applied_in_parts_survive_a_kill_between_any_two_of_them(

@@ -18,8 +18,9 @@ import orjson
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import connections, facets, feed, requests
+from fedstac.db import connections, facets, feed, invariants, requests
 from fedstac.db.connections import Connection
+from fedstac.db.invariants import Violation
 from fedstac.demo import sample
 from fedstac.domain import documents, events
 from fedstac.domain.actions.publish import Publish
@@ -141,6 +142,15 @@ async def write(dsn: str, seed: int, number: int, batches: int) -> list[Receipt]
 async def sequence_all(conn: Connection) -> None:
     while await feed.sequence(conn):
         continue
+
+
+async def violations(conn: Connection) -> list[Violation]:
+    """Return what contradicts the invariants, where no sequencer runs.
+
+    An event may wait a minute for its position. Processes that are started one after the other take longer at times.
+    """
+    await sequence_all(conn)
+    return await invariants.check(conn)
 
 
 async def whole_feed(conn: Connection) -> list[Event]:
