@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from fedstac.db.connections import Connection
 from fedstac.domain.replication.paths import MARK
 from fedstac.domain.replication.policy import ReplicaDecision
 from fedstac.domain.replication.reacting import EventState
+from fedstac.replication import moving
 from fedstac.replication.marks import Marks
 from fedstac.workers import replica_removals
 from fedstac.workers.replica_removals import Remover
@@ -206,3 +208,44 @@ async def test_a_file_stays_that_another_dataset_has_and_goes_with_the_last_one(
     while await remover.cycle():
         pass
     assert not [path for folder in folders.values() for path in folder.rglob("*.nc")]
+
+
+@pytest.mark.parametrize("is_staged", [False, True])
+async def test_what_a_move_left_that_was_not_stored_goes_with_the_purge(
+    conn: Connection, folders: dict[str, Path], remover: Remover, monkeypatch: pytest.MonkeyPatch, is_staged: bool
+) -> None:
+    """A mark moves files where nobody is served. The process dies there, and the purge comes before it is back."""
+    await serve(conn, folders)
+    await take(conn, event("other", {"data/c.nc": "c"}))  # has the last file, too
+    await bring(conn, "other")
+    await take(conn, event("d", FILES, seq=2, state=EventState.MARKED))
+
+    def die(name: str) -> None:
+        raise Died(name)
+
+    def other_file_system(*_: object, **__: object) -> bool:
+        raise moving.OtherFileSystem
+
+    with monkeypatch.context() as patch:
+        if is_staged:
+            patch.setattr(moving, "move", other_file_system)
+            stage = moving.stage
+
+            def stage_and_die(*arguments: Any, to: Path) -> None:
+                stage(*arguments, to=to)
+                raise Died
+
+            patch.setattr(moving, "stage", stage_and_die)
+        else:
+            patch.setattr(replica_removals, "failpoint", die)
+        with pytest.raises(Died):
+            await remover.cycle()
+    assert any(path.is_file() and path.name != MARK for path in folders["restricted"].rglob("*"))
+    assert {state for _, state in await files_here(conn, "d")} == {"verified"}
+    await take(conn, event("d", FILES, seq=3, state=EventState.PURGED))
+    while await remover.cycle():
+        pass
+    assert await files_here(conn, "d") == []
+    left = {path.relative_to(folder) for folder in folders.values() for path in folder.rglob("*") if path.is_file()}
+    assert left == {Path(MARK), Path("data/c.nc")}
+    assert (folders[""] / "data/c.nc").read_text() == "c"

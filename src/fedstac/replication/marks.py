@@ -44,6 +44,10 @@ class Marks:
         """Read which tiers are recorded."""
         self._recorded = await marks.tiers(conn)
 
+    def is_used(self, tier: str, folder: Path) -> bool:
+        """Return whether a tier may have files: its mark is recorded, or who made the mark died before. Blocks."""
+        return tier in self._recorded or (folder / MARK).is_file()
+
     def check(self, tier: str, folder: Path) -> None:
         """Refuse a folder that has not its mark, or make the mark where none is recorded. TierAway. Blocks."""
         check(folder, self._node, tier, makes=tier not in self._recorded)

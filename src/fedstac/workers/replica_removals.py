@@ -2,8 +2,8 @@
 
 A removal is done a few files at a time, each batch in a transaction that holds the dataset: an event that comes
 meanwhile waits for one batch, and what it wants is what the next batch does. A process that dies between moving a file
-and storing it finds it at its new place. Nothing is moved while a worker still has files of the dataset; it is told to
-stop.
+and storing it finds it at its new place; a purge that comes first looks for it in every tier. Nothing is moved while a
+worker still has files of the dataset; it is told to stop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fedstac.db.replica.removals import Removal
 from fedstac.domain.replication.dataset_files import digest_of, files_of
 from fedstac.domain.replication.paths import PathUnsafe
 from fedstac.domain.replication.reacting import GoalKind, standing
-from fedstac.domain.replication.states import DatasetState, RemovalKind
+from fedstac.domain.replication.states import RESTRICTED_TIER, DatasetState, RemovalKind
 from fedstac.replication import moving
 from fedstac.replication.marks import Marks, TierAway
 from fedstac.replication.moving import OtherFileSystem, WrongContent
@@ -137,7 +137,8 @@ class Remover:
                 restores=goal.kind is GoalKind.HOLD or (stays and removal.kind is RemovalKind.RESTORE), limit=AT_ONCE,
             )  # fmt: skip
             if batch:
-                result = await asyncio.to_thread(self._take_away, batch)
+                purges = goal.kind is GoalKind.PURGE
+                result = await asyncio.to_thread(self._take_away, batch, purges=purges)
                 failpoint("replica.taken")
                 await files.settle_places(conn, n, result.files)
                 await files.lose(conn, n, result.missing, MISSING)
@@ -152,11 +153,13 @@ class Remover:
         failpoint("replica.removed")
         return True
 
-    def _take_away(self, batch: Sequence[MisplacedFile]) -> BatchResult:
-        """Delete or move files on the disk, up to the first that fails."""
+    def _take_away(self, batch: Sequence[MisplacedFile], *, purges: bool) -> BatchResult:
+        """Delete or move files on the disk, up to the first that fails. purges: nothing of them stays anywhere."""
         missing: list[str] = []
         for count, file in enumerate(batch):
             try:
+                if purges:
+                    self._delete_strays(file)
                 if not self._take(file) and file.asset is not None:
                     missing.append(file.asset)
             except (OSError, PathUnsafe, NoFolder, _NeedsCopy) as fault:
@@ -180,6 +183,22 @@ class Remover:
         elif not file.is_shared:  # an older file of that name, or a part of this one
             moving.delete(source, file.path, file.checksum)
         return True
+
+    def _delete_strays(self, file: MisplacedFile) -> None:
+        """Delete what a move that was not stored left of a file in other tiers: it, or a copy on its way.
+
+        A disk that is away is waited for where restricted files are: a mark moves them there, and then the purge comes.
+        """
+        for tier, folder in self._folders().items():
+            if not file.path or tier == file.tier or tier in file.shared_tiers or not self._marks.is_used(tier, folder):
+                continue
+            try:
+                folder = self._folder(tier)
+            except NoFolder:
+                if tier == RESTRICTED_TIER:
+                    raise
+                continue
+            moving.delete(folder, file.path, file.checksum)
 
     def _away(self, places: Sequence[tuple[str, str, str]]) -> list[str]:
         """Return the assets whose file is not at its place (asset, tier, path)."""

@@ -138,6 +138,7 @@ class MisplacedFile:
 
     asset: None of what is left over. target: the tier that it belongs to; None: it is deleted. checksum: names its
     part. is_shared: another dataset has the very file there; it stays for that. is_here: it was verified once.
+    shared_tiers: where other datasets have a file of that path.
     """
 
     asset: str | None
@@ -148,6 +149,7 @@ class MisplacedFile:
     size: int | None
     is_shared: bool
     is_here: bool
+    shared_tiers: frozenset[str] = frozenset()
 
 
 async def misplaced(
@@ -176,12 +178,18 @@ async def misplaced(
         [row["path"] for row in rows], n,
     )  # fmt: skip
     others = {(row["tier"], row["path"]) for row in shared if not row["is_own"]}
+    tiers: dict[str, set[str]] = {}
+    for tier, path in others:
+        tiers.setdefault(path, set()).add(tier)
     own = {(row["tier"], row["path"]) for row in shared if row["is_own"] and (keeps_own or row["state"] == "verified")}
     return [
-        MisplacedFile(**dict(row), is_shared=place in others or (row["asset"] is None and not purges and place in own))
+        MisplacedFile(
+            **dict(row), is_shared=place in others or (row["asset"] is None and not purges and place in own),
+            shared_tiers=frozenset(tiers.get(row["path"], ())),
+        )
         for row in rows
         for place in [(row["tier"], row["path"])]
-    ]
+    ]  # fmt: skip
 
 
 async def settle_places(conn: Connection, n: int, files: Sequence[MisplacedFile]) -> None:
