@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 import pytest
 
 from fedstac import publication
@@ -22,6 +23,8 @@ from fedstac.db import (
     notifications,
     own_groups,
     people,
+    queue,
+    requests,
     subscriptions,
 )
 from fedstac.db.bulks import Bulk, BulkResult
@@ -30,16 +33,19 @@ from fedstac.db.connections import Connection
 from fedstac.db.loads import NewLoad
 from fedstac.db.own_groups import GroupRole
 from fedstac.db.people import PersonalData, PersonalGroup
+from fedstac.db.requests import NewItem, NewRequest
 from fedstac.db.subscriptions import NewSubscription
 from fedstac.demo import embedded, sample
 from fedstac.domain.bulk import read_wish
+from fedstac.domain.documents import ItemTexts
 from fedstac.domain.events import START
 from fedstac.domain.groups import Identity
+from fedstac.domain.model import Outcome
 from fedstac.domain.policy import DELETION_MANAGER, Principal
 from fedstac.domain.reconcile import LoadMode
-from fedstac.publication import CollectionWriter
+from fedstac.publication import ClaimLost, CollectionWriter
 from fedstac.runtime import failpoints
-from fedstac.workers import bulk_changes, cascading
+from fedstac.workers import bulk_changes, cascading, publisher
 from fedstac.workers.bulk_changes import BulkRequest
 from tests.db import writing
 from tests.support.databases import name_in
@@ -271,6 +277,83 @@ async def test_a_part_of_a_change_that_is_being_done_is_whole_before_its_submitt
     assert shown.bulks == 1
     rows = await bulks.results(conn, job.id, status=None, after=0, limit=10)
     assert [row.status for row in rows] == ["done", *["cancelled"] * (len(ITEMS) - 1)]
+
+
+async def ask(conn: Connection, who: str, *numbers: int) -> NewRequest:
+    """Let somebody ask for a change of datasets; the workers find it in the queue."""
+    items = [writing.titled(ITEMS[number], f"asked for by {who}") for number in numbers]
+    vocabulary = writing.CHECKER.vocabularies.current("CMIP6")
+    assert vocabulary is not None
+    new = [NewItem(each.lineage, each.id, ItemTexts(orjson.dumps(item).decode()))
+           for each, item in zip(map(writing.draft, items), items, strict=True)]  # fmt: skip
+    request = NewRequest(uuid4(), "CMIP6", "publish", who, ("admin",), None, "asked", vocabulary.version, new)
+    async with conn.transaction():
+        await requests.create(conn, [request])
+    return request
+
+
+async def test_what_somebody_asked_for_and_nobody_has_begun_is_not_done_when_they_are_erased(
+    node: Node, conn: Connection, deleter: Connection, anna: str
+) -> None:
+    """A worker that has read an item by then cannot perform it any more."""
+    while await publisher.work_once(node, conn, "worker"):
+        pass
+    hers, others = [await ask(conn, anna, 0, 1), await ask(conn, anna, 2)], await ask(conn, "boris", 1)
+    assert (await people.leave(deleter, anna, "CMIP6", dry_run=True)).requests == 0
+    shown = await people.erase(deleter, anna, dry_run=True)
+    assert (shown.requests, shown.as_json()["closes"]["requests"]) == (2, 2)
+    claim = await queue.claim(conn, "worker", uuid4(), 60.0)
+    assert claim is not None
+    shift = publisher.Shift(node, conn, claim)
+    batch = await queue.waiting(conn, claim, 10)
+    assert len(batch) == 4
+    assert await people.erase(deleter, anna) == shown
+    with pytest.raises(ClaimLost):
+        await shift._perform(batch)
+    while await publisher.work_once(node, conn, "another"):
+        pass
+    for request in hers:
+        summary = await requests.summary(conn, request.id)
+        assert summary is not None
+        assert (summary.status, summary.outcomes) == ("rejected", {"cancelled": len(request.items)})
+        results = await requests.results(conn, request.id, status=None, after=-1, limit=9)
+        assert {(each.problem, "was erased" in str(each.detail)) for each in results} == {("cancelled", True)}
+    done = await requests.summary(conn, others.id)
+    assert done is not None
+    assert done.counts == {"done": 1}
+    rows = [row async for row in audit.rows(conn, audit.RowFilter(limit=100)) if row.action == "cancel"]
+    assert sorted((row.actor, row.dataset, row.outcome) for row in rows) == sorted(
+        ("database:fedstac_deleter", item["id"], "rejected") for item in ITEMS
+    )
+    assert {str(row.request) for row in rows} == {str(request.id) for request in hers}
+    assert (await people.erase(deleter, anna)).is_empty
+    assert await invariants.check(conn) == []
+
+
+async def test_a_batch_of_the_queue_that_is_being_performed_is_whole_before_its_submitter_is_erased(
+    node: Node, conn: Connection, deleter: Connection, anna: str, dsn: str
+) -> None:
+    while await publisher.work_once(node, conn, "worker"):
+        pass
+    request = await ask(conn, anna, 0, 1)
+    other = await connections.connect(dsn)
+    try:
+        claim = await queue.claim(conn, "worker", uuid4(), 60.0)
+        assert claim is not None
+        async with conn.transaction():
+            assert await queue.hold(conn, claim)
+            erasing = asyncio.create_task(people.erase(deleter, anna))
+            await writing.is_blocked(other, deleter, conn)
+            [first, _] = await queue.waiting(conn, claim, 10)
+            items = [queue.Result(first.id, Outcome.REJECTED, "conflict", "a reason", (), None)]
+            await queue.finish(conn, items)
+        shown = await erasing
+    finally:
+        await other.close(timeout=10)
+    assert shown.requests == 1
+    summary = await requests.summary(conn, request.id)
+    assert summary is not None
+    assert summary.outcomes == {"rejected": 1, "cancelled": 1}
 
 
 async def test_a_departure_that_dies_half_way_has_not_begun(

@@ -229,6 +229,10 @@ BROKEN = {
     "deleted in its grace": ("I21", DELETION.format(state="purged", ended="now() - interval '2 days'")),
     "deleted without a deletion": ("I21", "UPDATE fedstac.outbox SET type = 'org.fedstac.dataset.deleted.v1'"),
     "an open deletion of what is not marked": ("I21", DELETION.format(state="open", ended="NULL")),
+    "a deletion that says something else of its parts": (
+        "I21", DELETION.format(state="open", ended="NULL") + "; UPDATE fedstac.record SET state = 'marked', "
+               "latest = false WHERE latest; UPDATE fedstac.deletion SET has_failed = true",
+    ),
     "a report that nobody sent": (
         "I22", DELETION.format(state="open", ended="NULL") + "; " + DEPENDENCY.format(state="ok"),
     ),

@@ -118,8 +118,8 @@ def _lines(data: PersonalData) -> list[str]:
     groups = [(each.part, f"{each.name} ({each.project})") for each in data.groups]
     rows = [
         *groups, ("awaited", data.awaited), ("grants", data.grants), ("loads", data.loads),
-        ("bulks", data.bulks), ("cascades", data.cascades), ("follows", data.subscriptions),
-        ("places", data.destinations), ("messages", data.messages),
+        ("requests", data.requests), ("bulks", data.bulks), ("cascades", data.cascades),
+        ("follows", data.subscriptions), ("places", data.destinations), ("messages", data.messages),
         ("sessions", data.sessions), ("identity", "who it is" if data.mapping else ""),
         ("stay", f"{data.datasets} datasets" if data.datasets else ""),
     ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -24,8 +24,9 @@ from fedstac.domain.deletion import (
     Waiver,
 )
 
-AWAITS_RULES = """(d.state = 'open' AND d.configuration < coalesce(
-                      (SELECT version FROM fedstac.deletion_revision WHERE project = d.collection), 0))"""
+AWAITS_NEWER = """d.configuration < coalesce(
+    (SELECT version FROM fedstac.deletion_revision WHERE project = d.collection), 0)"""
+AWAITS_RULES = f"(d.state = 'open' AND {AWAITS_NEWER})"
 COLUMNS = f"""id, collection, dataset, event_id, marked_at, grace_until, actor, reason, request, automatic,
               configuration AS rules, identifiers, state, ended_at, ended_by, institution,
               {AWAITS_RULES} AS awaits_rules"""
@@ -427,51 +428,93 @@ class DeletionFilter:
     text: str | None = None
 
 
-def _parts(condition: str = "") -> str:
-    """Return the join with what the parts of a deletion come to, those of a condition.
+@dataclass(slots=True)
+class _Choice:
+    """Deletions that somebody asks for, in SQL over `d`. values: of the parameters.
 
-    Aggregates, not EXISTS: these are looked up by the primary key alone, where a plan for EXISTS goes through all that
-    is pending, for each deletion.
+    is_whole: whether a deletion is seen whole. Who sees one as a node alone finds nothing out that its document hides,
+    neither by a filter nor by a count. own: which parts are the node's; None where nothing is seen as a node.
     """
-    return f"""CROSS JOIN LATERAL (
-        SELECT coalesce(bool_or(p.required AND p.state IN ('pending', 'failed')), false) AS is_blocked,
-               coalesce(bool_or(p.state IN ('pending', 'failed') AND p.due < $1), false) AS is_late,
-               coalesce(bool_or(p.state = 'failed'), false) AS is_failed,
-               coalesce(bool_or(p.owns_identifier), false) AS has_owner,
-               max(p.reported_at) FILTER (WHERE p.required) AS last_report
-        FROM fedstac.deletion_dependency p WHERE p.deletion = d.id {condition}) part"""
+
+    values: list[object] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
+    is_whole: str = "true"
+    own: str | None = None
+
+    def place(self, value: object) -> str:
+        """Return the parameter of a value."""
+        self.values.append(value)
+        return f"${len(self.values)}"
+
+    def source(self, *, one_by_one: bool) -> str:
+        """Return the table, with what the parts of the node come to where something is seen as a node.
+
+        one_by_one: of each deletion by itself, for a page; else of all of them in one pass.
+        """
+        if self.own is None:
+            return "fedstac.deletion d"
+        lateral, of_one = ("LATERAL", "AND p.deletion = d.id") if one_by_one else ("", "")
+        return f"""fedstac.deletion d LEFT JOIN {lateral} (
+            SELECT p.deletion, bool_or(p.required AND p.state IN ('pending', 'failed')) AS is_blocked,
+                   bool_or(p.state = 'failed') AS has_failed,
+                   min(p.due) FILTER (WHERE p.state IN ('pending', 'failed')) AS late_after
+            FROM fedstac.deletion_dependency p WHERE {self.own} {of_one} GROUP BY 1) part ON part.deletion = d.id"""
+
+    @property
+    def is_seen(self) -> str:
+        return self.is_whole if self.own is None else f"({self.is_whole} OR part.deletion IS NOT NULL)"
+
+    def of_parts(self, column: str) -> str:
+        """Return a column that fedstac.sum_up_deletions keeps, of the parts that are seen."""
+        if self.own is None:
+            return f"d.{column}"
+        return f"CASE WHEN {self.is_whole} THEN d.{column} ELSE part.{column} END"
 
 
-# Mirrors Deletion.missing: tests/db/test_deletion_manager.py compares the two.
-PARTS = _parts()
-HAS_MISSING = f"""(d.grace_until > $1 OR part.is_blocked OR d.identifiers <> '{{}}' AND NOT part.has_owner
-                  OR {AWAITS_RULES})"""
-# Who sees a deletion as a node alone finds nothing out that its document hides: neither by a filter nor by a count.
-IS_WHOLE = """($2 OR EXISTS (SELECT FROM unnest($3::text[], $4::text[]) s (project, institution)
-                            WHERE s.project = d.collection AND s.institution IS NOT DISTINCT FROM d.institution))"""
-IS_OWN = "($5::text IS NOT NULL AND (p.name = $5 OR starts_with(p.name, $5 || '/')))"
-SEEN_PARTS = _parts(f"AND ({IS_WHOLE} OR {IS_OWN})")
-HAS_SEEN_MISSING = f"""(d.grace_until > $1 OR part.is_blocked OR {AWAITS_RULES}
-                       OR d.identifiers <> '{{}}' AND NOT part.has_owner AND {IS_WHOLE})"""
-IN_SCOPE = f"""({IS_WHOLE} OR $5::text IS NOT NULL AND EXISTS (
-                   SELECT FROM fedstac.deletion_dependency p WHERE p.deletion = d.id AND {IS_OWN}))"""
-CHOSEN = f"""{IN_SCOPE} AND ($6::text IS NULL OR d.collection = $6)
-    AND ($7::text IS NULL OR EXISTS (SELECT FROM fedstac.deletion_dependency p
-                                     WHERE p.deletion = d.id AND p.name = $7 AND ({IS_WHOLE} OR {IS_OWN})))
-    AND ($8::text IS NULL OR strpos(lower(d.dataset), lower($8)) > 0
-         OR (strpos(lower(d.reason), lower($8)) > 0 OR strpos(lower(d.actor), lower($8)) > 0) AND {IS_WHOLE})"""
+def _choose(sight: Sight, filter: DeletionFilter) -> _Choice:
+    """Return the choice of deletions, whatever their state and standing."""
+    choice = _Choice()
+    if not sight.sees_all:
+        projects = choice.place([project for project, _ in sight.places])
+        institutions = choice.place([institution for _, institution in sight.places])
+        choice.is_whole = f"""EXISTS (
+            SELECT FROM unnest({projects}::text[], {institutions}::text[]) s (project, institution)
+            WHERE s.project = d.collection AND s.institution IS NOT DISTINCT FROM d.institution)"""
+        if sight.node is not None:
+            node = choice.place(sight.node)
+            choice.own = f"(p.name = {node} OR starts_with(p.name, {node} || '/'))"
+    if filter.project is not None:
+        choice.conditions.append(f"d.collection = {choice.place(filter.project)}")
+    if filter.dependency is not None:
+        name = choice.place(filter.dependency)
+        limit_to_seen = "" if choice.own is None else f"AND ({choice.is_whole} OR {choice.own})"
+        choice.conditions.append(f"""EXISTS (SELECT FROM fedstac.deletion_dependency p
+                                             WHERE p.deletion = d.id AND p.name = {name} {limit_to_seen})""")
+    if filter.text is not None:
+        text = choice.place(filter.text)
+        limit_to_seen = "" if choice.own is None else f"AND {choice.is_whole}"
+        choice.conditions.append(f"""(
+            strpos(lower(d.dataset), lower({text})) > 0
+            OR (strpos(lower(d.reason), lower({text})) > 0 OR strpos(lower(d.actor), lower({text})) > 0)
+               {limit_to_seen})""")
+    return choice
 
 
-def _values(sight: Sight, filter: DeletionFilter, now: datetime) -> list[object]:
-    """Return the values of the parameters of CHOSEN."""
-    return [
-        now, sight.sees_all, [project for project, _ in sight.places], [place for _, place in sight.places],
-        sight.node, filter.project, filter.dependency, filter.text,
-    ]  # fmt: skip
+# The next two mirror Deletion.missing: tests/db/test_deletion_manager.py compares them.
+
+
+def _is_waiting(choice: _Choice, at: str) -> str:
+    """Return SQL: something is missing of an open deletion. A node does not see that identifiers have no owner."""
+    return f"(d.grace_until > {at} OR {choice.of_parts('is_blocked')} OR {AWAITS_NEWER})"
+
+
+def _is_ready(choice: _Choice, at: str) -> str:
+    """Return SQL: nothing is missing of an open deletion."""
+    return f"(d.grace_until <= {at} AND NOT {choice.of_parts('is_blocked')} AND NOT {AWAITS_NEWER})"
 
 
 _ORDERS = {
-    (order, descending): f"{order} {'DESC' if descending else ''}, id {'DESC' if descending else ''}"
+    (order, descending): f"d.{order} {'DESC' if descending else ''}, d.id {'DESC' if descending else ''}"
     for order in ListOrder for descending in (False, True)
 }  # fmt: skip
 
@@ -481,35 +524,66 @@ async def page(
     limit: int, now: datetime,
 ) -> list[Deletion]:  # fmt: skip
     """Return deletions in an order, those after a deletion of that order."""
-    comparison = "<" if descending else ">"
+    choice = _choose(sight, filter)
+    conditions = [choice.is_seen, *choice.conditions]
+    if choice.own is not None and not sight.places:  # a node that has no part of anything is told so at once
+        conditions.append(f"EXISTS (SELECT FROM fedstac.deletion_dependency p WHERE {choice.own})")
+    if filter.state is not None:  # a text of ours: it tells which index has them
+        conditions.append(f"d.state = '{filter.state}'")
+    if filter.stand is not None:
+        conditions.append("d.state = 'open'")
+    match filter.stand:
+        case OpenStand.WAITING:
+            conditions.append(_is_waiting(choice, choice.place(now)))
+        case OpenStand.READY:
+            conditions.append(_is_ready(choice, choice.place(now)))
+        case OpenStand.LATE:
+            conditions.append(f"{choice.of_parts('late_after')} < {choice.place(now)}")
+        case OpenStand.FAILED:
+            conditions.append(choice.of_parts("has_failed"))
+        case None:
+            pass
+    if after is not None:
+        conditions.append(f"""(d.{order}, d.id) {"<" if descending else ">"} (
+            SELECT l.{order}, l.id FROM fedstac.deletion l WHERE l.id = {choice.place(after)})""")
     rows = await conn.fetch(
-        f"""SELECT {COLUMNS} FROM fedstac.deletion d {SEEN_PARTS}
-            WHERE {CHOSEN} AND ($9::text IS NULL OR d.state = $9)
-              AND CASE $10::text WHEN 'waiting' THEN d.state = 'open' AND {HAS_SEEN_MISSING}
-                                 WHEN 'ready' THEN d.state = 'open' AND NOT {HAS_SEEN_MISSING}
-                                 WHEN 'late' THEN d.state = 'open' AND part.is_late
-                                 WHEN 'failed' THEN d.state = 'open' AND part.is_failed ELSE true END
-              AND ($11::uuid IS NULL OR (d.{order}, d.id) {comparison} (
-                  SELECT l.{order}, l.id FROM fedstac.deletion l WHERE l.id = $11))
-            ORDER BY {_ORDERS[order, descending]} LIMIT $12""",
-        *_values(sight, filter, now), filter.state, filter.stand, after, limit,
-    )  # fmt: skip
+        f"""SELECT {COLUMNS} FROM {choice.source(one_by_one=True)} WHERE {" AND ".join(conditions)}
+            ORDER BY {_ORDERS[order, descending]} LIMIT {choice.place(limit)}""",
+        *choice.values,
+    )
     return await with_dependencies(conn, rows)
 
 
 async def counts(conn: Connection, sight: Sight, filter: DeletionFilter, *, now: datetime) -> dict[str, int]:
-    """Count deletions by state, and the open ones by standing; state and standing of the filter do not count."""
+    """Count deletions by state, and the open ones by standing; state and standing of the filter do not count.
+
+    They are counted by place first: of hundreds of thousands an index has all that is asked, and who may see a place
+    and whether its rules are being changed is asked once for each.
+    """
+    choice = _choose(sight, filter)
+    at = choice.place(now)
+    blocked, failed, late_after = map(choice.of_parts, ("is_blocked", "has_failed", "late_after"))
+    is_seen, is_seen_place = ("true", choice.is_seen) if choice.own is None else (choice.is_seen, "true")
+    where = " AND ".join((is_seen, *choice.conditions))
     row = await conn.fetchrow(
-        f"""SELECT count(*) FILTER (WHERE state = 'open') AS open, count(*) FILTER (WHERE missing) AS waiting,
-                   count(*) FILTER (WHERE NOT missing) AS ready, count(*) FILTER (WHERE late) AS late,
-                   count(*) FILTER (WHERE failed) AS failed, count(*) FILTER (WHERE state = 'unmarked') AS unmarked,
-                   count(*) FILTER (WHERE state = 'deleted') AS deleted,
-                   count(*) FILTER (WHERE state = 'purged') AS purged
-            FROM (SELECT d.state, CASE WHEN d.state = 'open' THEN {HAS_SEEN_MISSING} END AS missing,
-                         d.state = 'open' AND part.is_late AS late, d.state = 'open' AND part.is_failed AS failed
-                  FROM fedstac.deletion d {SEEN_PARTS} WHERE {CHOSEN}) each""",
-        *_values(sight, filter, now),
-    )  # fmt: skip
+        f"""SELECT o.open, o.waiting, o.open - o.waiting AS ready, o.late, o.failed, e.unmarked, e.deleted, e.purged
+            FROM (SELECT coalesce(sum(d.n), 0)::bigint AS open,
+                         coalesce(sum(CASE WHEN {AWAITS_NEWER} THEN d.n ELSE d.waiting END), 0)::bigint AS waiting,
+                         coalesce(sum(d.late), 0)::bigint AS late, coalesce(sum(d.failed), 0)::bigint AS failed
+                  FROM (SELECT d.collection, d.institution, d.configuration, count(*) AS n,
+                               count(*) FILTER (WHERE d.grace_until > {at} OR {blocked}) AS waiting,
+                               count(*) FILTER (WHERE {late_after} < {at}) AS late,
+                               count(*) FILTER (WHERE {failed}) AS failed
+                        FROM {choice.source(one_by_one=False)} WHERE d.state = 'open' AND {where} GROUP BY 1, 2, 3) d
+                  WHERE {is_seen_place}) o,
+                 (SELECT coalesce(sum(d.n) FILTER (WHERE d.state = 'unmarked'), 0)::bigint AS unmarked,
+                         coalesce(sum(d.n) FILTER (WHERE d.state = 'deleted'), 0)::bigint AS deleted,
+                         coalesce(sum(d.n) FILTER (WHERE d.state = 'purged'), 0)::bigint AS purged
+                  FROM (SELECT d.collection, d.institution, d.state, count(*) AS n
+                        FROM {choice.source(one_by_one=False)} WHERE d.state <> 'open' AND {where} GROUP BY 1, 2, 3) d
+                  WHERE {is_seen_place}) e""",
+        *choice.values,
+    )
     assert row is not None
     return dict(row)
 
@@ -765,11 +839,14 @@ async def schedule_inputs(conn: Connection, *, now: datetime) -> ScheduleInputs:
 
 async def ready_projects(conn: Connection, sight: Sight, *, project: str | None, now: datetime) -> dict[str, int]:
     """Count the open deletions that are ready, by project."""
+    choice = _choose(sight, DeletionFilter(project=project))
+    is_ready = _is_ready(choice, choice.place(now))
     rows = await conn.fetch(
-        f"""SELECT d.collection, count(*) AS n FROM fedstac.deletion d {PARTS}
-            WHERE {CHOSEN} AND d.state = 'open' AND NOT {HAS_MISSING} GROUP BY 1 ORDER BY 1""",
-        *_values(sight, DeletionFilter(project=project), now),
-    )  # fmt: skip
+        f"""SELECT d.collection, count(*) AS n FROM fedstac.deletion d
+            WHERE {" AND ".join(("d.state = 'open'", is_ready, choice.is_whole, *choice.conditions))}
+            GROUP BY 1 ORDER BY 1""",
+        *choice.values,
+    )
     return {row["collection"]: row["n"] for row in rows}
 
 
@@ -796,25 +873,29 @@ async def take_ready(
     """
     # One after the other: a row that another one asked for meanwhile is read anew, the items of its request are not.
     await conn.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", ASKING_LOCK, project)
+    choice = _choose(sight, DeletionFilter(project=project))
+    at = choice.place(now)
+    versions = choice.place(list(moments) if moments is not None else None)
+    times = choice.place(list(moments.values()) if moments is not None else None)
     rows = await conn.fetch(
         f"""SELECT d.id, d.dataset, r.lineage, d.delete_request AS earlier_request
             FROM fedstac.deletion d JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.dataset
-            {PARTS}
-            CROSS JOIN LATERAL (SELECT greatest(part.last_report, max(w.at)) AS at FROM fedstac.deletion_waiver w
-                                WHERE w.deletion = d.id) last
-            WHERE {CHOSEN} AND d.state = 'open' AND d.grace_until <= $1 AND NOT {HAS_MISSING}
-              AND ($9::integer[] IS NULL OR d.automatic AND r.quarantine IS NULL AND EXISTS (
-                  SELECT FROM unnest($9, $10::timestamptz[]) m (version, moment)
+            CROSS JOIN LATERAL (
+                SELECT greatest((SELECT max(p.reported_at) FROM fedstac.deletion_dependency p
+                                 WHERE p.deletion = d.id AND p.required),
+                                (SELECT max(w.at) FROM fedstac.deletion_waiver w WHERE w.deletion = d.id)) AS at) last
+            WHERE {" AND ".join(("d.state = 'open'", _is_ready(choice, at), choice.is_whole, *choice.conditions))}
+              AND ({versions}::integer[] IS NULL OR d.automatic AND r.quarantine IS NULL AND EXISTS (
+                  SELECT FROM unnest({versions}, {times}::timestamptz[]) m (version, moment)
                   WHERE m.version = d.configuration AND greatest(d.grace_until, d.marked_at, last.at) <= m.moment))
               AND (d.delete_request IS NULL
-                   OR ($9 IS NULL OR last.at > d.delete_asked_at OR d.delete_asked_at < $1 - $11::interval)
+                   OR ({versions} IS NULL OR last.at > d.delete_asked_at
+                       OR d.delete_asked_at < {at} - {choice.place(ASK_AGAIN)}::interval)
                       AND NOT EXISTS (SELECT FROM fedstac.request_item i WHERE i.request = d.delete_request
                                       AND i.dataset = d.dataset AND i.status = 'queued'))
-            ORDER BY d.grace_until, d.id LIMIT $12 FOR UPDATE OF d SKIP LOCKED""",
-        *_values(sight, DeletionFilter(project=project), now),
-        list(moments) if moments is not None else None, list(moments.values()) if moments is not None else None,
-        ASK_AGAIN, limit,
-    )  # fmt: skip
+            ORDER BY d.grace_until, d.id LIMIT {choice.place(limit)} FOR UPDATE OF d SKIP LOCKED""",
+        *choice.values,
+    )
     return [ReadyDeletion(**dict(row)) for row in rows]
 
 
@@ -824,12 +905,11 @@ async def note_quarantined(conn: Connection, project: str, *, now: datetime, lim
     Return the ids of the datasets, each once.
     """
     rows = await conn.fetch(
-        f"""WITH quarantined AS MATERIALIZED (
-                SELECT d.* FROM fedstac.deletion d
+        f"""WITH ready AS (
+                SELECT d.id FROM fedstac.deletion d
                 JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.dataset
-                WHERE d.collection = $2 AND d.state = 'open' AND d.automatic AND d.grace_until <= $1
-                  AND d.delete_asked_at IS NULL AND r.quarantine IS NOT NULL),
-            ready AS (SELECT d.id FROM quarantined d {PARTS} WHERE NOT {HAS_MISSING} ORDER BY d.id LIMIT $3)
+                WHERE d.collection = $2 AND d.state = 'open' AND {_is_ready(_Choice(), "$1")} AND d.automatic
+                  AND d.delete_asked_at IS NULL AND r.quarantine IS NOT NULL ORDER BY d.id LIMIT $3)
             UPDATE fedstac.deletion d SET delete_asked_at = $1 FROM ready
             WHERE d.id = ready.id AND d.delete_asked_at IS NULL RETURNING d.dataset""",
         now, project, limit,
@@ -845,12 +925,9 @@ async def ask(conn: Connection, ids: Sequence[UUID], request: UUID, *, now: date
     )  # fmt: skip
 
 
-MOST_COUNTED = 5_000  # open deletions, the oldest ones, that the figures count
-
-
 @dataclass(frozen=True, slots=True)
 class DeletionFigures:
-    """How many deletions are open and how they stand; of the MOST_COUNTED oldest."""
+    """How many deletions are open, and how they stand."""
 
     open: int
     waiting: int
@@ -862,15 +939,10 @@ class DeletionFigures:
 
 async def figures(conn: Connection) -> DeletionFigures:
     """Read the figures."""
-    row = await conn.fetchrow(
-        f"""SELECT count(*) AS open, count(*) FILTER (WHERE missing) AS waiting,
-                   count(*) FILTER (WHERE NOT missing) AS ready, count(*) FILTER (WHERE late) AS late,
-                   count(*) FILTER (WHERE failed) AS failed,
-                   coalesce(extract(epoch FROM max($1::timestamptz - marked_at)), 0)::float8 AS oldest_seconds
-            FROM (SELECT d.marked_at, {HAS_MISSING} AS missing, part.is_late AS late, part.is_failed AS failed
-                  FROM (SELECT * FROM fedstac.deletion WHERE state = 'open'
-                        ORDER BY marked_at LIMIT {MOST_COUNTED}) d {PARTS}) each""",
-        await now(conn),
+    moment = await now(conn)
+    numbers = await counts(conn, Sight(sees_all=True), DeletionFilter(), now=moment)
+    oldest = await conn.fetchval("SELECT min(marked_at) FROM fedstac.deletion WHERE state = 'open'")
+    return DeletionFigures(
+        numbers["open"], numbers["waiting"], numbers["ready"], numbers["late"], numbers["failed"],
+        (moment - oldest).total_seconds() if oldest else 0.0,
     )  # fmt: skip
-    assert row is not None
-    return DeletionFigures(**dict(row))

@@ -399,6 +399,20 @@ INVARIANTS = (
             WHERE d.state = 'open' AND r.state IS DISTINCT FROM 'marked'""",
     ),
     Invariant(
+        "I21",
+        "what an open deletion says of its parts, for lists and counts, is what they come to",
+        """SELECT format('%s/%s says (%s, %s, %s), and its parts come to (%s, %s, %s)', d.collection, d.dataset,
+                         d.is_blocked, d.has_failed, d.late_after, p.is_blocked, p.has_failed, p.late_after) AS example
+           FROM fedstac.deletion d CROSS JOIN LATERAL (
+               SELECT count(*) FILTER (WHERE required AND state IN ('pending', 'failed')) > 0
+                      OR cardinality(d.identifiers) > 0 AND count(*) FILTER (WHERE owns_identifier) = 0 AS is_blocked,
+                      count(*) FILTER (WHERE state = 'failed') > 0 AS has_failed,
+                      min(due) FILTER (WHERE state IN ('pending', 'failed')) AS late_after
+               FROM fedstac.deletion_dependency WHERE deletion = d.id) p
+           WHERE d.state = 'open' AND (d.is_blocked, d.has_failed, d.late_after)
+                                      IS DISTINCT FROM (p.is_blocked, p.has_failed, p.late_after)""",
+    ),
+    Invariant(
         "I22",
         "what a dependency says of its part it said itself: there is its report in the audit log",
         """SELECT format('%s/%s: %s is %s, and never reported it', d.collection, d.dataset, p.name, p.state) AS example

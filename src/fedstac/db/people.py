@@ -77,9 +77,9 @@ class PersonalData:
     """What belongs to a person here, and closes when they leave; `datasets` stay, of which they are the publisher.
 
     awaited: results of requests that they wait for. messages: to their destinations, on their way or kept. loads: of
-    full state, that are not applied. bulks, cascades: changes of many datasets and deletions of collections that are
-    under way. mapping: whether it is known whose pseudonym it is. Of a project there are groups,
-    awaited results, grants, loads and datasets.
+    full state, that are not applied. requests: with items that wait. bulks, cascades: changes of many datasets and
+    deletions of collections that are under way. mapping: whether it is known whose pseudonym it is. Of a project there
+    are groups, awaited results, grants, loads and datasets.
     """
 
     groups: tuple[PersonalGroup, ...]
@@ -87,6 +87,7 @@ class PersonalData:
     datasets: int
     grants: int = 0
     loads: int = 0
+    requests: int = 0
     bulks: int = 0
     cascades: int = 0
     subscriptions: int = 0
@@ -105,7 +106,7 @@ class PersonalData:
             "closes": {
                 "groups": [{"group": each.name, "project": each.project, "part": each.part} for each in self.groups],
                 "awaited": self.awaited, "grants": self.grants, "loads": self.loads,
-                "bulks": self.bulks, "cascades": self.cascades,
+                "requests": self.requests, "bulks": self.bulks, "cascades": self.cascades,
                 "subscriptions": self.subscriptions, "destinations": self.destinations, "messages": self.messages,
                 "sessions": self.sessions, "mapping": self.mapping,
             },
@@ -124,9 +125,10 @@ async def leave(conn: Connection, who: str, project: str, *, dry_run: bool = Fal
 async def erase(conn: Connection, who: str, *, dry_run: bool = False) -> PersonalData:
     """Close all that a person has here, and delete the row that tells whose pseudonym it is; with audit rows.
 
-    What they began stops: changes of many datasets at once, the deletion of a collection by the next look of its
-    worker. Return what there was. Again it closes nothing. Logs and datasets keep the pseudonym, which names nobody
-    then; who comes back gets another one. For the deleter, or the owner.
+    What they began stops: requests that wait, each item with its audit row, changes of many datasets at once, the
+    deletion of a collection by the next look of its worker. Return what there was. Again it closes nothing. Logs and
+    datasets keep the pseudonym, which names nobody then; who comes back gets another one. For the deleter, or the
+    owner.
     """
     return await _close(conn, PREFIX + who.removeprefix(PREFIX), None, "erase-person", dry_run=dry_run)
 
@@ -142,7 +144,7 @@ async def _close(conn: Connection, who: str, project: str | None, action: str, *
                 PersonalGroup(row["name"], row["project"], row["kind"]) for row in rows if row["kind"] in GROUP_PARTS
             ),
             awaited=counts["awaited"], datasets=counts["dataset"], grants=counts["grant"], loads=counts["load"],
-            bulks=counts["bulk"], cascades=counts["cascade"],
+            requests=counts["request"], bulks=counts["bulk"], cascades=counts["cascade"],
             subscriptions=counts["subscription"], destinations=counts["destination"], messages=counts["message"],
             sessions=counts["session"], mapping=bool(counts["mapping"]),
         )  # fmt: skip

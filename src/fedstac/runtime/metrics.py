@@ -289,8 +289,7 @@ REPLICA_VERIFIED = _of_node("fedstac_replica_verification_seconds", "Time since 
 REPLICA_PROGRESS = _of_node("fedstac_replica_progress_seconds", "Time since a replica node last verified a new file.")
 DELETIONS = _of_node(
     "fedstac_deletions",
-    "Datasets that are marked for deletion: `open`, and of these `waiting` for somebody, `ready`, `late` and `failed`; "
-    "of the oldest 5 000.",
+    "Datasets that are marked for deletion: `open`, and of these `waiting` for somebody, `ready`, `late` and `failed`.",
     "standing",
 )  # fmt: skip
 DELETION_OLDEST = _of_node("fedstac_deletion_oldest_seconds", "Age of the oldest mark for deletion that is open.")
