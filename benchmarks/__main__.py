@@ -40,6 +40,10 @@ def main() -> None:
     parser.add_argument("--size", choices=("2k", "20k", "100k", "1m"), default="20k", help="of the corpus of `search`")
     parser.add_argument("--keep", action="store_true", help="of `search`: keep the results, and draw the plots again")
     parser.add_argument("--trials", type=int, default=200, help="of `race`")
+    parser.add_argument(
+        "--only", choices=("apply",), help="of `messaging`: nothing but an index node that begins with nothing"
+    )
+    parser.add_argument("--events", type=int, default=10_000, help="of `messaging`: in the log that is followed")
     parser.add_argument("--profile", action="store_true", help="of `messaging`: what an index node's time goes to")
     options = parser.parse_args()
 
@@ -76,7 +80,8 @@ def main() -> None:
         return
     if options.benchmark == "messaging":
         processes.log_lines("auto", "bench")  # to standard error: the figures are alone on standard output
-        messaging.run(quick=options.quick, rounds=rounds, profile=options.profile)
+        only = messaging.Part(options.only) if options.only else None
+        messaging.run(quick=options.quick, rounds=rounds, events=options.events, only=only, profile=options.profile)
         return
     if options.benchmark in (None, "validate"):
         validate.run(quick=options.quick, rounds=rounds)

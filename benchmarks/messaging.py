@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -39,6 +40,12 @@ EAST = "east"
 PATIENCE = 300.0
 
 
+class Part(StrEnum):
+    """What can be measured by itself."""
+
+    APPLY = "apply"  # an index node that begins with nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Nodes:
     """A publishing node, and what an index node needs to follow it."""
@@ -55,20 +62,23 @@ def run(
     quick: bool,
     rounds: int,
     kinds: Sequence[BrokerKind] = (BrokerKind.NATS, BrokerKind.KAFKA),
+    events: int = 10_000,
+    only: Part | None = None,
     profile: bool = False,
 ) -> None:
-    """Measure everything and print it."""
+    """Measure everything, or one part, and print it."""
     with ExitStack() as stack:
         running, folder = stack.enter_context(servers.cluster())
         west = stack.enter_context(servers.fedstac(running, folder))
         federation.make_database(running, EAST, say)
         token = asyncio.run(_token(west.dsn))
         both = Nodes(west, running.dsn(EAST, user="fedstac_writer"), token, running, folder)
-        count = 500 if quick else 10_000
-        _publish(west, count)
-        _report("feed", _feed_rates(both, rounds), "events/s", FEED)
-        apply, cpu = _apply_rates(both, rounds, profile=profile)
-        _report("index apply", apply, "events/s", APPLY, {"cpu_us": round(cpu)})
+        _publish(west, 500 if quick else events)
+        if only is None:
+            _report("feed", _feed_rates(both, rounds), "events/s", FEED)
+        _report_applying(_apply_rates(both, rounds, profile=profile))
+        if only is Part.APPLY:
+            return
         _report("commit to index node, p50 at 50/s", _delays(both, 100 if quick else 1000), "ms", DELAY_MS)
         _report("sequencing", _sequencing_rates(running, 20_000 if quick else 200_000, rounds), "events/s", SEQUENCING)
     for kind in kinds:
@@ -82,6 +92,16 @@ def _report(name: str, value: float, unit: str, limit: float, more: Mapping[str,
     is_met = value <= limit if unit in report.LOWER_IS_BETTER else value >= limit
     detail = {"limit": limit, "met": is_met, "load": round(os.getloadavg()[0], 1), **(more or {})}
     report.line(name, value, unit, detail=detail)
+
+
+def _report_applying(rounds: Sequence[ApplyRound]) -> None:
+    """Report the medians: events a second, and microseconds of processor time an event by who took it."""
+    microseconds = {
+        name: round(load.middle([getattr(each, name) for each in rounds]) * 1e6)
+        for name in ("node", "judge", "postgresql", "origin")
+    }
+    detail = {f"{name}_us": value for name, value in microseconds.items()}
+    _report("index apply", load.middle([each.rate for each in rounds]), "events/s", APPLY, detail)
 
 
 async def _token(dsn: str) -> str:
@@ -139,13 +159,25 @@ def _read_feed(both: Nodes) -> int:
 # --- the index node
 
 
-def _apply_rates(both: Nodes, rounds: int, *, profile: bool) -> tuple[float, float]:
-    """Return the events a second that a follower receives, judges and applies into a new database.
+@dataclass(frozen=True, slots=True)
+class ApplyRound:
+    """What a follower did: events a second, and the seconds of processor time that an event took.
 
-    And the microseconds of processor time of this process for each of them.
+    node: of its process. judge: of the one beside it. postgresql: of both databases. origin: of the server that gave
+    the feed.
     """
+
+    rate: float
+    node: float
+    judge: float
+    postgresql: float
+    origin: float
+
+
+def _apply_rates(both: Nodes, rounds: int, *, profile: bool) -> list[ApplyRound]:
+    """Measure a follower that receives, judges and applies all events into a new database, without the first round."""
     processes.tune_interpreter()
-    rates, times, head = [], [], _head(both.west.dsn)
+    results, head = [], _head(both.west.dsn)
     for number in range(rounds + 1):
         name = f"{EAST}{number}"
         federation.make_database(both.cluster, name, say)
@@ -154,12 +186,11 @@ def _apply_rates(both: Nodes, rounds: int, *, profile: bool) -> tuple[float, flo
             source_token=both.node_token, snapshot_first=False,
         )  # fmt: skip
         profiler = cProfile.Profile() if profile else None
-        seconds, cpu_seconds = uvloop.run(_apply(settings, head, profiler))
-        rates.append(head / seconds)
-        times.append(cpu_seconds / head * 1e6)
+        results.append(uvloop.run(_apply(both, settings, head, profiler)))
+        say(str(results[-1]))
         if profiler:
             pstats.Stats(profiler, stream=sys.stderr).sort_stats("tottime").print_stats(45)
-    return load.middle(rates[1:] or rates), load.middle(times[1:] or times)
+    return results[1:] or results
 
 
 def _head(dsn: str) -> int:
@@ -168,11 +199,11 @@ def _head(dsn: str) -> int:
     return int(pos)
 
 
-async def _apply(settings: Settings, head: int, profiler: cProfile.Profile | None) -> tuple[float, float]:
-    """Return the seconds until a follower has applied everything, and those of this process's processor time."""
+async def _apply(both: Nodes, settings: Settings, head: int, profiler: cProfile.Profile | None) -> ApplyRound:
+    """Follow from nothing to the head; measure the way there."""
     async with bootstrap.node(settings) as node:
         [follower, *_] = roles.INDEX.parts(settings)
-        stop, began, cpu = asyncio.Event(), time.perf_counter(), time.process_time()
+        stop, began, cpu = asyncio.Event(), time.perf_counter(), _processor_seconds(both, None)
         if profiler:
             profiler.enable()
         task = asyncio.create_task(follower.run(node, stop))
@@ -184,12 +215,35 @@ async def _apply(settings: Settings, head: int, profiler: cProfile.Profile | Non
                 break
             if task.done():
                 task.result()
-        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+        seconds, cpu_after = time.perf_counter() - began, _processor_seconds(both, node.judge.pid)
         if profiler:
             profiler.disable()
         stop.set()
         await task
-        return seconds, cpu_seconds
+        return cpu_after.since(cpu, events=head, seconds=seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorSeconds:
+    """The processor time until now: of this process, of the one that judges, of PostgreSQL and of the origin."""
+
+    node: float
+    judge: float
+    postgresql: float
+    origin: float
+
+    def since(self, before: ProcessorSeconds, *, events: int, seconds: float) -> ApplyRound:
+        """Return what happened between two moments."""
+        return ApplyRound(
+            events / seconds, (self.node - before.node) / events, (self.judge - before.judge) / events,
+            (self.postgresql - before.postgresql) / events, (self.origin - before.origin) / events,
+        )  # fmt: skip
+
+
+def _processor_seconds(both: Nodes, judge: int | None) -> ProcessorSeconds:
+    origin, database = both.west.cpu_parts()
+    beside = servers.seconds_of(judge)[0] if judge is not None else 0.0
+    return ProcessorSeconds(time.process_time(), beside, database, origin)
 
 
 # --- from the commit to the index node

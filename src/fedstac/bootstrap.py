@@ -29,6 +29,7 @@ from fedstac.runtime.supervision import Parts
 from fedstac.runtime.wakeup import Wakeup, pause
 from fedstac.settings import Settings, folder
 from fedstac.vocabularies.checker import VocabularyChecker, open_checker, stac_schemas
+from fedstac.vocabularies.judging import JudgeProcess
 from fedstac.vocabularies.store import VocabularyStore
 
 LOOK_SECONDS = 5.0  # between looks for vocabularies that somebody installed
@@ -62,6 +63,7 @@ class Node:
     schema: int  # the number of the database's last migration
     parts: Parts  # how the background parts of this process stand
     metrics: Metrics  # what this process counts
+    judge: JudgeProcess  # a process beside this one, for pages of events; it is started when it is needed
 
     def stop(self) -> None:
         """End what waits, so that the process can end."""
@@ -131,6 +133,7 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
         opened = await pools.open_pools(
             settings.dsn, settings, application=f"fedstac {settings.node}", read_dsn=settings.read_dsn
         )
+    judge = JudgeProcess()
     try:
         async with opened.work.acquire() as conn:
             with opening.explaining(settings.dsn):
@@ -143,8 +146,10 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
             collection_schema=collection_schema, signing_key=key,
             queued=Wakeup(), committed=Wakeup(), sequenced=Wakeup(), settled=Wakeup(),
             stopping=asyncio.Event(), schema=schema, parts=Parts(Outage("the database")), metrics=Metrics(),
+            judge=judge,
         )  # fmt: skip
     finally:
+        judge.close()
         opened.terminate()
 
 

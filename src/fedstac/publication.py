@@ -710,7 +710,8 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
     page = [event for event in page if not event.draft or event.record.collection in here]
     if not page:
         return 0
-    lineages = await _lineages_of(conn, page)
+    new_lineages = await _begin_lineages(conn, page)
+    lineages = await _lineages_of(conn, page, new_lineages)
     before = {key: dict(lineage.records) for key, lineage in lineages.items()}
     drafts: dict[tuple[str, str], DatasetEvent] = {}
     claims: dict[str, LatestClaim] = {}
@@ -735,7 +736,7 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
         count += 1
     changes = [change for key in lineages for change in _with_latest(before[key], lineages[key], drafts)]
     if changes or claims:
-        seqs = {key: lineage.seq for key, lineage in lineages.items()}
+        seqs = {key: lineage.seq for key, lineage in lineages.items() if not _is_as(new_lineages.get(key), lineage)}
         await records.write(conn, changes, seqs, here, claims=claims)
     purged: dict[str, list[tuple[str, str]]] = {}  # by origin: one, as a page is of one
     for each in changes:
@@ -777,15 +778,49 @@ async def load(conn: Connection, origin: str, datasets: Sequence[tuple[Record, D
     return PageResult(count, len(datasets) - count - len(foreign), tuple(foreign))
 
 
-async def _lineages_of(conn: Connection, page: Sequence[DatasetEvent]) -> dict[str, Lineage]:
-    """Return the lineages of a page, locked and loaded. A lineage without records belongs to its first announcer."""
-    first = {event.record.lineage: event.record.origin for event in reversed(page)}
-    lineages = await records.load(conn, await records.lock(conn, first), ())
+async def _begin_lineages(conn: Connection, page: Sequence[DatasetEvent]) -> dict[str, Lineage]:
+    """Insert the lineages that nobody announced here yet, and return them as they are stored.
+
+    They have the number and the claim that the page leads to, as a rule, so that they are written once.
+    """
+    origins = {event.record.lineage: event.record.origin for event in reversed(page)}
+    seqs = dict.fromkeys(origins, 0)
+    claims = dict.fromkeys(origins, NO_CLAIM)
+    for record in (event.record for event in page):
+        key = record.lineage
+        if record.origin != origins[key]:
+            continue
+        if record.seq > seqs[key]:
+            seqs[key] = record.seq
+        if record.claim is not None and record.claim > claims[key]:
+            claims[key] = record.claim
+    lineages = {key: Lineage(key, origin, seqs[key], {}, claims[key]) for key, origin in origins.items()}
+    new_keys = await records.begin_lineages(conn, list(lineages.values()))
+    return {key: lineage for key, lineage in lineages.items() if key in new_keys}
+
+
+def _is_as(row: Lineage | None, lineage: Lineage) -> bool:
+    """Tell whether a lineage is stored with its number and its claim already."""
+    return row is not None and (row.seq, row.claim) == (lineage.seq, lineage.claim)
+
+
+async def _lineages_of(
+    conn: Connection, page: Sequence[DatasetEvent], new_lineages: Mapping[str, Lineage]
+) -> dict[str, Lineage]:
+    """Return the lineages of a page, locked and loaded. A lineage without records belongs to its first announcer.
+
+    new_lineages: those that are new here; they begin with nothing.
+    """
+    new = {key: replace(lineage, seq=0, claim=NO_CLAIM) for key, lineage in new_lineages.items()}
+    first = {event.record.lineage: event.record.origin for event in reversed(page) if event.record.lineage not in new}
+    if not first:
+        return new
+    lineages = await records.load(conn, await records.lock_present(conn, list(first)), ())
     empty = {key: first[key] for key, one in lineages.items() if not one.records and one.origin != first[key]}
     if empty:  # their origin was restored to before them, or is just taken anew
         await records.hand_over(conn, empty)
     lineages |= {key: replace(lineages[key], origin=origin) for key, origin in empty.items()}
-    return {key: replace(lineage, claim=_claim_of(lineage)) for key, lineage in lineages.items()}
+    return new | {key: replace(lineage, claim=_claim_of(lineage)) for key, lineage in lineages.items()}
 
 
 def _claim_of(lineage: Lineage) -> LatestClaim:
@@ -968,7 +1003,7 @@ class CollectionWriter:
                 events.COLLECTION_CLOSING, name, state, orjson.loads(state.document or "{}"), event_id=event_id,
                 more={"reason": order.reason, "datasets": datasets},
             )  # fmt: skip
-            failpoint("cascade.begun")
+            failpoint("cascade.new_lineages")
             return await cascades.begin(
                 self.conn, event_id, name, order, datasets=datasets, now=after.updated, traceparent=self.traceparent
             )

@@ -18,6 +18,8 @@ from fedstac.demo import sample
 from fedstac.domain import crosschecks, validation
 from fedstac.domain.errors import Finding, Severity, StacInvalid, errors_in, pointer
 from fedstac.domain.rules import RULES, relations
+from fedstac.domain.rules.properties import check_value
+from fedstac.domain.vocabulary import Kind, Property, Vocabulary
 from fedstac.domain.wording import nearest
 from fedstac.vocabularies.checker import open_checker
 
@@ -26,6 +28,7 @@ Change = Callable[[Json], object]
 CHECKER = open_checker()
 CMIP6 = CHECKER.vocabularies.current("CMIP6")
 assert CMIP6 is not None
+VOCABULARY: Vocabulary = CMIP6
 [ITEM] = sample.items(1)
 FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)
 AT_FILE = pointer("assets", FILE)
@@ -391,6 +394,39 @@ def test_the_same_document_gives_the_same_findings_byte_for_byte(changes: list[t
     expected = orjson.dumps([found.as_json() for found in findings(document)])
     elsewhere = bootstrap_elsewhere().findings(orjson.loads(orjson.dumps(document)), "CMIP6", CMIP6)
     assert orjson.dumps([found.as_json() for found in elsewhere]) == expected
+
+
+SAMPLES = list(sample.items(40))
+
+
+@given(st.sampled_from(SAMPLES), st.sampled_from(SAMPLES), st.lists(st.tuples(st.sampled_from(
+    [*CMIP6.properties, *(name for relation in CMIP6.relations for name in relation.of)]), JSON_VALUES | st.none()
+), max_size=3), st.randoms(use_true_random=False))  # fmt: skip
+def test_relations_are_judged_at_once_as_one_by_one(
+    one: Json, other: Json, changes: list[tuple[str, Any]], random: Any
+) -> None:
+    """Whatever was judged before, and whatever the values are."""
+    mixed = {
+        name: (value if random.random() < 0.8 else other["properties"].get(name))
+        for name, value in one["properties"].items()
+    }
+    properties = {**mixed, **dict(changes)}
+    one_by_one = [
+        found for group in VOCABULARY.relation_groups
+        for found in relations._check_group(group, properties, VOCABULARY)
+    ]  # fmt: skip
+    assert list(relations.check({"properties": properties}, VOCABULARY)) == one_by_one
+
+
+@given(st.sampled_from([*CMIP6.properties.values(), *CMIP6.assets.values()]), st.data())
+def test_a_value_that_is_taken_at_once_has_no_fault(demand: Property, data: st.DataObject) -> None:
+    words = st.sampled_from(sorted(demand.terms)) if demand.terms else st.text(max_size=3)
+    texts = words | st.sampled_from([str(each["properties"].get(demand.name)) for each in SAMPLES])
+    value = data.draw(texts | st.lists(texts, max_size=3) | st.integers(-2, 2) | JSON_VALUES)
+    faults = list(check_value(demand, value, "", VOCABULARY))
+    assert not (demand.is_met_by(value) and faults)
+    if demand.kind in (Kind.STRING, Kind.STRINGS, Kind.INTEGER):
+        assert demand.is_met_by(value) == (not faults)
 
 
 _SECOND: list[validation.Checker] = []

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 import asyncpg
@@ -107,11 +107,6 @@ class Codes:
         except KeyError:
             return None
         return DraftCodes(draft, footprint, b"".join(pieces))
-
-    def lacks_value(self, collection: str, name: str, key: Key) -> bool:
-        """Tell whether a property's place or a value's code is not known."""
-        place = self.places.get(collection, {}).get(name)
-        return place is None or (place >= 0 and key not in self.terms[name])
 
 
 _by_database: dict[tuple[str, str, int], Codes] = {}
@@ -345,12 +340,15 @@ async def _resolve(conn: Connection, drafts: Sequence[Draft], cache: Codes) -> C
     for collection in dict.fromkeys(draft.collection for draft in drafts):
         if collection not in cache.places:
             names[collection] = {}
-    for draft in drafts:
+    for draft in drafts:  # of each value once, and quickly: of a first batch all are unknown
         collection = draft.collection
         places = cache.places.get(collection, {})
         for name, value in draft.search.facets.items():
-            key = _key(value)
-            if not cache.lacks_value(collection, name, key):
+            key: Key = value if type(value) is str else orjson.dumps(value)
+            place = places.get(name)
+            if place is not None and (place < 0 or key in cache.terms[name]):
+                continue
+            if (collection, name, key) in texts:
                 continue
             text = orjson.dumps(value)
             is_long = len(text) > MOST_BYTES
@@ -378,10 +376,6 @@ async def _resolve(conn: Connection, drafts: Sequence[Draft], cache: Codes) -> C
         conn, [one for one in footprints if _key_of_footprint(one) not in cache.footprints]
     )
     return codes
-
-
-def _key(value: Any) -> Key:
-    return value if type(value) is str else orjson.dumps(value)
 
 
 async def _places(

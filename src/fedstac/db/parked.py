@@ -95,6 +95,15 @@ async def exceptions(conn: Connection, consumer: str, origin: str) -> list[dict[
     return [dict(row) for row in rows]
 
 
+async def has_any(conn: Connection, consumer: str, origin: str) -> bool:
+    """Return whether anything is parked of an origin."""
+    return bool(
+        await conn.fetchval(
+            "SELECT EXISTS (SELECT FROM fedstac.parked_event WHERE consumer = $1 AND origin = $2)", consumer, origin
+        )
+    )
+
+
 async def unpark(conn: Connection, consumer: str, origin: str, places: Sequence[SubjectPlace]) -> None:
     """Delete the parked events of datasets that are brought up to date: those as new, and older ones."""
     await conn.execute(

@@ -36,6 +36,11 @@ async def lock(conn: Connection, origins: Mapping[str, str]) -> dict[str, Lineag
            ORDER BY key ON CONFLICT DO NOTHING""",
         keys, list(origins.values()),
     )  # fmt: skip
+    return await lock_present(conn, keys)
+
+
+async def lock_present(conn: Connection, keys: Sequence[str]) -> dict[str, Lineage]:
+    """Lock lineages that are here, as `lock` does."""
     rows = await conn.fetch(
         """SELECT key, origin, seq, claim_epoch, claim_seq FROM fedstac.lineage
            WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE""",

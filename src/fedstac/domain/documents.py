@@ -50,12 +50,13 @@ def without_server_members(document: Document) -> Document:
     An access level stays where it says something: without one a dataset is open.
     """
     properties = document["properties"]
-    if not SERVER_PROPERTIES.isdisjoint(properties) or "fedstac:" in "\n".join(properties):
+    if not SERVER_PROPERTIES.isdisjoint(properties):
+        properties = {name: value for name, value in properties.items() if name not in SERVER_PROPERTIES}
+    if "fedstac:" in "\n".join(properties):
         properties = {
             name: value
             for name, value in properties.items()
-            if (name not in SERVER_PROPERTIES and not name.startswith("fedstac:"))
-            or (name == ACCESS and value != Level.OPEN)
+            if not name.startswith("fedstac:") or (name == ACCESS and value != Level.OPEN)
         }
     links = [link for link in document["links"] if not is_of_the_server(link)]
     rest = {name: value for name, value in document.items() if name not in ("stac_extensions", "links", "properties")}
@@ -190,8 +191,10 @@ def facet_values(
     """
     values = facets.candidates(properties, vocabulary)
     nodes = facets.nodes_of(_own_nodes(assets), orjson.loads(copies) if copies else ())
-    others = {name: value for name, value in values.items() if name != facets.NODES}
-    return {facets.NODES: nodes, **others} if nodes else values
+    if not nodes:
+        return values
+    values.pop(facets.NODES, None)
+    return {facets.NODES: nodes, **values}
 
 
 def replicas(assets: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -332,6 +335,8 @@ def to_microseconds(moment: str) -> str:
     PostgreSQL rounds longer fractions, at the end of 9999 into a year that it cannot give back. RFC 3339 has offsets up
     to 23:59; such a moment is given in UTC, and stays within years 1 to 9999.
     """
+    if moment[-1:] == "Z" and "." not in moment:  # as nearly all are
+        return moment
     moment = ENDLESS_FRACTION.sub(r"\1", moment)
     if FAR_OFFSET.search(moment) is None:
         return moment

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Final
 
 import jsonschema_rs
@@ -97,23 +98,12 @@ class Property:
     terms: Terms | None
     pattern: Pattern | None
     minimum: float | None
+    # Tells whether a value is of the kind and one that the property takes. Rules say what is wrong with others. A
+    # function made once: it is asked for each member of each file.
+    is_met_by: Callable[[object], bool] = field(init=False, repr=False, compare=False)
 
-    def is_met_by(self, value: object) -> bool:
-        """Tell whether a value is of the kind and one that the property takes. Rules say what is wrong with others."""
-        match self.kind:
-            case Kind.STRING:
-                return type(value) is str and self.takes(value)
-            case Kind.STRINGS:
-                return (
-                    type(value) is list
-                    and bool(value)
-                    and all(type(entry) is str and self.takes(entry) for entry in value)
-                    and (len(value) == 1 or len(set(value)) == len(value))
-                )
-            case Kind.INTEGER:
-                return type(value) is int and (self.minimum is None or value >= self.minimum)
-            case _:
-                return False  # rare enough to be looked at closely
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_met_by", _test_of(self))
 
     def takes(self, value: str) -> bool:
         """Tell whether one value is a term, or fits the pattern; anything goes where there is neither."""
@@ -122,6 +112,35 @@ class Property:
         if self.pattern is not None:
             return self.pattern.fits(value)
         return self.terms is None
+
+
+def _test_of(demand: Property) -> Callable[[object], bool]:
+    """Return what tells whether a value is right. It may say no to a right one, which is then looked at closely."""
+    terms, takes, minimum = demand.terms, demand.takes, demand.minimum
+    match demand.kind:
+        case Kind.STRING if terms is not None and demand.pattern is None:
+            return lambda value: type(value) is str and value in terms
+        case Kind.STRING if terms is None and demand.pattern is None:
+            return lambda value: type(value) is str
+        case Kind.STRING if terms is None and demand.pattern is not None:
+            fits = demand.pattern.compiled.is_valid
+            return lambda value: type(value) is str and len(value) <= MOST_CHECKED and fits(value)
+        case Kind.STRING:
+            return lambda value: type(value) is str and takes(value)
+        case Kind.STRINGS:
+
+            def are_right(values: object) -> bool:
+                if type(values) is not list or not values:
+                    return False
+                if len(values) == 1:
+                    return type(values[0]) is str and takes(values[0])
+                return all(type(entry) is str and takes(entry) for entry in values) and len(set(values)) == len(values)
+
+            return are_right
+        case Kind.INTEGER:
+            return lambda value: type(value) is int and (minimum is None or value >= minimum)
+        case _:
+            return lambda value: False  # rare enough to be looked at closely
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +154,14 @@ class Relation:
     attribute: str | None
     property: str | None
     holds: Holds
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RelationGroup:
+    """Relations that follow each other and are of the same terms of the same properties. Equal to itself alone."""
+
+    relations: tuple[Relation, ...]
+    names: tuple[str, ...]  # of all properties by whose values they hold; first those that name the term
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +306,16 @@ class Vocabulary:
     def base_suffix(self) -> int:
         """How many characters the version adds to the base id (`.v20200101`)."""
         return len(self.id_template.literals[-2]) + 8
+
+    @cached_property
+    def relation_groups(self) -> tuple[RelationGroup, ...]:
+        """The relations in their order."""
+        groups = []
+        for (of, _), group in groupby(self.relations, key=lambda relation: (relation.of, relation.vocabulary)):
+            relations = tuple(group)
+            others = (relation.property for relation in relations if relation.property is not None)
+            groups.append(RelationGroup(relations, (*of, *others)))
+        return tuple(groups)
 
     @cached_property
     def uris(self) -> Mapping[str, Extension]:

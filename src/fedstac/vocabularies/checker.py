@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jsonschema_rs
@@ -27,9 +27,13 @@ class VocabularyChecker(Checker):
 
 def open_checker(folder: Path | None = None, *, pins: Mapping[str, str] | None = None) -> VocabularyChecker:
     """Return the rules, with the snapshots of cv/ (read when they are first needed)."""
+    return replace(bare_checker(), vocabularies=Vocabularies(shipped(folder or environment.folder("cv")), pins))
+
+
+def bare_checker() -> VocabularyChecker:
+    """Return the rules without any vocabulary."""
     core, _ = stac_schemas()
-    item = extensions.item_validator(environment.folder("extensions"))
-    return VocabularyChecker(core, item, Vocabularies(shipped(folder or environment.folder("cv")), pins))
+    return VocabularyChecker(core, extensions.item_validator(environment.folder("extensions")), Vocabularies())
 
 
 def shipped(folder: Path) -> list[Snapshot]:

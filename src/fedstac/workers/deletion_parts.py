@@ -37,6 +37,7 @@ UNREPORTED = {
     SourceAway: "the source does not take reports on deletions just now; trying again",
     SourceRefused: "the source refuses reports on deletions; see to this node's token and name",
 }
+DELETING = (State.MARKED, *GONE)  # states that marks and deletions lead to
 log = structlog.get_logger()
 
 
@@ -53,6 +54,8 @@ class DeletionEvent:
 
 def _deletion_events(page: Sequence[RawEvent]) -> list[DeletionEvent]:
     """Return what the events of a page mark or delete. They were read before; what is redacted marks nothing here."""
+    if not any(isinstance(data := event.get("data"), dict) and data.get("state") in DELETING for event in page):
+        return []  # as nearly always
     newest: dict[tuple[str, str], RawEvent] = {}
     for event in page:
         if event["type"].startswith(events.COLLECTION_PREFIX):
@@ -66,7 +69,7 @@ def _deletion_events(page: Sequence[RawEvent]) -> list[DeletionEvent]:
     return [
         DeletionEvent(key, state, *_place(event), mark_id=_mark_id(event))
         for key, event in newest.items()
-        if (state := State(event["data"]["state"])) is State.MARKED or state in GONE
+        if (state := State(event["data"]["state"])) in DELETING
     ]
 
 

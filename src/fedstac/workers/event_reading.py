@@ -7,25 +7,20 @@ version that is not here is fetched from the origin, and checked by its digest.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import TypeAlias
 
-import orjson
 import structlog
 
 from fedstac.bootstrap import Node
 from fedstac.domain import events
-from fedstac.domain.errors import BadRequest, Finding, errors_in
-from fedstac.domain.events import DatasetEvent, Event
-from fedstac.domain.validation import is_fixed
-from fedstac.domain.vocabulary import Vocabulary, VocabularyBroken
+from fedstac.domain.events import Event, VocabularyName
+from fedstac.domain.vocabulary import VocabularyBroken
 from fedstac.messaging.origin import Origin
-from fedstac.messaging.sources import NotServed, RawEvent
-from fedstac.vocabularies import store
+from fedstac.messaging.sources import NotServed
+from fedstac.vocabularies import judging, store
+from fedstac.vocabularies.judging import EventBatch, JudgeLost, Objection
 from fedstac.vocabularies.registry import Snapshot, Vocabularies, snapshot_of
-from fedstac.workers.following import Page, PageReading, Rejection
+from fedstac.workers.following import LONG_PAGE, Page, PageReading, Rejection
 
-VocabularyName: TypeAlias = tuple[str, str, str | None]  # as an event names it: project, version, digest
 log = structlog.get_logger()
 
 
@@ -42,20 +37,34 @@ class EventReader:
         The values of the reading are `Event`s.
         """
         absences = await self._fetch_vocabularies(page)
-        return await asyncio.to_thread(self._read, page, absences)
-
-    def _read(self, page: Page, absences: Mapping[VocabularyName, str]) -> PageReading:
+        judgements = await asyncio.to_thread(self._judge, EventBatch(page.origin, page.events, absences))
         values: dict[int, Event] = {}
         rejections: list[Rejection] = []
-        for event in page.events:
-            try:
-                values[id(event)] = self._judge(event, page.origin, absences)
-            except BadRequest as error:
-                rejections.append(Rejection(event, error.detail))
-            except Exception as error:  # one event's own: nothing but this event is read here
-                log.exception("an event cannot be read", origin=page.origin, subject=str(event.get("subject"))[:650])
-                rejections.append(Rejection(event, f"this node cannot read it: {error!r}"[:300]))
+        for event, judgement in zip(page.events, judgements, strict=True):
+            if not isinstance(judgement, Objection):
+                values[id(event)] = judgement
+                continue
+            rejections.append(Rejection(event, judgement.reason))
+            if judgement.trace is not None:
+                subject = str(event.get("subject"))[:650]
+                log.error("an event cannot be read", origin=page.origin, subject=subject, exception=judgement.trace)
         return PageReading(values, rejections)
+
+    def _judge(self, batch: EventBatch) -> list[Event | Objection]:
+        """Judge events, those of a long page in the process beside this one: there may be more of them."""
+        judge = self.node.judge
+        if len(batch.events) >= LONG_PAGE and judge.is_ready():
+            try:
+                return judge.judge(batch, self._snapshots(batch))
+            except JudgeLost as error:
+                log.warning("a page is judged here, not beside", origin=batch.origin, reason=str(error))
+        return judging.judge(self.node.checker, batch)
+
+    def _snapshots(self, batch: EventBatch) -> list[Snapshot]:
+        """Return the vocabularies that events name, but for the absences."""
+        names = {events.vocabulary_named(event) for event in batch.events} - batch.absences.keys()
+        snapshots = (self.vocabularies.find(name.project, name.version) for name in names if name is not None)
+        return [snapshot for snapshot in snapshots if snapshot is not None]
 
     # --- vocabularies ---
 
@@ -104,37 +113,3 @@ class EventReader:
             raise VocabularyBroken("what the database keeps under this name cannot be used")
         log.info("vocabulary fetched", origin=origin, project=project, version=version, digest=installed.digest)
         return installed
-
-    # --- judging ---
-
-    def _judge(self, raw: RawEvent, origin: str, absences: Mapping[VocabularyName, str]) -> Event:
-        """Read an event, and judge its document with the very version that it was published under."""
-        name = events.vocabulary_named(raw)
-        if name is not None and name in absences:
-            raise BadRequest(absences[name])
-        vocabulary = self.vocabularies.at(*name[:2]) if name else None
-        event = events.read(raw, vocabulary)
-        if isinstance(event, DatasetEvent) and event.draft is not None:
-            findings = self._findings(raw, event.record.collection, origin, vocabulary)
-            excuses = {(rule, place) for rule, place in orjson.loads(event.record.cv_excused or "[]")}
-            # what is fixed is excused for nobody: no publishing node takes it
-            errors = [
-                finding
-                for finding in errors_in(findings)
-                if is_fixed(finding) or (finding.rule, finding.pointer) not in excuses
-            ]
-            if errors:
-                where = errors[0].pointer or "the document"
-                rules = f"{name[0]} {name[1]}" if name else "what every item has to be"
-                raise BadRequest(f"it contradicts {rules}: {where}: {errors[0].message}")
-        return event
-
-    def _findings(
-        self, raw: RawEvent, collection: str, origin: str, vocabulary: Vocabulary | None
-    ) -> tuple[Finding, ...]:
-        """Check a document as everywhere. One that the rules fail on is parked too, and does not block the others."""
-        try:
-            return self.node.checker.lasting(raw["data"]["document"], collection, vocabulary)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-            log.exception("the rules fail on a document", origin=origin, collection=collection)
-            raise BadRequest(f"the rules here fail on it: {error!r}"[:300]) from error

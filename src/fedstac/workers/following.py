@@ -458,13 +458,10 @@ class Follower:
         untaken = [_parked(rejection) for rejection in outcome.rejections]
         if untaken:
             await parked.park(conn, consumer, page.origin, page.cursor.pos, untaken)
-        applied_events = _without(page, outcome.rejections).events
-        await parked.unpark(
-            conn,
-            consumer,
-            page.origin,
-            [parked.SubjectPlace(_subject(event), *_place(event)) for event in applied_events],
-        )
+        if await parked.has_any(conn, consumer, page.origin):
+            applied_events = _without(page, outcome.rejections).events
+            places = [parked.SubjectPlace(_subject(event), *_place(event)) for event in applied_events]
+            await parked.unpark(conn, consumer, page.origin, places)
         return _WrittenPage(outcome, [*unread, *untaken])
 
     def _report(self, applied_page: _WrittenPage) -> None:

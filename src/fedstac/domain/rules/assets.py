@@ -23,16 +23,19 @@ def check(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
     head = vocabulary.file_name.head.fill(properties) if vocabulary.file_name else None
     folder = vocabulary.directory.fill(properties) if vocabulary.directory else None
     tracking = vocabulary.prefix + ":tracking_id"
+    tail = vocabulary.file_name.tail if vocabulary.file_name else ""
     keys_by_id: dict[object, str] = {}
     for key, asset in document["assets"].items():
         yield from _check_members(key, asset, vocabulary)
-        yield from _check_nodes(key, asset)
+        if "alternate" in asset or not asset.get("alternate:name"):
+            yield from _check_nodes(key, asset)
         if "file:checksum" in asset and not _is_sha2_256(asset["file:checksum"]):
             yield from _check_checksum(asset["file:checksum"], pointer("assets", key, "file:checksum"))
         if head is not None:
             # ESGF's publisher gives its link to the folder at Globus a tracking id: the dataset's
             is_file = tracking in asset and asset.get("protocol") != "globus"
-            yield from _check_file_name(key, document, head, folder, vocabulary, is_file=is_file)
+            if is_file or key.endswith(tail):
+                yield from _check_file_name(key, document, head, folder, vocabulary)
         identifier = asset.get(tracking)
         if identifier is not None and keys_by_id.setdefault(str(identifier), key) != key:
             message = f"{brief(identifier)} is the tracking id of {keys_by_id[str(identifier)]!r} too"
@@ -87,7 +90,7 @@ def _is_sha2_256(value: object) -> bool:
 
 
 def _check_file_name(
-    key: str, document: Document, head: str, folder: str | None, vocabulary: Vocabulary, *, is_file: bool
+    key: str, document: Document, head: str, folder: str | None, vocabulary: Vocabulary
 ) -> Iterator[Finding]:
     """Yield where a file's name or folder fits neither the properties nor the id. `folder`: by the properties.
 
@@ -95,8 +98,6 @@ def _check_file_name(
     """
     asset, template = document["assets"][key], vocabulary.file_name
     assert template is not None
-    if not is_file and not key.endswith(template.tail):
-        return
     if not template.fits(key, head):
         head = template.head.fill(properties_by_id(document, vocabulary)) or head
         if not template.fits(key, head):

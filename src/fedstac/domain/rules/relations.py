@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from fedstac.domain.errors import Finding, pointer
 from fedstac.domain.rules.properties import are_valid
-from fedstac.domain.vocabulary import Composition, Holds, Relation, Vocabulary
+from fedstac.domain.vocabulary import Composition, Holds, Relation, RelationGroup, Vocabulary
 from fedstac.domain.wording import asking, brief, enumerated, nearest
 
 Properties = Mapping[str, Any]
@@ -16,15 +17,53 @@ Properties = Mapping[str, Any]
 def check(document: Mapping[str, Any], vocabulary: Vocabulary) -> Iterator[Finding]:
     """Yield the relations that do not hold, where the properties of a relation are valid by themselves."""
     properties = document["properties"]
-    for relation in vocabulary.relations:
+    for group in vocabulary.relation_groups:
+        if not _hold(group, properties):
+            yield from _check_group(group, properties, vocabulary)
+
+
+def _hold(group: RelationGroup, properties: Properties) -> bool:
+    """Tell whether the relations hold. False also where that has to be looked at closely."""
+    values = [properties.get(name) for name in group.names]
+    try:
+        return _hold_for(group, tuple([tuple(value) if type(value) is list else value for value in values]))
+    except TypeError:  # a value is no text
+        return False
+
+
+@lru_cache(maxsize=8192)  # datasets share their models, experiments and variables
+def _hold_for(group: RelationGroup, values: tuple[Any, ...]) -> bool:
+    """Tell whether the relations hold for the values of the group's properties, lists as tuples."""
+    properties = {
+        name: list(value) if type(value) is tuple else value for name, value in zip(group.names, values, strict=True)
+    }
+    term = _term(group.relations[0], properties)
+    if term is None:
+        return False
+    for relation in group.relations:
+        if relation.property is not None and relation.attribute is not None:
+            attribute, value = term.get(relation.attribute), properties[relation.property]
+            if attribute is not None and value is not None and not _holds(relation.holds, attribute, value):
+                return False
+    return True
+
+
+def _term(relation: Relation, properties: Properties) -> Mapping[str, Any] | None:
+    """Return the term that properties name. TypeError where one of them is no text."""
+    names = [properties.get(name) for name in relation.of]
+    return relation.terms.get(".".join(names) if len(names) > 1 else names[0])  # type: ignore[arg-type]
+
+
+def _check_group(group: RelationGroup, properties: Properties, vocabulary: Vocabulary) -> Iterator[Finding]:
+    for relation in group.relations:
         names = [properties.get(name) for name in relation.of]
         try:
-            term = relation.terms.get(".".join(names) if len(names) > 1 else names[0])
+            term = _term(relation, properties)
         except TypeError:  # one of them is no text, which the rule type says
             continue
         if term is None:
             if are_valid(relation.of, properties, vocabulary):
-                yield from _no_such_term(relation, names, vocabulary)
+                yield from _no_such_term(relation, names, vocabulary)  # type: ignore[arg-type]  # they name no term
         elif relation.property is not None and relation.attribute is not None:
             attribute, value = term.get(relation.attribute), properties.get(relation.property)
             if attribute is not None and value is not None and not _holds(relation.holds, attribute, value):
