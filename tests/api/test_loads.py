@@ -259,6 +259,25 @@ async def test_a_load_that_was_compared_before_another_one_was_applied_is_compar
     assert (await catalogue(west)).keys() == {item["id"] for item in DATASETS[:39]}
 
 
+async def test_only_the_comparison_that_the_caller_saw_is_applied(west: Api) -> None:
+    load = (await loads.state(west.admin, [*DATASETS[1:], *NEW], dry_run="true")).json()
+    address, seen = f"/loads/{load['id']}/apply", load["compared"]
+    again = await west.admin.post(address, params={"dry_run": "true"})
+    assert again.json()["compared"] != seen
+    refusal = await west.admin.post(address, params={"compared": seen})
+    assert (refusal.status_code, "compared again since" in refusal.json()["detail"]) == (409, True), refusal.text
+    assert (await west.admin.post(address, params={"compared": "now"})).status_code == 400
+    part = await west.admin.put(f"/loads/{load['id']}/parts/2", content=b"", headers=loads.LINES)
+    assert part.json()["compared"] is None
+    refusal = await west.admin.post(address, params={"compared": again.json()["compared"]})
+    assert refusal.status_code == 409, "it is not compared by the way"
+    seen = (await west.admin.post(address, params={"dry_run": "true"})).json()["compared"]
+    for _ in range(2):
+        assert (await west.admin.post(address, params={"compared": seen})).status_code == 202
+    assert (await loads.end_of(west.admin, load["id"]))["status"] == "done"
+    assert (await catalogue(west)).keys() == {item["id"] for item in (*DATASETS[1:], *NEW)}
+
+
 async def test_a_load_that_says_nothing_of_levels_opens_nothing(west: Api) -> None:
     """Neither in either mode, nor after it was cleared; and it is no change. What says `open` is opened."""
     controlled, private = DATASETS[0]["id"], DATASETS[1]["id"]

@@ -245,6 +245,8 @@ async def test_a_load_is_looked_at_confirmed_and_applied(ada: Visitor, west: Api
         assert (refused.status_code, 'role="alert"' in refused.text) == (status, True)
     other_look = await ada.post(one, {**fields, "confirm": "6", "compared": "2020-01-01T00:00:00Z"})
     assert (other_look.status_code, "compared again since" in other_look.text) == (409, True)
+    not_shown = await ada.post(one, {**fields, "confirm": "6", "compared": ""})
+    assert (not_shown.status_code, "showed no changes" in not_shown.text) == (409, True)
     assert (await west.admin.get(f"/loads/{load['id']}")).json()["status"] == "compared"
     assert (await ada.post(one, {**fields, "confirm": "6"})).status_code == 303
     again = await ada.post(one, {"csrf": fields["csrf"], "do": "cancel"})

@@ -92,7 +92,7 @@ QUERIES: Mapping[Route, tuple[dict[str, str], ...]] = {
     ),
     ("GET", "/loads"): ({"limit": "1"},),
     ("GET", "/loads/{load_id}/datasets"): ({"change": "removed", "limit": "5"}, {"after": "C"}),
-    ("POST", "/loads/{load_id}/apply"): ({"dry_run": "true"},),
+    ("POST", "/loads/{load_id}/apply"): ({"dry_run": "true"}, {"compared": "2020-01-01T00:00:00Z"}),
     ("GET", "/bulk"): ({"limit": "1"},),
     ("GET", "/bulk/{bulk_id}/datasets"): ({"status": "done", "limit": "5"}, {"after": "1"}),
     ("GET", "/private"): ({"collection": "CMIP6", "limit": "5"}, {"token": "WyJDTUlQNiIsIngiXQ=="}),

@@ -179,6 +179,8 @@ SCENARIO: Final = (
     Ask("GET /loads/{load_id}/datasets", "What is new", "admin", {"load_id": "{load}"}, {"change": "new"}),
     Ask("POST /loads/{load_id}/apply", "Look again", "admin", {"load_id": "{load}"}, {"dry_run": "true"}),
     Ask("POST /loads/{load_id}/apply", "Another number than goes", "admin", {"load_id": "{load}"}, {"confirm": "7"}),
+    Ask("POST /loads/{load_id}/apply", "Another comparison than was shown", "admin", {"load_id": "{load}"},
+        {"compared": "2020-01-01T00:00:00.000000Z"}),
     Ask("POST /loads/{load_id}/cancel", "It was a try", "admin", {"load_id": "{load}"}),
     Ask("POST /bulk/preview", "Mark many, without the right", "guest", body=MARK_OF_MANY),
     Ask("POST /bulk", "Others than those that were shown", "admin",

@@ -179,7 +179,11 @@ RECONCILE: Final = (
     Parameter("complete", "With false, this is the first part of several.", {**YES_NO, "default": True}),
     OVERRIDE,
 )  # fmt: skip
-APPLY: Final = (_COMPARE, _CONFIRM)
+APPLY: Final = (
+    _COMPARE, _CONFIRM,
+    Parameter("compared", "Which comparison the caller saw, as the load says in `compared`; 409 where another counts.",
+              {"type": "string", "format": "date-time"}),
+)  # fmt: skip
 LOAD_PAGE: Final = (
     _limit(20, 100),
     Parameter("after", "The id of the last load of the page before.", {"type": "string", "format": "uuid"}),

@@ -93,11 +93,13 @@ def reconcile(
         if dry_run:
             return
         if present["status"] == "done" and not present["bulk"]:  # there is nothing to do; the server forgets it
-            present = client.apply_load(present["id"])
+            present = client.apply_load(present["id"], comparison=present["compared"])
         elif not present["bulk"]:
             _ask(present, yes=yes, confirm=confirm)
             number_to_confirm = confirm if confirm >= 0 else present["to_confirm"]
-            present = client.apply_load(present["id"], confirm=number_to_confirm)
+            present = client.apply_load(
+                present["id"], confirm=number_to_confirm, comparison=present["compared"]
+            )  # fmt: skip
         if present["bulk"]:
             follow_to_end(client, client.bulk(present["bulk"]), form)
         elif form is not Output.TABLE:

@@ -108,12 +108,14 @@ def compare_load(id: str) -> Exchange[dict[str, Any]]:
     return present
 
 
-def apply_load(id: str, *, confirm: int | None = None) -> Exchange[dict[str, Any]]:
+def apply_load(id: str, *, confirm: int | None = None, comparison: str | None = None) -> Exchange[dict[str, Any]]:
     """Apply a load that was compared; `confirm`: how many datasets go. Again is the same.
 
-    Conflict where the number has to be confirmed, and is another one.
+    `comparison`: which one you saw, as the load says it in `compared`. Conflict where another one counts by now, or
+    where the number has to be confirmed, and is another one.
     """
-    params = {"confirm": confirm} if confirm is not None else None
+    values = {"confirm": confirm, "compared": comparison}
+    params = {name: value for name, value in values.items() if value is not None}
     return (yield from _read(ServerCall("POST", f"{_path(id)}/apply", params, wait=60)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
 from urllib.parse import quote
 
 from starlette.responses import Response
@@ -88,8 +87,12 @@ async def _do(visit: Visit, task: LoadTask) -> None:
         case LoadTask.COMPARE:
             await verbs.ask(visit, api.post_apply, query={"dry_run": "true"})
         case LoadTask.APPLY:
-            _require_as_shown(visit, await verbs.show(visit, api.get_load))
-            await verbs.ask(visit, api.post_apply, query={"confirm": visit.form.get("confirm", "")})
+            comparison = visit.form.get("compared", "")
+            if not comparison:
+                raise Conflict("the page showed no changes; look at the changes, then apply them")
+            await verbs.ask(
+                visit, api.post_apply, query={"confirm": visit.form.get("confirm", ""), "compared": comparison}
+            )
         case LoadTask.CANCEL:
             await verbs.ask(visit, api.post_cancel)
         case LoadTask.STOP:
@@ -97,12 +100,6 @@ async def _do(visit: Visit, task: LoadTask) -> None:
             if document["bulk"] is None:
                 raise Conflict("the load is not being applied; cancel it")
             await verbs.ask(visit, bulk.post_cancel, path_params={"bulk_id": document["bulk"]})
-
-
-def _require_as_shown(visit: Visit, document: dict[str, Any]) -> None:
-    """Refuse to apply other changes than those that the page of the form showed."""
-    if (document["compared"] or "") != visit.form.get("compared", ""):
-        raise Conflict("the load was compared again since this page was shown; look at the changes, then apply them")
 
 
 def _task(text: str) -> LoadTask:

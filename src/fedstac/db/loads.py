@@ -508,12 +508,10 @@ async def applied_beside(conn: Connection, load: Load) -> UUID | None:
     return other
 
 
-async def begin(
-    conn: Connection, load: Load, bulk: UUID, total: int, *, now_asked_by: NewLoad, lists: bool
-) -> None:  # fmt: skip
-    """Store the change of many datasets that applies a locked load.
+async def begin(conn: Connection, load: Load, bulk: UUID, total: int, *, now_asked_by: NewLoad) -> None:
+    """Store the change of many datasets that applies a locked load. The next step is to list these.
 
-    now_asked_by: who applies it, with the rights of now. lists: with its datasets; else that is the next step.
+    now_asked_by: who applies it, with the rights of now.
     """
     body = {"mode": load.mode, **({"override": load.override} if load.override else {})}
     await conn.execute(
@@ -528,27 +526,49 @@ async def begin(
     await conn.execute(
         "UPDATE fedstac.load SET bulk = $2, step = 'list', step_after = '', step_at = NULL WHERE id = $1", load.id, bulk
     )
-    if lists:
-        await list_datasets(conn, replace(load, bulk=bulk))
 
 
-async def list_datasets(conn: Connection, load: Load) -> None:
-    """List the datasets of the change that applies a locked load; versions of one dataset come in their order.
+async def list_some(conn: Connection, load: Load, limit: int) -> ChunkOfDatasets:
+    """List the next datasets of the change that applies a locked load; versions of one dataset come in their order.
 
-    None where that change was cancelled meanwhile. What is left to do is to remove the other documents.
+    None where that change was cancelled meanwhile: then this is the last chunk.
     """
-    await conn.execute("SET LOCAL work_mem = '64MB'")
-    await conn.execute(
-        """INSERT INTO fedstac.bulk_dataset (bulk, n, collection, dataset, lineage, digest, change)
-           SELECT $2, row_number() OVER (ORDER BY lineage, version NULLS FIRST, dataset), $3, dataset, lineage,
-                  coalesce(expected, ''), change
-           FROM fedstac.load_dataset WHERE load = $1 AND comparison = $5 AND change = ANY ($4::text[])
-             AND EXISTS (SELECT FROM fedstac.bulk WHERE id = $2 AND finished_at IS NULL)""",
-        load.id, load.bulk, load.collection, list(WORK[load.mode]), load.comparison,
+    await _look_up_each(conn)
+    row = await conn.fetchrow(
+        """WITH place AS MATERIALIZED (
+               SELECT lineage, coalesce(version, -1) AS version, dataset FROM fedstac.load_dataset
+               WHERE load = $1 AND dataset = $6 UNION ALL SELECT '', -2, '' WHERE $6 = ''),
+           page AS MATERIALIZED (
+               SELECT dataset, lineage, coalesce(version, -1) AS version, coalesce(expected, '') AS digest, change,
+                      comparison = $5 AND change = ANY ($4::text[]) AS is_work
+               FROM fedstac.load_dataset
+               WHERE load = $1 AND (lineage, coalesce(version, -1), dataset)
+                     > ((SELECT lineage FROM place), (SELECT version FROM place), (SELECT dataset FROM place))
+                 AND EXISTS (SELECT FROM fedstac.bulk WHERE id = $2 AND finished_at IS NULL)
+               ORDER BY lineage, coalesce(version, -1), dataset LIMIT $7),
+           listed AS (
+               INSERT INTO fedstac.bulk_dataset (bulk, n, collection, dataset, lineage, digest, change)
+               SELECT $2, (SELECT coalesce(max(n), 0) FROM fedstac.bulk_dataset WHERE bulk = $2)
+                      + row_number() OVER (ORDER BY lineage, version, dataset),
+                      $3, dataset, lineage, digest, change
+               FROM page WHERE is_work)
+           SELECT count(*) AS count, (array_agg(dataset ORDER BY lineage DESC, version DESC, dataset DESC))[1] AS last
+           FROM page""",
+        load.id, load.bulk, load.collection, list(WORK[load.mode]), load.comparison, load.step_after, limit,
     )  # fmt: skip
+    assert row is not None
+    return _chunk(row["count"], row["last"], limit)
+
+
+async def end_list(conn: Connection, load: Load) -> None:
+    """Let the change that applies a locked load begin: all its datasets are listed.
+
+    What is left to do is to remove the documents of others.
+    """
     await conn.execute("UPDATE fedstac.bulk SET is_listed = true WHERE id = $1", load.bulk)
-    await conn.execute("UPDATE fedstac.load SET step = 'trim', step_after = '' WHERE id = $1", load.id)
-    await conn.execute("RESET work_mem")
+    await conn.execute(
+        "UPDATE fedstac.load SET step = 'trim', step_after = '', step_at = clock_timestamp() WHERE id = $1", load.id
+    )
 
 
 async def close(conn: Connection, id: UUID) -> None:

@@ -335,7 +335,8 @@ async def compare_load(http: httpx.AsyncClient, items: Sequence[Mapping[str, Any
 async def apply_load(http: httpx.AsyncClient, load: Json) -> None:
     """Apply a load that was compared, however many datasets go."""
     confirm = {} if load["to_confirm"] is None else {"confirm": load["to_confirm"]}
-    (await http.post(f"/loads/{load['id']}/apply", params=confirm)).raise_for_status()
+    params = {**confirm, "compared": load["compared"]}
+    (await http.post(f"/loads/{load['id']}/apply", params=params)).raise_for_status()
 
 
 async def wait_until_loaded(http: httpx.AsyncClient, load: Json) -> Json:

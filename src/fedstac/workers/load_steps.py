@@ -76,7 +76,7 @@ async def advance(node: Node, conn: Connection, load: Load) -> None:
         case LoadStep.HERE:
             await _compare_here(node, conn, load)
         case LoadStep.LIST:
-            await loads.list_datasets(conn, load)
+            await _list(conn, load)
         case LoadStep.TRIM:
             chunk = await loads.trim(conn, load, AT_ONCE)
             await loads.store_step(conn, replace(
@@ -87,6 +87,15 @@ async def advance(node: Node, conn: Connection, load: Load) -> None:
             await loads.store_step(conn, load if has_more else replace(load, step=None))
         case None:
             pass
+
+
+async def _list(conn: Connection, load: Load) -> None:
+    """List the next datasets of the change that applies a load. It begins once the last of them is listed."""
+    chunk = await loads.list_some(conn, load, AT_ONCE)
+    if chunk.is_last:
+        await loads.end_list(conn, load)
+    else:
+        await loads.store_step(conn, replace(load, step_after=chunk.last or ""))
 
 
 async def _compare_stated(node: Node, conn: Connection, load: Load) -> None:

@@ -39,7 +39,6 @@ from fedstac.runtime.failpoints import failpoint
 from fedstac.workers import load_steps
 
 FIRST_STEPS: Final = 3  # of a comparison, that a request does itself
-LISTED_AT_ONCE: Final = 5_000  # datasets of a load, that the request lists that applies it
 EVERYTHING: Final = "*"  # in an audit row
 log = structlog.get_logger()
 
@@ -133,15 +132,18 @@ def _require_all_before_the_last(parts: Sequence[LoadPart]) -> None:
 
 async def apply(
     node: Node, conn: Connection, caller: Principal, id: UUID, *, confirmed: int | None, identity: str | None,
-    correlation: str, traceparent: str | None,
+    correlation: str, traceparent: str | None, comparison_time: datetime | None = None,
 ) -> Load:  # fmt: skip
     """Begin to apply a load that was compared. Applying it again changes nothing.
 
-    LoadNotConfirmed where many datasets go and nobody confirmed how many. Conflict where it was not compared, or
-    another load of the collection is being applied, or was since. BadRequest where more than MOST datasets change.
+    comparison_time: of the comparison whose changes somebody saw (`Load.compared_at`); None: whichever was the last.
+    LoadNotConfirmed where many datasets go and nobody confirmed how many. Conflict where it was not compared, or again
+    since it was shown, or another load of the collection is being applied, or was since. BadRequest where more than
+    MOST datasets change.
     """
     async with conn.transaction():
         load = await _locked(conn, id)
+        _require_comparison(load, comparison_time)
         if load.bulk is not None or load.done_at is not None:
             return load
         _require_open(load)
@@ -169,8 +171,9 @@ async def apply(
             id=load.id, collection=load.collection, mode=load.mode, override=load.override, submitter=caller.name,
             roles=sorted(caller.roles), identity=identity, correlation=correlation, traceparent=traceparent,
         )  # fmt: skip
-        lists = changes.total <= LISTED_AT_ONCE
-        await loads.begin(conn, load, bulk, changes.total, now_asked_by=now_asked_by, lists=lists)
+        await loads.begin(conn, load, bulk, changes.total, now_asked_by=now_asked_by)
+        if changes.stated + changes.counts.get(LoadChange.REMOVED, 0) < load_steps.AT_ONCE:
+            await load_steps.advance(node, conn, await _locked(conn, id))  # one step lists all of it
         await audit.append(conn, [audit.NewRow(
             actor=caller.name, action="reconcile", collection=load.collection, dataset=EVERYTHING, request=bulk,
             outcome="accepted", before=None, after=None, correlation=correlation, items=changes.total,
@@ -179,6 +182,15 @@ async def apply(
     log.info("a full-state load begins", load=str(load.id), collection=load.collection, mode=load.mode,
              datasets=changes.total, actor=caller.name)  # fmt: skip
     return replace(load, bulk=bulk)
+
+
+def _require_comparison(load: Load, comparison_time: datetime | None) -> None:
+    """Raise Conflict where somebody saw the changes of another comparison than the one that counts."""
+    if comparison_time is None or load.compared_at == comparison_time or load.cancelled_by is not None:
+        return
+    if load.bulk is not None or load.done_at is not None:
+        raise Conflict("it was applied with the changes of another comparison than the one that you saw; look at them")
+    raise Conflict("the load was compared again since it was shown, or parts came; look at what it changes now")
 
 
 async def cancel(conn: Connection, id: UUID, actor: str, *, correlation: str) -> Load:

@@ -21,6 +21,7 @@ from fedstac.db.loads import Load, LoadPart, NewLoad, StatedDataset
 from fedstac.domain.errors import BadRequest, LoadDoesNotExist, LoadNotConfirmed
 from fedstac.domain.groups import ANY
 from fedstac.domain.identifiers import uuid7
+from fedstac.domain.model import moment
 from fedstac.domain.policy import Action, Resource
 from fedstac.domain.reconcile import MOST, MOST_PARTS, LoadChange, LoadMode
 from fedstac.domain.texts import Text, pieces
@@ -58,7 +59,7 @@ async def post_reconcile(call: Call) -> Response:
         load = await loading.compare(node, conn, new.id)
         if is_dry_run(call) or load.is_comparing:
             return await _answer(call, conn, new.id, 202 if load.is_comparing else 200)
-        return await _apply(call, conn, new.id)
+        return await _apply(call, conn, new.id, comparison_time=load.compared_at)
 
 
 async def put_part(call: Call) -> Response:
@@ -123,17 +124,20 @@ async def post_apply(call: Call) -> Response:
     With `dry_run=true` it is compared anew, and nothing changes. A large load is compared beside other work: the answer
     is 202, and `GET /loads/{id}` says how far it is. Else what the last comparison showed is done, dataset by dataset,
     beside other work; what was changed since is left as it is. `confirm` says how many datasets go, where that has to
-    be said. The same again is the same.
+    be said. `compared` says which comparison the caller saw: where another one counts by now, nothing is done. The same
+    again is the same.
     """
+    comparison_time = _comparison_time(call)
     async with call.node.pool.acquire() as conn:
         load = await _readable(call, conn)
         _permit(call, load.collection)
         if is_dry_run(call):
             load = await loading.compare(call.node, conn, load.id)
             return await _answer(call, conn, load.id, 202 if load.is_comparing else 200)
-        if load.compared_at is None:
+        if load.compared_at is None and comparison_time is None:
             load = await loading.compare(call.node, conn, load.id)
-        return await _apply(call, conn, load.id)
+            comparison_time = load.compared_at  # what this request compared, and nothing that came meanwhile
+        return await _apply(call, conn, load.id, comparison_time=comparison_time)
 
 
 async def post_cancel(call: Call) -> Response:
@@ -176,6 +180,15 @@ def _confirmed(call: Call) -> int | None:
     if "confirm" not in call.query_params:
         return None
     return numbers.whole(call.query_params, "confirm", default=0, most=MOST)
+
+
+def _comparison_time(call: Call) -> datetime | None:
+    """Return which comparison the caller saw, by its time; None where they do not say."""
+    text = call.query_params.get("compared")
+    comparison_time = moment(text)
+    if text is not None and comparison_time is None:
+        raise BadRequest(f"compared={text[:40]!r} is no time; send what the load says in `compared`")
+    return comparison_time
 
 
 async def _datasets_of(call: Call, collection: str, text: Text) -> tuple[list[StatedDataset], list[str]]:
@@ -226,11 +239,11 @@ def _load_id(text: str) -> UUID:
         raise LoadDoesNotExist(f"{text[:80]!r} is no id of a full-state load") from None
 
 
-async def _apply(call: Call, conn: Connection, id: UUID) -> Response:
+async def _apply(call: Call, conn: Connection, id: UUID, *, comparison_time: datetime | None) -> Response:
     try:
         await loading.apply(
             call.node, conn, call.caller, id, confirmed=_confirmed(call), identity=identity.packed(call.caller),
-            correlation=call.request_id, traceparent=call.traceparent,
+            correlation=call.request_id, traceparent=call.traceparent, comparison_time=comparison_time,
         )  # fmt: skip
     except LoadNotConfirmed as problem:
         problem.load = id
