@@ -203,7 +203,15 @@ async def test_a_list_has_the_private_datasets_that_one_has_a_right_to(
     assert await found(await granted("of-project", "project", "")) == listed
     institution = ITEMS[4]["properties"]["cmip6:institution_id"]
     publisher = {"Authorization": f"Bearer {await nodes.issue_token(conn, 'ours', [f'publisher:{institution}'])}"}
-    assert {each["id"] for each in versions} <= set(await found(publisher)) <= set(listed)
+    own_ids = [id for id in listed if id.split(".")[2] == institution]
+    assert {each["id"] for each in versions} <= set(own_ids)
+    assert await found(publisher) == await found(publisher, collection="CMIP6") == own_ids
+    elsewhere = {"Authorization": f"Bearer {await nodes.issue_token(conn, 'elsewhere', ['publisher:NOWHERE'])}"}
+    assert await found(elsewhere) == []
+    unsaid = "UPDATE fedstac.record SET institution = $2 WHERE access = 'private' AND institution = $1"
+    await conn.execute(unsaid, institution, "*")  # as before anybody noted it
+    assert await found(publisher) == own_ids
+    await conn.execute(unsaid, "*", institution)
     first = (await west.anyone.get("/private?limit=1", headers=admin)).json()["datasets"][0]
     assert (await west.anyone.get(first["href"].removeprefix(west.url), headers=admin)).json()["id"] == first["id"]
     stranger = {"Authorization": f"Bearer {await nodes.issue_token(conn, 'stranger', ['member'])}"}

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from types import MappingProxyType
+from typing import Any
 
 import orjson
 
@@ -178,7 +179,7 @@ async def states(conn: Connection, datasets: Sequence[tuple[str, str]]) -> dict[
     return {(row["collection"], row["id"]): State(row["state"]) for row in rows}
 
 
-def from_row(row: Row) -> Record:
+def from_row(row: Row | Mapping[str, Any]) -> Record:
     """Return a record from a row of COLUMNS and `document`."""
     values = dict(row)
     return Record(**{**values, "state": State(values["state"]), "access": Level(values["access"])})
@@ -219,16 +220,17 @@ async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[t
 
     What searches no longer find is not shown by its row of codes, which says nothing of what is gone.
     """
-    new = [change.after for change in changes if change.before is None]
+    new = [(change.after, _whose(change)) for change in changes if change.before is None]
     if new:
         await conn.copy_records_to_table(
-            "record", schema_name="fedstac", columns=(*STORED, "n", "has_identifier"),
+            "record", schema_name="fedstac", columns=(*STORED, "n", "has_identifier", "institution"),
             records=[
-                (*_row(record), numbers[record.collection, record.id], has_identifier(record.document))
-                for record in new
+                (*_row(record), numbers[record.collection, record.id], has_identifier(record.document), institution)
+                for record, institution in new
             ],
         )  # fmt: skip
-    old = [change.after for change in changes if change.before is not None]
+    old_changes = [change for change in changes if change.before is not None]
+    old = [change.after for change in old_changes]
     if old:
         await conn.execute(
             f"""WITH stored AS (
@@ -237,14 +239,15 @@ async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[t
                       document_digest = c.document_digest, files_digest = c.files_digest, digest = c.digest,
                       publisher = c.publisher, cv_version = c.cv_version, cv_excused = c.cv_excused,
                       retraction = c.retraction, replicas = c.replicas, superseded = c.superseded,
-                      quarantine = c.quarantine, has_identifier = c.has_identifier, access = c.access
+                      quarantine = c.quarantine, has_identifier = c.has_identifier, access = c.access,
+                      institution = c.institution
                FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
                            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[],
                            $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::bool[], $20::text[],
-                           $21::bool[], $22::text[])
+                           $21::bool[], $22::text[], $23::text[])
                     c (collection, id, state, latest, claims_latest, epoch, seq, created, updated, document,
                        document_digest, files_digest, digest, publisher, cv_version, cv_excused, retraction,
-                       replicas, superseded, quarantine, has_identifier, access)
+                       replicas, superseded, quarantine, has_identifier, access, institution)
                WHERE r.collection = c.collection AND r.id = c.id
                RETURNING r.n, r.updated, r.document IS NULL AS is_gone, r.state, r.access)
                UPDATE fedstac.facet f SET shown = 0, updated = stored.updated, changed = pg_current_xact_id(),
@@ -260,8 +263,13 @@ async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[t
             [r.digest for r in old], [r.publisher for r in old], [r.cv_version for r in old],
             [r.cv_excused for r in old], [r.retraction for r in old], [r.replicas for r in old],
             [r.superseded for r in old], [r.quarantine for r in old], [has_identifier(r.document) for r in old],
-            [r.access for r in old],
+            [r.access for r in old], [_whose(change) for change in old_changes],
         )  # fmt: skip
+
+
+def _whose(change: Change) -> str:
+    """Return the institution of a dataset as `private.places` asks for it; "" where its document names none."""
+    return (change.draft.institution or "") if change.draft is not None else ""
 
 
 async def _restate(conn: Connection, changes: Sequence[Change]) -> None:

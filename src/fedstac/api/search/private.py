@@ -12,12 +12,13 @@ from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
 from fedstac.api.search import views
 from fedstac.db import collections, grants, private
-from fedstac.db.private import START, Place, PrivatePlaces
+from fedstac.db.private import START, UNSAID, Place, PrivatePlaces
 from fedstac.db.search import ServedItem
 from fedstac.domain.access import View
 from fedstac.domain.errors import BadRequest
+from fedstac.domain.groups import ANY
 from fedstac.domain.model import rfc3339
-from fedstac.domain.policy import READING
+from fedstac.domain.policy import READING, Policy, Principal, Resource
 
 DEFAULT_PAGE, MOST_PAGE = 50, 1000
 LOOKED_AT: Final = 200  # datasets that one look reads
@@ -55,25 +56,38 @@ async def get_private(call: Call) -> Response:
 
 
 async def _places(call: Call, collection: str | None) -> PrivatePlaces:
-    """Return where private datasets may be that the caller has a right to, of one collection or of all."""
+    """Return where private datasets may be that the caller has a right to, of one collection or of all.
+
+    By the policy these are whole collections, or those of institutions: nobody reads past what others have.
+    """
     caller, policy = call.caller, call.node.policy
     async with call.node.search_pool.acquire() as conn:
         names = await collections.names(conn)
+        projects = [name for name in names if collection in (None, name)]
         holdings = await grants.holdings(conn, caller.name, most=MOST_HELD)
         by_grant = holdings.projects if holdings is not None else await grants.collections_of(conn, caller.name)
-    is_wanted = {collection} if collection is not None else {*names}
-    by_policy = {
-        name for name in names
-        if caller.is_admin or any(policy.may_somewhere(caller, action, name) for action in READING)
-    }  # fmt: skip
-    whole = sorted((by_policy | by_grant) & is_wanted)
+        whole = {name for name in projects if name in by_grant or _may_read(policy, caller, name, ANY)}
+        some = [
+            name for name in projects
+            if name not in whole and any(policy.may_somewhere(caller, action, name) for action in READING)
+        ]  # fmt: skip
+        places = await private.institutions(conn, some) if some else []
+    institutions = [
+        (name, institution) for name, institution in places
+        if institution == UNSAID or _may_read(policy, caller, name, institution or None)
+    ]  # fmt: skip
     if holdings is None:
-        return PrivatePlaces(whole)
+        return PrivatePlaces(sorted(whole), institutions)
     return PrivatePlaces(
-        whole,
-        [key for key in holdings.lineages if key.partition("/")[0] in is_wanted],
-        [dataset for dataset in holdings.datasets if dataset[0] in is_wanted],
-    )
+        sorted(whole), institutions, [key for key in holdings.lineages if key.partition("/")[0] in projects],
+        [dataset for dataset in holdings.datasets if dataset[0] in projects],
+    )  # fmt: skip
+
+
+def _may_read(policy: Policy, caller: Principal, project: str, institution: str | None) -> bool:
+    """Tell whether the policy lets a caller read the private datasets of an institution of a project."""
+    resource = Resource(f"private datasets of {project}", project, institution)
+    return caller.is_admin or policy.without_homes.may_one_of(caller, READING, resource)
 
 
 def _document(call: Call, item: ServedItem) -> dict[str, Any]:
