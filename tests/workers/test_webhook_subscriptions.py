@@ -6,7 +6,7 @@ import asyncio
 import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -546,6 +546,32 @@ async def test_what_came_of_several_chunks_is_stored_together_and_of_a_lost_leas
     assert [tuple(row) for row in rows] == [(3, 2, 0, None), (0, 0, 1, None), (0, 0, 0, None), (0, 0, 0, None)]
     counts = await subscription_events.missed_counts(conn, [turn.name for turn in (first, second, changed)])
     assert counts == {first.name: MissedCounts(waiting=1), second.name: MissedCounts(dead=1)}
+
+
+async def test_owners_are_told_of_many_chunks_in_as_many_statements_as_of_one(node: Node, conn: Connection) -> None:
+    turns = await _claimed(node, conn, 40)
+    destination, _ = await notifications.register(
+        conn, turns[0].subscription.owner, "mailto:ben@example.org", ["subscription"], confirmed=True
+    )
+    ended, names = Stop(ended_reason="over"), [turn.name for turn in turns]
+    statements: list[Any] = []
+
+    async def note(some: Sequence[Turn]) -> int:
+        statements.clear()
+        results = [Note(turn, DeliveryResult(through=None, taken_count=0, error="over", stop=ended)) for turn in some]
+        with conn.query_logger(statements.append):
+            await webhook_deliveries.note(conn, results, window=60.0)
+        return len(statements)
+
+    await note(turns[:1])  # asyncpg asks for the types of arguments
+    assert await note(turns[1:4]) == await note(turns[4:])
+    rows = await conn.fetch("SELECT about FROM fedstac.notification WHERE destination = $1", destination.id)
+    assert [list(row["about"]) for row in rows] == [names], "one digest, in which each stands once"
+    await note(turns[:3])
+    rows = await conn.fetch("SELECT about FROM fedstac.notification WHERE destination = $1", destination.id)
+    assert [list(row["about"]) for row in rows] == [names]
+    audited = await conn.fetch("SELECT dataset FROM fedstac.audit WHERE action = 'end-subscription' ORDER BY id")
+    assert [row["dataset"] for row in audited] == [f"subscription/{name}" for name in (*names, *names[:3])]
 
 
 async def test_a_note_that_cannot_be_stored_hinders_no_other(node: Node, conn: Connection) -> None:

@@ -74,10 +74,28 @@ async def append_act(
     conn: Connection, actor: str, correlation: str | None, action: str, subject: str, detail: Mapping[str, object]
 ) -> None:
     """Write the row of what somebody did with a thing that is no dataset, such as `sink/NAME`. Join a transaction."""
-    await append(conn, [NewRow(
-        actor=actor, action=action, collection="", dataset=subject, request=None, outcome="done", before=None,
-        after=None, correlation=correlation, detail=orjson.dumps(detail).decode() if detail else None,
-    )])  # fmt: skip
+    await append_acts(conn, actor, correlation, [Act(action, subject, detail)])
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What somebody did with a thing that is no dataset."""
+
+    action: str
+    subject: str
+    detail: Mapping[str, object]
+
+
+async def append_acts(conn: Connection, actor: str, correlation: str | None, acts: Sequence[Act]) -> None:
+    """Write the rows of what somebody did with things that are no datasets, in their order. Join a transaction."""
+    await append(conn, [
+        NewRow(
+            actor=actor, action=each.action, collection="", dataset=each.subject, request=None, outcome="done",
+            before=None, after=None, correlation=correlation,
+            detail=orjson.dumps(each.detail).decode() if each.detail else None,
+        )
+        for each in acts
+    ])  # fmt: skip
 
 
 async def _issuers_and_correlations(

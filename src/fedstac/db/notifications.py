@@ -7,7 +7,7 @@ content. From then on it is sent again under the same id until the receiver has 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -149,17 +149,24 @@ async def tell(conn: Connection, destination: UUID, topic: str, about: Sequence[
     )  # fmt: skip
 
 
-async def tell_owner(conn: Connection, owner: str, topic: str, about: Sequence[str], *, after: float) -> None:
-    """Put something into the open digests of somebody's destinations that want the topic. Join a transaction.
+async def tell_owners(conn: Connection, topic: str, about: Mapping[str, Sequence[str]], *, after: float) -> None:
+    """Put something into the open digests of people's destinations that want the topic. Join a transaction.
 
-    What a digest has already it does not get again.
+    about: by owner. What a digest has already it does not get again.
     """
+    if not about:
+        return
+    pairs = [(owner, text) for owner, texts in about.items() for text in texts]
     await conn.execute(
         f"""INSERT INTO fedstac.notification (destination, topic, about, due)
-            SELECT id, $2, $3, clock_timestamp() + make_interval(secs => $4) FROM fedstac.destination
-            WHERE owner = $1 AND $2 = ANY (topics) AND confirmed IS NOT NULL ORDER BY id
+            SELECT d.id, $1, array_agg(a.text ORDER BY a.n), clock_timestamp() + make_interval(secs => $2)
+            FROM unnest($3::text[], $4::text[]) WITH ORDINALITY a (owner, text, n)
+            JOIN fedstac.destination d ON d.owner = a.owner
+            LEFT JOIN fedstac.notification o ON o.destination = d.id AND o.topic = $1 AND o.taken IS NULL
+            WHERE $1 = ANY (d.topics) AND d.confirmed IS NOT NULL AND NOT a.text = ANY (coalesce(o.about, '{{}}'))
+            GROUP BY d.id ORDER BY d.id
             {GATHER} WHERE NOT notification.about @> EXCLUDED.about""",
-        owner, topic, list(about), after,
+        topic, after, [owner for owner, _ in pairs], [text for _, text in pairs],
     )  # fmt: skip
 
 

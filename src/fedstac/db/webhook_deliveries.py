@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from fedstac.db import notifications, subscription_events, subscriptions
+from fedstac.db import audit, notifications, subscription_events, subscriptions
 from fedstac.db.connections import Connection
 from fedstac.db.subscription_events import Postponement
 from fedstac.db.subscriptions import UNLEASED, Subscription
@@ -238,8 +238,7 @@ async def note(conn: Connection, notes: Sequence[Note], *, window: float) -> lis
         own_notes = [each for each in notes if leases.get(each.turn.name) == each.turn.lease]
         await _store_events(conn, own_notes)
         await _store_places(conn, own_notes)
-        for each in sorted(own_notes, key=lambda each: (each.turn.subscription.owner, each.turn.name)):
-            await _tell(conn, each, window)
+        await _tell(conn, sorted(own_notes, key=lambda each: each.turn.name), window)
     return own_notes
 
 
@@ -287,15 +286,25 @@ async def _store_places(conn: Connection, notes: Sequence[Note]) -> None:
     )  # fmt: skip
 
 
-async def _tell(conn: Connection, note: Note, window: float) -> None:
-    """Write the row of a stop in the audit log, and tell the owner of it and of dead letters."""
-    stop, name = note.result.stop, note.turn.name
-    reason = stop.ended_reason or stop.paused_reason
-    if reason is not None:
-        action = "end-subscription" if stop.ended_reason is not None else "pause-subscription"
-        await subscriptions.write_audit(conn, ACTOR, None, action, name, {"reason": reason})
-    if reason is not None or note.result.dead_count:
-        await notifications.tell_owner(conn, note.turn.subscription.owner, "subscription", [name], after=window)
+async def _tell(conn: Connection, notes: Sequence[Note], window: float) -> None:
+    """Write the rows of stops in the audit log, and tell owners of them and of dead letters."""
+    stops = [each for each in notes if _reason(each.result.stop) is not None]
+    await audit.append_acts(conn, ACTOR, None, [
+        audit.Act(
+            "end-subscription" if each.result.stop.ended_reason is not None else "pause-subscription",
+            f"subscription/{each.turn.name}", {"reason": _reason(each.result.stop)},
+        )
+        for each in stops
+    ])  # fmt: skip
+    about = dict[str, list[str]]()
+    for each in notes:
+        if _reason(each.result.stop) is not None or each.result.dead_count:
+            about.setdefault(each.turn.subscription.owner, []).append(each.turn.name)
+    await notifications.tell_owners(conn, "subscription", about, after=window)
+
+
+def _reason(stop: Stop) -> str | None:
+    return stop.ended_reason or stop.paused_reason
 
 
 async def agree(conn: Connection, turn: Turn, rate: int | None) -> bool:

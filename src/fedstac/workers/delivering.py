@@ -263,7 +263,7 @@ async def _write_or_bury(
         letters = [Postponement(each.event, each.reason, seconds=None) for each in outcome.unwritable]
         await subscription_events.postpone(conn, subscription.name, letters)
         window = node.settings.notify_window_seconds
-        await notifications.tell_owner(conn, subscription.owner, "subscription", [subscription.name], after=window)
+        await notifications.tell_owners(conn, "subscription", {subscription.owner: [subscription.name]}, after=window)
     return outcome.events
 
 
