@@ -56,6 +56,7 @@ EXPECTED = {
     "fedstac.footprint":         "SI      -          S       -        -",
     "fedstac.forgotten":         "S       S          S       -        -",
     "fedstac.grant_target":      "SIU     -          -       -        -",
+    "fedstac.grant_turn":        "SIUD    -          S       -        -",
     "fedstac.idempotency":       "SID     SD         -       -        -",
     "fedstac.lapse":             "SIUD    -          -       -        -",
     "fedstac.lineage":           "SIU     -          S       -        -",

@@ -42,6 +42,9 @@ class RightsByState:
     def could_see(self, subscriber: Subscriber, dataset: LoggedDataset) -> bool:
         return self.view_of(subscriber, dataset) is not View.NOTHING
 
+    def view_if(self, subscriber: Subscriber, dataset: LoggedDataset, *, holds_grant: bool) -> View:
+        return self.view_of(subscriber, dataset) if holds_grant else View.NOTHING
+
     def event_for(self, subscriber: Subscriber, event: LoggedEvent) -> LoggedEvent:
         return event
 

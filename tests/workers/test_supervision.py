@@ -34,6 +34,7 @@ PUBLISHING = {
     "bulk",
     "loads",
     "cascades",
+    "grants",
     "refusals",
     "vocabularies",
     "columns",

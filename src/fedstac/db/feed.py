@@ -256,7 +256,7 @@ async def look(
     """
     if event_filter.takes_all:
         entries = await page(conn, after, limit, most_bytes=most_bytes)
-        readable = [each for each in entries if event_filter.grants or not each.type.startswith(grants.PREFIX)]
+        readable = [each for each in entries if _is_readable(each.type, event_filter)]
         if readable or not entries:
             return FeedSlice(readable, entries[-1].pos if entries else after)
     row = await conn.fetchrow(
@@ -269,7 +269,8 @@ async def look(
                FROM scanned s JOIN fedstac.outbox o ON o.id = s.id
                WHERE o.id >= (SELECT lowest FROM reach) AND o.id <= (SELECT highest FROM reach)
                  AND ($3::text IS NULL OR o.collection = $3) AND ($4::text IS NULL OR o.type = $4)
-                 AND ($5 OR o.type NOT LIKE 'org.fedstac.grant.%')) matching""",
+                 AND ($5 AND o.type <> 'org.fedstac.grant.passage.v1' OR o.type NOT LIKE 'org.fedstac.grant.%')
+           ) matching""",
         after, SCANNED, event_filter.collection, event_filter.type, event_filter.grants,
     )  # fmt: skip
     assert row is not None  # it is one of aggregates
@@ -284,6 +285,11 @@ async def look(
             positions.append(pos)
             size += event_size
     return FeedSlice(await _entries(conn, positions) if positions else (), row["last"])
+
+
+def _is_readable(event_type: str, event_filter: EventFilter) -> bool:
+    """Tell whether a reader may have events of a type: those about grants by a right, passages of grants never."""
+    return not event_type.startswith(grants.PREFIX) or (event_filter.grants and event_type != grants.PASSAGE)
 
 
 async def _entries(conn: Connection, positions: Sequence[int]) -> list[Entry]:

@@ -56,7 +56,7 @@ class CoveringGrants:
     """For which datasets subjects have grants, as (subject, collection, id).
 
     open_now: those that open the dataset. at_last: also those that are suspended by its state, or that ended lately,
-    with the moment from which on one of them was valid.
+    with the moment from which on one of them was valid, and given.
     """
 
     open_now: frozenset[tuple[str, str, str]] = frozenset()
@@ -87,14 +87,16 @@ async def covering(
                    SELECT FROM fedstac.access_grant g WHERE g.subject = s.subject AND g.closed_at IS NULL LIMIT 1) one),
            valid AS (
                SELECT h.subject, w.collection, w.scope, w.target, longest.valid_until AS ends,
-                      longest.valid_from AS begins, longest.valid_until > clock_timestamp() AS is_open
+                      greatest(longest.valid_from, longest.given_at) AS begins,
+                      longest.valid_until > clock_timestamp() AS is_open
                FROM holder h CROSS JOIN wanted w CROSS JOIN LATERAL (
-                   SELECT g.valid_until, g.valid_from FROM fedstac.access_grant g
+                   SELECT g.valid_until, g.valid_from, g.given_at FROM fedstac.access_grant g
                    WHERE g.subject = h.subject AND g.collection = w.collection AND g.scope = w.scope
                      AND g.target = w.target AND g.closed_at IS NULL AND g.valid_from <= clock_timestamp()
                      AND g.valid_until > w.since ORDER BY g.valid_until DESC LIMIT 1) longest
                UNION ALL
-               SELECT g.subject, g.collection, g.scope, g.target, least(g.closed_at, g.valid_until), g.valid_from, false
+               SELECT g.subject, g.collection, g.scope, g.target, least(g.closed_at, g.valid_until),
+                      greatest(g.valid_from, g.given_at), false
                FROM fedstac.access_grant g
                WHERE g.subject = ANY ($1::text[]) AND g.closed_at > (SELECT min(since) FROM dataset)
                  AND g.valid_from < g.closed_at)

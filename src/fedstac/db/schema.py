@@ -13,7 +13,7 @@ MIGRATION_LOCK = 0x666564_00  # the advisory lock of whoever migrates
 
 # What the writer's role has to be allowed: Select, Insert, Update, Delete.
 NEEDED = {
-    "fedstac.access_grant": "SIU", "fedstac.grant_target": "SIU",
+    "fedstac.access_grant": "SIU", "fedstac.grant_target": "SIU", "fedstac.grant_turn": "SIUD",
     "fedstac.alerted": "SIUD", "fedstac.audit": "SI", "fedstac.audit_chain": "S", "fedstac.audit_head": "S",
     "fedstac.awaited": "SIUD", "fedstac.cascade": "SIU", "fedstac.collection": "SIUD", "fedstac.confirmation": "SIUD",
     "fedstac.bulk": "SIU", "fedstac.bulk_dataset": "SIU", "fedstac.console_session": "SIUD",

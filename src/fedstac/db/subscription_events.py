@@ -16,8 +16,10 @@ from fedstac.db import feed
 from fedstac.db.connections import Connection, Row
 from fedstac.db.sinks import PAGE_BYTES, PAGE_EVENTS, logged_event, page_of
 from fedstac.db.subscriptions import UNLEASED, write_audit
+from fedstac.domain import grant_passages
 from fedstac.domain.errors import Conflict, NotFound
 from fedstac.domain.events import Cursor, LoggedEvent
+from fedstac.domain.grants import PASSAGE
 
 LONGEST_REASON: Final = 500
 MOST_DEAD_LETTERS: Final = 10_000  # of a subscription; the oldest go
@@ -65,7 +67,7 @@ async def _read(conn: Connection, after: Cursor, collections: Iterable[str] | No
         ),
         after.pos, reach["pos"], names,
     )  # fmt: skip
-    events = [logged_event(row) for row in rows]
+    events = _of_datasets(rows)
     is_cut = len(events) == limit or sum(len(event.text.encode()) for event in events) >= PAGE_BYTES
     return LogSlice(events, events[-1].cursor if is_cut else Cursor(reach["epoch"], reach["pos"]))
 
@@ -73,14 +75,18 @@ async def _read(conn: Connection, after: Cursor, collections: Iterable[str] | No
 async def previous_events(conn: Connection, page: Sequence[LoggedEvent]) -> dict[int, LoggedEvent | None]:
     """Return the dataset's event before each event of a page, by the latter's position; None where the log has none.
 
-    page: in the order of the log, though not all of it; events of collections have none before. The event before is in
-    the page itself or is looked up, for all together. Of large ones there are those of the first few of the page.
+    page: in the order of the log, though not all of it; events of collections and passages of grants have none before.
+    The event before is in the page itself or is looked up, for all together. Of large ones there are those of the first
+    few of the page.
     """
     previous: dict[int, LoggedEvent | None] = {}
     last: dict[tuple[str, str], LoggedEvent] = {}
     firsts: list[LoggedEvent] = []
     for event in page:
         if event.dataset is None:
+            continue
+        if event.type == PASSAGE:
+            previous[event.cursor.pos] = None  # it is made of the record
             continue
         name = (event.collection, event.dataset)
         if name not in last:
@@ -115,7 +121,12 @@ async def previous_events(conn: Connection, page: Sequence[LoggedEvent]) -> dict
 async def events_at(conn: Connection, positions: Sequence[int]) -> list[LoggedEvent]:
     """Return the events at these positions in the order of the log; of large ones the first few."""
     rows = await conn.fetch(page_of("SELECT pos, id FROM fedstac.feed WHERE pos = ANY ($1::bigint[])"), list(positions))
-    return [logged_event(row) for row in rows]
+    return _of_datasets(rows)
+
+
+def _of_datasets(rows: Sequence[Row]) -> list[LoggedEvent]:
+    """Return the events of rows; what is of a dataset stands among the events of that dataset."""
+    return [grant_passages.among_its_dataset(logged_event(row)) for row in rows]
 
 
 # --- leases ---

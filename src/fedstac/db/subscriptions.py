@@ -107,6 +107,15 @@ async def every(conn: Connection, *, owner: str | None, after: str, limit: int) 
     return [subscription_of(row) for row in rows]
 
 
+async def filters_of(conn: Connection, owner: str) -> list[str]:
+    """Return the filters of somebody's subscriptions that have not ended, as JSON, each once."""
+    rows = await conn.fetch(
+        "SELECT DISTINCT filter FROM fedstac.subscription WHERE owner = $1 AND ended_reason IS NULL ORDER BY filter",
+        owner,
+    )
+    return [row["filter"] for row in rows]
+
+
 def missing(name: str) -> NotFound:
     """Return the refusal of a name that is no subscription of the caller's."""
     return NotFound(f"there is no subscription {name[:100]!r} of yours; see fedstac subscription list")

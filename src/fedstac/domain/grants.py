@@ -24,6 +24,7 @@ RESTORED: Final = "org.fedstac.grant.restored.v1"
 WITHDRAWN: Final = "org.fedstac.grant.withdrawn.v1"
 TYPES: Final = (GIVEN, SUSPENDED, RESTORED, WITHDRAWN)
 PREFIX: Final = "org.fedstac.grant."
+PASSAGE: Final = "org.fedstac.grant.passage.v1"  # of one dataset, for subscriptions alone (domain/grant_passages.py)
 OPENING: Final = (State.PUBLISHED,)  # states in which grants open a dataset
 LONGEST_NAME: Final = 600
 

@@ -7,6 +7,8 @@ fits gives one event `left`. What a reader may not see is, to them, not there; t
 Before an event a dataset was as its last event in the log says. Where the log no longer says it (retention dropped that
 event, or a deletion took its text), nobody can tell whether the subscriber has the dataset. Then it is told that the
 dataset left: whoever never had it has nothing to forget.
+
+A passage of a grant (domain/grant_passages.py) changes no dataset, and opens or closes it for one reader.
 """
 
 from __future__ import annotations
@@ -18,16 +20,18 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 from uuid import UUID, uuid5
 
 import orjson
 
-from fedstac.domain import events, filters, grants
+from fedstac.domain import events, filters, grant_passages, grants
 from fedstac.domain.access import DatasetAccess, View, access_of, event_for
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import LoggedEvent
 from fedstac.domain.facets import NODES
+from fedstac.domain.grant_passages import GrantPassage
 from fedstac.domain.model import WITHOUT_DOCUMENT, State
 from fedstac.domain.policy import Principal
 from fedstac.domain.truth import DatasetFacts, Test, compile_filter, facts_of
@@ -156,11 +160,15 @@ class Presence(StrEnum):
 
 @dataclass(frozen=True)
 class LoggedDataset:
-    """A dataset as one event left it. body: the event, parsed. institution: whose it is; None where nobody can say."""
+    """A dataset as one event left it. body: the event, parsed. institution: whose it is; None where nobody can say.
+
+    passage: that of a grant, where the event is one; None where it is a change of the dataset.
+    """
 
     event: LoggedEvent
     body: Json
     institution: str | None = None
+    passage: GrantPassage | None = None
 
     @cached_property
     def presence(self) -> Presence:
@@ -266,14 +274,25 @@ class LogPage:
 
     @classmethod
     def read(
-        cls, page: Sequence[LoggedEvent], previous: Mapping[int, LoggedEvent | None], institution_of: InstitutionOf
-    ) -> LogPage:
-        """Read the events of datasets, each once. previous: as db/subscription_events.previous_events gives it."""
+        cls, page: Sequence[LoggedEvent], previous: Mapping[int, LoggedEvent | None], institution_of: InstitutionOf,
+        states: Mapping[int, str] = MappingProxyType({}),
+    ) -> LogPage:  # fmt: skip
+        """Read the events of datasets, each once. previous: as db/subscription_events.previous_events gives it.
+
+        states: by the position of a passage, its dataset as a snapshot has it; absent where it changed since.
+        """
         datasets: dict[int, LoggedDataset] = {}
         for event in (*page, *filter(None, previous.values())):
-            if event.dataset is not None and event.cursor.pos not in datasets:
-                body = orjson.loads(event.text)
-                datasets[event.cursor.pos] = LoggedDataset(event, body, institution_of(body["data"]))
+            pos = event.cursor.pos
+            if event.dataset is None or pos in datasets:
+                continue
+            body, passage = orjson.loads(event.text), None
+            if event.type == grants.PASSAGE:
+                passage = grant_passages.read(event)
+                if pos in states:
+                    body = grant_passages.with_state(body, orjson.loads(states[pos]))
+                    event = with_body(event, body)
+            datasets[pos] = LoggedDataset(event, body, institution_of(body["data"]), passage)
         return cls(page, previous, datasets)
 
 
@@ -311,6 +330,10 @@ class ReadingRights(Protocol):
 
     def could_see(self, subscriber: Subscriber, dataset: LoggedDataset) -> bool:
         """Tell whether a subscriber could see a dataset when the event was written that is given."""
+        ...
+
+    def view_if(self, subscriber: Subscriber, dataset: LoggedDataset, *, holds_grant: bool) -> View:
+        """Return how much a subscriber may see of a dataset with a grant, or without any."""
         ...
 
     def event_for(self, subscriber: Subscriber, event: LoggedEvent) -> LoggedEvent | None:
@@ -398,6 +421,8 @@ class _PageReading:
 
         The filter is asked first: for most subscribers it says that an event is nothing to them.
         """
+        if change.after.passage is not None:
+            return self._passage(subscriber, change, change.after.passage)
         test, after, before = subscriber.filter.test, change.after, change.before
         passes = change.facts is not None and test(change.facts) is True
         passed = change.facts_before is not None and test(change.facts_before) is True
@@ -422,6 +447,28 @@ class _PageReading:
             kind = ChangeKind.CHANGED if is_known else ChangeKind.ENTERED
             return SubscriberEvent(self._text(after, view), kind, after.event)
         return self._departure(subscriber, after) if may_be_there else None
+
+    def _passage(self, subscriber: Subscriber, change: _Change, passage: GrantPassage) -> SubscriberEvent | None:
+        """Return what it is to a subscriber that a grant begins or ends; None where it is another's or changes nothing.
+
+        What they may see is asked as of now: a grant that is over again opens nothing, and one that another grant
+        stands beside takes nothing away.
+        """
+        if subscriber.reader is None or subscriber.reader.name != passage.subject:
+            return None
+        dataset = change.after
+        if change.facts is None or subscriber.filter.test(change.facts) is not True:
+            return None
+        bare, whole = (
+            self._rights.view_if(subscriber, dataset, holds_grant=holds_grant) for holds_grant in (False, True)
+        )
+        view = min(self._rights.view_of(subscriber, dataset), self._rights.view_now(subscriber, dataset))
+        if bare >= whole or (view <= bare if passage.begins else view >= whole):
+            return None
+        if view is View.NOTHING:
+            return self._departure(subscriber, dataset)
+        kind = ChangeKind.ENTERED if passage.begins and bare is View.NOTHING else ChangeKind.CHANGED
+        return SubscriberEvent(self._text(dataset, view), kind, dataset.event)
 
     def _text(self, dataset: LoggedDataset, view: View) -> LoggedEvent:
         """Return the event as whoever has this view gets it."""

@@ -15,9 +15,10 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from fedstac.bootstrap import Node
-from fedstac.db import feed, subscription_events
+from fedstac.db import feed, grant_turns, subscription_events
 from fedstac.db.connections import Connection
-from fedstac.domain.events import Cursor, LoggedEvent
+from fedstac.domain.events import Cursor, LoggedEvent, current
+from fedstac.domain.grants import PASSAGE
 from fedstac.domain.subscriptions import LogPage
 from fedstac.domain.vocabulary import UnknownVersion
 from fedstac.vocabularies.registry import Vocabularies
@@ -46,11 +47,16 @@ async def read_page(
 ) -> LogPage:  # fmt: skip
     """Read events with what each dataset was before; the first few of them where that is large."""
     previous = await subscription_events.previous_events(conn, events)
-    is_complete = [event.dataset is None or event.cursor.pos in previous for event in events]
+    passages = await grant_turns.states_at(conn, [event for event in events if event.type == PASSAGE])
+    is_complete = [
+        event.dataset is None or (event.cursor.pos in previous and event.cursor.pos < passages.end) for event in events
+    ]
     count = is_complete.index(False) if False in is_complete else len(events)
-    return await run(
-        partial(LogPage.read, events[:count], previous, partial(_institution_of, node.checker.vocabularies))
-    )
+    vocabularies = node.checker.vocabularies
+    states = {
+        pos: current(record, record.epoch, vocabularies.digest_of) for pos, record in passages.by_position.items()
+    }
+    return await run(partial(LogPage.read, events[:count], previous, partial(_institution_of, vocabularies), states))
 
 
 def _institution_of(vocabularies: Vocabularies, data: Mapping[str, Any]) -> str | None:
@@ -134,8 +140,9 @@ class PageCache:
             log_page = await read_page(self.node, conn, log_slice.events, run=run)
             if len(log_page.events) < len(log_slice.events):
                 through = log_page.events[-1].cursor
-        earlier = [event for event in log_page.previous.values() if event is not None]
-        characters = sum(len(event.text) for event in (*log_page.events, *earlier))
+        datasets = [dataset.event for dataset in log_page.datasets.values()]
+        others = [event for event in log_page.events if event.dataset is None]
+        characters = sum(len(event.text) for event in (*datasets, *others))
         page = ReadPage(place.pos, through, place.epoch, collections, log_page, begin, characters)
         if through.pos > place.pos:
             self._pages.append(page)

@@ -102,6 +102,10 @@ class ReadersNow:
         holds_grant = begins is not None and begins <= _time_of(dataset)
         return self._reader(subscriber).view_of(dataset.access, holds_grant=holds_grant) is not View.NOTHING
 
+    def view_if(self, subscriber: Subscriber, dataset: LoggedDataset, *, holds_grant: bool) -> View:
+        """Return how much a subscriber may see of a dataset with a grant, or without any."""
+        return self._reader(subscriber).view_of(dataset.access, holds_grant=holds_grant)
+
     def event_for(self, subscriber: Subscriber, event: LoggedEvent) -> LoggedEvent | None:
         """Return an event that is of no dataset as a subscriber gets it; None where they get nothing.
 

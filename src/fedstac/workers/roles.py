@@ -22,6 +22,7 @@ from fedstac.workers import (
     cascading,
     deletions,
     following,
+    grant_turns,
     index_node,
     load_steps,
     notifier,
@@ -43,6 +44,7 @@ UNWELL = ("absent", "partly", "stalled")  # words of a stand that are a reason n
 PUBLISHER = Part("publisher", publisher.run)
 BULK = Part("bulk", bulk_changes.run)
 LOADS = Part(load_steps.PART, load_steps.run)
+GRANTS = Part(grant_turns.PART, grant_turns.run)
 SEQUENCER = Part("sequencer", sequencer.run)
 NOTIFIER = Part("notifier", notifier.run)
 RELAY = Part("relay", relay.run)
@@ -91,7 +93,7 @@ def _publishing_parts(settings: Settings) -> Sequence[Part]:
     subscriptions.check(settings)
     workers = (
         *([PUBLISHER] * settings.workers), BULK, LOADS, SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES, CASCADES,
-        DELETIONS, SUBSCRIPTIONS,
+        DELETIONS, SUBSCRIPTIONS, GRANTS,
     )  # fmt: skip
     return (
         *(workers if settings.run_workers else ()),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -25,6 +25,7 @@ from fedstac.domain.access import COVERED
 from fedstac.domain.destinations import Channel
 from fedstac.domain.errors import BadRequest, CursorGone
 from fedstac.domain.events import START, UPDATED, Cursor, EventFormat
+from fedstac.domain.grants import PASSAGE
 from fedstac.domain.groups import Identity
 from fedstac.domain.model import moment, rfc3339, rfc3339_or_none
 from fedstac.domain.policy import Principal
@@ -88,6 +89,16 @@ async def subscribers_of(rows: Sequence[Subscription], owners: Mapping[str, Prin
 def filter_of(subscription: Subscription) -> SubscriptionFilter:
     """Return the filter of a stored subscription. Its text says all of it: one of the same text is the same."""
     return _FILTERS.read(subscription.filter)
+
+
+async def filters_of_owner(conn: Connection, owner: str) -> list[SubscriptionFilter]:
+    """Return what somebody wants by subscriptions, each once; what is no filter by the rules of now is left out."""
+    filters = list[SubscriptionFilter]()
+    for text in await subscriptions.filters_of(conn, owner):
+        with suppress(BadRequest):
+            filters.append(_FILTERS.read(text))
+        await asyncio.sleep(0)  # a filter of the longest takes some milliseconds to read
+    return filters
 
 
 _FILTERS: Final = FilterCache()
@@ -264,7 +275,7 @@ def letter_of(event: MissedEvent) -> dict[str, Any]:
         "id": event.id,
         "place": f"{event.epoch}.{event.pos}",
         "event_id": event.event_id,
-        "type": UPDATED if event.type in COVERED else event.type,
+        "type": UPDATED if event.type in (*COVERED, PASSAGE) else event.type,
         "collection": event.collection,
         "dataset": event.dataset,
         "reason": event.reason,
