@@ -1003,7 +1003,7 @@ class CollectionWriter:
                 events.COLLECTION_CLOSING, name, state, orjson.loads(state.document or "{}"), event_id=event_id,
                 more={"reason": order.reason, "datasets": datasets},
             )  # fmt: skip
-            failpoint("cascade.new_lineages")
+            failpoint("cascade.begun")
             return await cascades.begin(
                 self.conn, event_id, name, order, datasets=datasets, now=after.updated, traceparent=self.traceparent
             )
