@@ -12,9 +12,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from fedstac.bootstrap import Node
-from fedstac.db import deletion_reports, deletions, invariants
+from fedstac.db import deletion_lists, deletion_reports, deletions, invariants
 from fedstac.db.connections import Connection
-from fedstac.db.deletions import DeletionEnd, DeletionFilter, ListOrder, OpenStand, Sight
+from fedstac.db.deletion_lists import DeletionFilter, ListOrder, OpenStand, Sight
+from fedstac.db.deletions import DeletionEnd
 from fedstac.demo import embedded
 from fedstac.domain import deletion
 from fedstac.domain.deletion import (
@@ -140,7 +141,7 @@ async def check_lists(conn: Connection, now: datetime) -> None:
         for filter in FILTERS:
             shown = {each.id: part for each in entries if (part := seen(sight, filter, each)) is not None}
             stands_by_id = {id: stands(each, now) for id, each in shown.items() if each.state == "open"}
-            numbers = await deletions.counts(conn, sight, filter, now=now)
+            numbers = await deletion_lists.counts(conn, sight, filter, now=now)
             assert numbers == {
                 **{state.value: sum(each.state == state for each in shown.values()) for state in DeletionState},
                 **{stand.value: sum(stand in each for each in stands_by_id.values()) for stand in OpenStand},
@@ -152,7 +153,7 @@ async def check_lists(conn: Connection, now: datetime) -> None:
             for state in DeletionState:
                 listed = await page(conn, sight, replace(filter, state=state), now)
                 assert set(ids(listed)) == {id for id, each in shown.items() if each.state == state}, (sight, filter)
-    figures = await deletions.figures(conn)
+    figures = await deletion_lists.figures(conn)
     assert figures.open == sum(each.state == "open" for each in entries)
     assert figures.waiting + figures.ready == figures.open
 
@@ -161,7 +162,7 @@ async def page(
     conn: Connection, sight: Sight, filter: DeletionFilter, now: datetime, *, order: ListOrder = ListOrder.DATASET,
     descending: bool = False, after: UUID | None = None, limit: int = 1000,
 ) -> list[Deletion]:  # fmt: skip
-    return await deletions.page(
+    return await deletion_lists.page(
         conn, sight, filter, order=order, descending=descending, after=after, limit=limit, now=now
     )
 
@@ -293,7 +294,7 @@ async def test_counts_read_no_part_and_ask_once_for_each_place(many: Connection,
     numbers: dict[str, int] = {}
 
     async def ask(conn: Connection) -> None:
-        numbers.update(await deletions.counts(conn, sight, DeletionFilter(), now=now))
+        numbers.update(await deletion_lists.counts(conn, sight, DeletionFilter(), now=now))
 
     [plan] = await check_plans(many, ask, wasted=4 * COUNT)  # a few passes; at this size not by an index
     assert "deletion_dependency" not in {node.get("Relation Name") for node in plan.nodes()}, plan
@@ -310,9 +311,11 @@ async def test_the_manager_finds_the_few_that_are_ready_among_many(many: Connect
     now = await deletions.now(many)
 
     async def ask(conn: Connection) -> None:
-        assert await deletions.ready_projects(conn, EVERY, project=None, now=now) == {"plain": 3}
-        assert await deletions.ready_projects(conn, EVERY, project="plain", now=now) == {"plain": 3}
-        assert await deletions.take_ready(conn, EVERY, "plain", moments=None, now=now, limit=500) == []  # no records
+        assert await deletion_lists.ready_projects(conn, EVERY, project=None, now=now) == {"plain": 3}
+        assert await deletion_lists.ready_projects(conn, EVERY, project="plain", now=now) == {"plain": 3}
+        assert (
+            await deletion_lists.take_ready(conn, EVERY, "plain", moments=None, now=now, limit=500) == []
+        )  # no records
 
     async with many.transaction():
         await check_plans(many, ask)

@@ -16,9 +16,9 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import deletions
+from fedstac.db import deletion_lists, deletions
 from fedstac.db.connections import Connection
-from fedstac.db.deletions import DeletionFilter, ListOrder, OpenStand, Sight
+from fedstac.db.deletion_lists import DeletionFilter, ListOrder, OpenStand, Sight
 from fedstac.domain import deletion
 from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark
@@ -116,8 +116,8 @@ async def test_the_list_chooses_as_the_rules_say(west: Node, conn: Connection) -
             OpenStand.LATE: [each for each in every if any(part.is_late(now) for part in each.dependencies)],
             OpenStand.FAILED: [each for each in every if any(part.state == "failed" for part in each.dependencies)],
         }
-        counts = await deletions.counts(conn, EVERY, DeletionFilter(), now=now)
-        figures = await deletions.figures(conn)
+        counts = await deletion_lists.counts(conn, EVERY, DeletionFilter(), now=now)
+        figures = await deletion_lists.figures(conn)
         for stand, entries in expected.items():
             assert await page(conn, DeletionFilter(stand=stand)) == entries, stand
             assert counts[stand] == len(entries) == getattr(figures, stand)
@@ -125,7 +125,7 @@ async def test_the_list_chooses_as_the_rules_say(west: Node, conn: Connection) -
 
 async def page(conn: Connection, filter: DeletionFilter) -> list[deletion.Deletion]:
     now = await deletions.now(conn)
-    return await deletions.page(
+    return await deletion_lists.page(
         conn, EVERY, filter, order=ListOrder.DATASET, descending=False, after=None, limit=100, now=now
     )
 
@@ -208,13 +208,13 @@ async def test_all_that_is_blocked_is_looked_at_again_only_when_something_change
     west: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[str] = []
-    take_ready = deletions.take_ready
+    take_ready = deletion_lists.take_ready
 
     async def counted(conn: Connection, sight: Sight, project: str, **options: Any) -> Any:
         looks.append(project)
         return await take_ready(conn, sight, project, **options)
 
-    monkeypatch.setattr(deletions, "take_ready", counted)
+    monkeypatch.setattr(deletion_lists, "take_ready", counted)
     await configure(conn, {**NO_GRACE, "automatic": True})
     await mark(conn, *IDS[:2])
     watch = manager.ScheduleWatch()
@@ -409,7 +409,7 @@ async def test_rules_for_many_open_deletions_are_applied_in_parts_and_none_is_de
     waiting = [each for each in await page(conn, DeletionFilter()) if each.rules < newest]
     assert len(waiting) == len(IDS) - 2
     assert {each.missing(now)[0].rule for each in waiting} == {"rules"}
-    assert (await deletions.counts(conn, EVERY, DeletionFilter(), now=now))["ready"] == 0
+    assert (await deletion_lists.counts(conn, EVERY, DeletionFilter(), now=now))["ready"] == 0
     assert await page(conn, DeletionFilter(stand=OpenStand.READY)) == []
     target = Target("plain", waiting[0].dataset, f"plain/{waiting[0].dataset}")
     [receipt] = await publication.perform(conn, writing.RULES, [Work(Delete(target, ANNA), ANNA.name, "delete")])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedstac.db import deletions, health, nodes, subscriptions
+from fedstac.db import deletion_lists, health, nodes, subscriptions
 from fedstac.db.connections import Connection
-from fedstac.db.deletions import DeletionFigures
+from fedstac.db.deletion_lists import DeletionFigures
 from fedstac.db.replica import figures as replica_figures
 from fedstac.db.replica.figures import ReplicaNodeFigures
 
@@ -145,7 +145,7 @@ async def read(conn: Connection) -> Figures:
         sinks=await _sinks(conn, row["pos"]), subscriptions=await _subscriptions(conn, row["pos"]),
         missed_events=await _missed_events(conn), places=await places(conn), notifications=row["open"],
         notification_seconds=row["late"], transaction_seconds=row["oldest"],
-        deletions=await deletions.figures(conn), replica=await replica_figures.read(conn),
+        deletions=await deletion_lists.figures(conn), replica=await replica_figures.read(conn),
     )  # fmt: skip
 
 

@@ -13,19 +13,11 @@ from uuid import UUID
 
 import orjson
 
-from fedstac.db import audit, collections, deletions, notifications
+from fedstac.db import audit, collections, deletion_lists, deletions, notifications
 from fedstac.db.audit import NewRow
 from fedstac.db.connections import Connection
-from fedstac.db.deletions import (
-    DeletionFilter,
-    HistoryEntry,
-    ListOrder,
-    OpenDeletions,
-    Reminder,
-    Sight,
-    StoredCase,
-    StoredRules,
-)
+from fedstac.db.deletion_lists import DeletionFilter, ListOrder, Sight
+from fedstac.db.deletions import HistoryEntry, OpenDeletions, Reminder, StoredCase, StoredRules
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import deletion as rules_of_deletion
 from fedstac.domain import destinations
@@ -106,7 +98,7 @@ async def sight_of(conn: Connection, caller: Caller) -> Sight:
         return Sight(sees_all=True)
     if caller.principal.node is None:
         caller.require_somewhere(READING, EVERYTHING)
-    places = await deletions.places(conn)
+    places = await deletion_lists.places(conn)
     mine = [place for place in places if caller.may(READING, Resource("a deletion", *place))]
     return Sight(places=tuple(mine), node=caller.principal.node)
 
@@ -117,10 +109,10 @@ async def list_page(
 ) -> DeletionPage:  # fmt: skip
     """Return a page of the deletions that a caller may see, and how many there are in each state."""
     sight, now = await sight_of(conn, caller), datetime.now(UTC)
-    entries = await deletions.page(
+    entries = await deletion_lists.page(
         conn, sight, filter, order=order, descending=descending, after=after, limit=limit + 1, now=now
     )
-    counts = await deletions.counts(conn, sight, filter, now=now)
+    counts = await deletion_lists.counts(conn, sight, filter, now=now)
     places = frozenset(sight.places)
     views = [
         DeletionView(each, sight.sees_all or (each.collection, each.institution) in places) for each in entries[:limit]
@@ -175,7 +167,7 @@ async def deletable(conn: Connection, caller: Caller) -> Sight:
     if caller.may(right, everything):
         return Sight(sees_all=True)
     caller.require_somewhere(right, everything)
-    places = await deletions.places(conn)
+    places = await deletion_lists.places(conn)
     return Sight(places=tuple(place for place in places if caller.may(right, Resource("a deletion", *place))))
 
 

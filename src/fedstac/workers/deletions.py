@@ -17,10 +17,11 @@ import orjson
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import audit, deletions, requests, troubles
+from fedstac.db import audit, deletion_lists, deletions, requests, troubles
 from fedstac.db.audit import NewRow
 from fedstac.db.connections import Connection
-from fedstac.db.deletions import AutomaticRules, LateDependency, ReadyDeletion, Reminder, ScheduleInputs, Sight
+from fedstac.db.deletion_lists import AutomaticRules, ReadyDeletion, ScheduleInputs, Sight
+from fedstac.db.deletions import LateDependency, Reminder
 from fedstac.db.requests import NewItem, NewRequest
 from fedstac.domain import deletion
 from fedstac.domain.documents import ItemTexts
@@ -196,10 +197,10 @@ def _runs(rules: Sequence[AutomaticRules], now: datetime) -> list[datetime]:
 async def _delete_by_schedule(node: Node, conn: Connection, watch: ScheduleWatch) -> int:
     """Ask for the deletion of what was ready when the schedule last began; return of the most of one project."""
     now = await deletions.now(conn)
-    inputs = await deletions.schedule_inputs(conn, now=now)
+    inputs = await deletion_lists.schedule_inputs(conn, now=now)
     if watch.is_unchanged(inputs, now):
         return 0
-    rules = await deletions.automatic_rules(conn)
+    rules = await deletion_lists.automatic_rules(conn)
     most = 0
     for project in dict.fromkeys(each.project for each in rules):
         moments = {each.version: deletion.last_run(each.schedule, now) for each in rules if each.project == project}
@@ -215,7 +216,7 @@ async def _leave_to_people(conn: Connection, project: str, now: datetime) -> int
     Who may quarantine deletes it. The schedule may not: it would be refused each day.
     """
     async with conn.transaction():
-        ids = await deletions.note_quarantined(conn, project, now=now, limit=AT_ONCE)
+        ids = await deletion_lists.note_quarantined(conn, project, now=now, limit=AT_ONCE)
         if ids:
             report = troubles.TroubleReport(f"{len(ids)} under quarantine wait for somebody", f"the first is {ids[0]}")
             await troubles.report_all(conn, "deletion-quarantined", place=project, reports=[report])
@@ -235,7 +236,7 @@ async def ask_to_delete(
     await node.vocabulary_store.keep(node.pool, project, version)
     async with conn.transaction():
         now = await deletions.now(conn)
-        ready = await deletions.take_ready(conn, sight, project, moments=moments, now=now, limit=AT_ONCE)
+        ready = await deletion_lists.take_ready(conn, sight, project, moments=moments, now=now, limit=AT_ONCE)
         if not ready:
             return None
         request = NewRequest(
@@ -246,7 +247,7 @@ async def ask_to_delete(
         )  # fmt: skip
         await requests.create(conn, [request])
         failpoint("deletions.asking")
-        await deletions.ask(conn, [each.id for each in ready], request.id, now=now)
+        await deletion_lists.ask(conn, [each.id for each in ready], request.id, now=now)
         retries = [each for each in ready if each.earlier_request is not None]
         if retries and moments is not None:
             first = f"the first is {retries[0].dataset}, request {retries[0].earlier_request}"

@@ -16,8 +16,8 @@ from fedstac.api.people import identity
 from fedstac.api.writing import answers, changes
 from fedstac.api.writing.changes import DatasetAction
 from fedstac.api.writing.options import LONGEST_USER_AGENT, is_dry_run, is_wanted, options_of_change
-from fedstac.db import deletions
-from fedstac.db.deletions import DeletionFilter, ListOrder, OpenStand
+from fedstac.db import deletion_lists, deletions
+from fedstac.db.deletion_lists import DeletionFilter, ListOrder, OpenStand
 from fedstac.domain import deletion, strict_json
 from fedstac.domain.deletion import DeletionState
 from fedstac.domain.errors import BadRequest, NotFound, PreconditionRequired
@@ -184,7 +184,7 @@ async def post_run(call: Call) -> Response:
     requests: list[DeleteRequest] = []
     async with call.node.pool.acquire() as conn:
         sight = await deleting.deletable(conn, caller)
-        ready = await deletions.ready_projects(conn, sight, project=project, now=await deletions.now(conn))
+        ready = await deletion_lists.ready_projects(conn, sight, project=project, now=await deletions.now(conn))
         for name in () if is_dry_run(call) else ready:
             while len(requests) < MOST_REQUESTS and (
                 request := await ask_to_delete(call.node, conn, _submitter(call), sight, name)
