@@ -26,7 +26,7 @@ from fedstac.demo import dapr, embedded, sample
 from fedstac.demo.identity_provider import CLIENT
 from fedstac.identity import oidc
 from fedstac.settings import Settings
-from fedstac.vocabularies import registry
+from fedstac.vocabularies import extensions, registry
 from tests.support import containers
 from tests.support.commands import Fedstac, Result, environment, start
 from tests.support.databases import databases, make_template
@@ -43,9 +43,10 @@ pytest_plugins = ("tests.support.brokers",)
 hypothesis.settings.register_profile("fedstac", derandomize=not os.environ.get("FEDSTAC_TEST_RANDOM"), deadline=None)
 hypothesis.settings.load_profile("fedstac")
 
-# What every node and client of a test would make anew, at a tenth of a second each, is made once: vocabularies are read
-# from the same bytes, and no test changes the certificates of the system.
-for module, name in ((registry, "parse"), (httpx_transports, "create_ssl_context")):
+# What every node and client of a test would make anew, at up to a tenth of a second each, is made once: vocabularies
+# are read from the same bytes, extensions from the same folder, and no test changes the certificates of the system.
+MADE_ONCE = ((registry, "parse"), (extensions, "item_validator"), (httpx_transports, "create_ssl_context"))
+for module, name in MADE_ONCE:
     setattr(module, name, functools.cache(getattr(module, name)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import jsonschema_rs
@@ -47,6 +48,7 @@ def shipped(folder: Path) -> list[Snapshot]:
     ]
 
 
+@cache
 def stac_schemas() -> tuple[jsonschema_rs.Validator, jsonschema_rs.Validator]:
     """Return the validators of STAC 1.1.0 items and collections, made from pystac's copies of the core schemas."""
     schemas = extensions.core_schemas()
