@@ -74,6 +74,7 @@ async def target(start_api: StartApi, dsn: str) -> Api:
     return await start_api(dsn=dsn, default_wait_seconds=0, request_seconds=20)
 
 
+@pytest.mark.long
 async def test_no_made_up_request_has_an_answer_that_is_not_described(
     target: Api, undescribed: set[str], tmp_path: Path
 ) -> None:

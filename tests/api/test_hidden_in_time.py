@@ -116,6 +116,7 @@ async def is_told_by_the_time(api: Api, question: tuple[str, str, Any, int], pai
 HIDING = pytest.mark.parametrize("hide_one", [mark, make_private])
 
 
+@pytest.mark.long
 @HIDING
 async def test_a_stranger_cannot_tell_a_hidden_dataset_by_the_time(
     api: Api, hide_one: Callable[[Api, str], Awaitable[None]]

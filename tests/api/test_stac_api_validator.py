@@ -77,9 +77,11 @@ async def errors_of(api: Api, collection: str, classes: tuple[str, ...]) -> list
     return [error for error in errors if not any(part in error for part in NOT_SO)]
 
 
+@pytest.mark.long
 async def test_it_finds_nothing_in_scenes(node: Api) -> None:
     assert await errors_of(node, "scenes", (*ALL, *EXTENSIONS)) == []
 
 
+@pytest.mark.long
 async def test_nor_in_a_project_of_esgf(node: Api) -> None:
     assert await errors_of(node, "CMIP6", ALL) == []  # its test of sorting needs moments, and these have intervals

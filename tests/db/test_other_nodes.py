@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,7 @@ OWN = (
 REQUESTS = st.lists(OWN | st.builds(edits.Together, OWN, edits.PATCH) | edits.EDIT, min_size=1, max_size=4)
 
 
+@pytest.mark.long
 def test_no_request_of_node_a_changes_a_byte_of_bs_entries(ground: Ground) -> None:
     catalogue = ground.begin(promoting=False)
     ground.run(replicated(catalogue.conn))

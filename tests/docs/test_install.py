@@ -8,11 +8,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 from tests.docs.shell import REPOSITORY, commands
 
 SECTION = "From a checkout"
 
 
+@pytest.mark.long
 def test_a_wheel_of_the_checkout_installs_beside_the_locked_packages_and_runs(tmp_path: Path) -> None:
     page = [command.text for command in commands(REPOSITORY / "docs/install.md") if command.section == SECTION]
     assert [text.split()[0] for text in page] == ["python3", *["/opt/fedstac/bin/pip"] * 3, "/opt/fedstac/bin/fedstac"]

@@ -263,6 +263,7 @@ async def _holds(states: Any, expected: object) -> bool:
     return bool(await states == expected)
 
 
+@pytest.mark.long
 @pytest.mark.kafka
 async def test_an_index_node_is_made_anew_from_the_topic(node: Node, conn: Connection, topic: Topic) -> None:
     log = [event for event in story.story() if event.dataset]
@@ -278,6 +279,7 @@ async def test_an_index_node_is_made_anew_from_the_topic(node: Node, conn: Conne
         assert {row["id"]: row["digest"] for row in rows} == digests
 
 
+@pytest.mark.long
 @pytest.mark.kafka
 async def test_an_index_node_that_is_killed_again_and_again_goes_on(
     make_database: Callable[[], str], topic: Topic, tmp_path: Path

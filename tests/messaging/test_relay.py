@@ -418,6 +418,7 @@ async def test_after_a_fork_the_log_goes_on_in_the_new_epoch(
     assert numbers(messages)[20:] == list(range(101, 111))
 
 
+@pytest.mark.long
 async def test_a_relay_that_is_killed_anywhere_loses_and_doubles_nothing(
     node: Node, conn: Connection, dsn: str, nats: NatsStream, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import asyncpg
+import pytest
 
 from fedstac.demo import sample
 from tests.support import failpoints
@@ -34,6 +35,7 @@ async def ended(api: Api, path: str) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.long
 async def test_what_a_killed_process_left_is_done_once(start_api: StartApi, dsn: str) -> None:
     api = await start_api(dsn=dsn, background=False)
     await api.admin.post("/collections", json=sample.collection())

@@ -79,6 +79,7 @@ async def delete_all(conn: Connection) -> None:
     assert {receipt.outcome for receipt in receipts} == {Outcome.DELETED}
 
 
+@pytest.mark.long
 async def test_a_cascade_that_is_killed_again_and_again_marks_each_dataset_once(
     node: Node, conn: Connection, dsn: str
 ) -> None:

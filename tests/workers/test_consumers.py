@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import psycopg
+import pytest
 
 from fedstac import bootstrap
 from fedstac.bootstrap import Node
@@ -141,6 +142,7 @@ main()
 """
 
 
+@pytest.mark.long
 async def test_an_event_that_kills_the_process_is_parked_after_a_few_deaths_and_the_rest_is_applied(
     api: Api, make_database: Callable[[], str]
 ) -> None:

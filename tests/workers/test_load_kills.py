@@ -259,12 +259,14 @@ async def _check_consumer(conn: asyncpg.Connection, dsn: str) -> None:
         assert await feed.digests(there, "west") == await feed.digests(conn, "west")
 
 
+@pytest.mark.long
 async def test_a_killed_load_is_applied_once_while_others_search_and_publish(
     start_api: StartApi, dsn: str, make_database: Callable[[], str]
 ) -> None:
     await _scenario(start_api, dsn, make_database, SMALL, "apply")
 
 
+@pytest.mark.long
 async def test_a_comparison_goes_on_where_the_worker_was_killed(start_api: StartApi, dsn: str) -> None:
     api = await start_api(dsn=dsn, background=False)
     await api.admin.post("/collections", json=sample.collection())
