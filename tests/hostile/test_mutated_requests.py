@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 REFUSED = {  # what needs a state that no request of the corpus makes
     (409, ("POST", "/requests/{request_id}/retry")),
     (409, ("POST", "/bulk/{bulk_id}/cancel")),
+    (409, ("POST", "/loads/{load_id}/apply")),  # as a comparison that there was not
     (404, ("DELETE", "/sinks/{sink}")),
     (404, ("GET", "/snapshot/parts/{part}")),
     (409, ("POST", "/sinks/{sink}/audit")),
