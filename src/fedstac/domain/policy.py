@@ -403,6 +403,10 @@ class Policy:
         """Tell whether a principal may do an action with something of a project, at whatever institution."""
         return any(action in rule.actions and _is_in(project, rule.projects) for rule in self.rules_of(principal))
 
+    def may_one_somewhere(self, principal: Principal, actions: Sequence[Action], project: str) -> bool:
+        """Tell whether a principal may do one of some actions with something of a project."""
+        return any(self.may_somewhere(principal, action, project) for action in actions)
+
     @cached_property
     def _by_action(self) -> Mapping[Action, tuple[PolicyRule, ...]]:
         return {action: tuple(rule for rule in self.rules if action in rule.actions) for action in Action}

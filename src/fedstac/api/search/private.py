@@ -69,7 +69,7 @@ async def _places(call: Call, collection: str | None) -> PrivatePlaces:
         whole = {name for name in projects if name in by_grant or _may_read(policy, caller, name, ANY)}
         some = [
             name for name in projects
-            if name not in whole and any(policy.may_somewhere(caller, action, name) for action in READING)
+            if name not in whole and policy.may_one_somewhere(caller, READING, name)
         ]  # fmt: skip
         places = await private.institutions(conn, some) if some else []
     institutions = [
