@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
+import asyncpg
 import pytest
+from asyncpg.pool import PoolConnectionProxy
 
 from fedstac.db import connections
 from fedstac.db.connections import Connection
 from fedstac.db.pools import Pool
-from fedstac.runtime.budget import Lane
+from fedstac.runtime.budget import Budget, Lane
 from fedstac.runtime.causes import DRIVER_ERRORS, is_transient
 from tests.support.waiting import PATIENCE, until
 
@@ -79,3 +82,64 @@ async def test_who_leaves_while_waiting_keeps_no_turn(dsn: str) -> None:
     finally:
         lane.terminate()
     assert [task.cancelled() for task in tasks] == [True, True, False]
+
+
+async def test_a_request_that_ends_while_it_gives_its_connection_back_cuts_it_for_nobody(dsn: str) -> None:
+    """The next one has that connection by then."""
+    is_giving_back, budget = asyncio.Event(), Budget(PATIENCE, Lane.READER, TimeoutError)
+
+    class WatchedPool(Pool):
+        async def _give_back(self, conn: PoolConnectionProxy[asyncpg.Record]) -> None:
+            is_giving_back.set()
+            await super()._give_back(conn)
+
+    lane = WatchedPool(await connections.pool(dsn, size=1), Lane.READER, 1)
+
+    async def ask() -> None:
+        async with budget, lane.acquire() as conn:
+            await conn.fetchval("SELECT 1")
+
+    try:
+        asking = asyncio.create_task(ask())
+        await is_giving_back.wait()
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert asking.cancelled()
+        assert budget._overruns == set()
+        async with asyncio.timeout(PATIENCE), lane.acquire() as conn:
+            assert await conn.fetchval("SELECT 1") == 1
+    finally:
+        lane.terminate()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_turn_is_lost_or_given_twice_whoever_leaves_when(dsn: str, seed: int) -> None:
+    lane, rng = Pool(await connections.pool(dsn, size=2), Lane.READER, 2), random.Random(seed)
+    holders, most = 0, 0
+
+    async def ask() -> None:
+        nonlocal holders, most
+        async with lane.acquire() as conn:
+            holders += 1
+            most = max(most, holders)
+            try:
+                await conn.fetchval("SELECT 1")
+            finally:
+                holders -= 1
+
+    try:
+        tasks: list[asyncio.Task[None]] = []
+        for _ in range(200):
+            tasks.append(asyncio.create_task(ask()))
+            if rng.random() < 0.4:
+                rng.choice(tasks).cancel()
+            if rng.random() < 0.5:
+                await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*tasks, return_exceptions=True)
+            async with lane.acquire(), lane.acquire():
+                assert lane.users == 2
+    finally:
+        lane.terminate()
+    assert (most, holders, lane.users) == (2, 0, 0)
+    assert all(task.cancelled() or task.exception() is None for task in tasks)

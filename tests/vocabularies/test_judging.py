@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +25,7 @@ from fedstac.vocabularies import judging
 from fedstac.vocabularies.checker import open_checker
 from fedstac.vocabularies.judging import EventBatch, JudgeLost, JudgeProcess, Objection
 from tests.support import processes
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 Json = dict[str, Any]
 CHECKER = open_checker()
@@ -132,6 +133,55 @@ async def test_what_cannot_be_sent_is_not_judged_beside(beside: JudgeProcess) ->
     await _ready(beside)
     with pytest.raises(JudgeLost):
         beside.judge(EventBatch("west", [{"data": deep}], {}), [])
+    assert beside.is_ready()
+
+
+async def test_a_process_that_has_not_begun_gets_no_page(beside: JudgeProcess) -> None:
+    """That it is ready would be taken for the judgement of the page, and that for the one of the next page."""
+    batch, others = EventBatch("west", many_events(3, 1), {}), EventBatch("west", many_events(3, 2), {})
+    assert not beside.is_ready(), "it is started"
+    with pytest.raises(JudgeLost):
+        beside.judge(batch, [SNAPSHOT])
+    await _ready(beside)
+    for each in (batch, others):
+        there = beside.judge(each, [SNAPSHOT])
+        assert [_without_trace(one) for one in there] == [_without_trace(one) for one in judging.judge(CHECKER, each)]
+
+
+@pytest.mark.parametrize("answer", [TypeError("of another release"), MemoryError(), []])
+async def test_a_process_whose_answer_is_none_is_replaced(
+    beside: JudgeProcess, monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    """What it says next would be taken for the answer to another page."""
+    await _ready(beside)
+
+    def receive(stream: object) -> object:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(judging, "_receive", receive)
+        with pytest.raises(JudgeLost):
+            beside.judge(EventBatch("west", many_events(3, 1), {}), [SNAPSHOT])
+    assert _children() == []
+
+
+async def test_a_vocabulary_whose_file_has_gone_is_no_fault_of_the_page(beside: JudgeProcess) -> None:
+    def read() -> bytes:
+        raise FileNotFoundError(2, "gone")
+
+    await _ready(beside)
+    with pytest.raises(JudgeLost):
+        beside.judge(EventBatch("west", many_events(3, 1), {}), [replace(SNAPSHOT, read=read)])
+    assert beside.is_ready()
+
+
+async def test_nobody_waits_for_the_judgement_of_another_page(beside: JudgeProcess) -> None:
+    await _ready(beside)
+    with beside._lock:  # as while a batch is judged
+        async with asyncio.timeout(PATIENCE):
+            assert not await asyncio.to_thread(beside.is_ready)
     assert beside.is_ready()
 
 

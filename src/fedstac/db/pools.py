@@ -73,8 +73,8 @@ class Pool:
                     await self._give_back(conn)
                 finally:
                     self._turns.release()
-                if keep:
-                    keep()
+                    if keep:  # else what overruns would cut a connection that others have by then
+                        keep()
         finally:
             self._users -= 1
 

@@ -144,8 +144,13 @@ class JudgeProcess:
         return child.pid if child is not None else None
 
     def is_ready(self) -> bool:
-        """Tell whether a batch can be judged there now. The process is started where it is not, if it is of any use."""
-        with self._lock:
+        """Tell whether a batch can be judged there now: while it judges another one, none can.
+
+        The process is started where it is not, if it is of any use.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
             if self._child is not None and self._child.poll() is not None:  # it was idle, or was killed
                 self._drop(self._child)
             if self._child is None:
@@ -157,6 +162,8 @@ class JudgeProcess:
             elif not self._is_ready:
                 self._is_ready = self._has_said_so(self._child)
             return self._is_ready
+        finally:
+            self._lock.release()
 
     def judge(self, batch: EventBatch, snapshots: Sequence[Snapshot]) -> list[Event | Objection]:
         """Return what `judge` returns. JudgeLost where the process ends meanwhile.
@@ -165,20 +172,22 @@ class JudgeProcess:
         """
         with self._lock:
             child = self._child
-            if child is None or child.stdin is None or child.stdout is None:
-                raise JudgeLost("the process that judges is not there")
+            if not self._is_ready or child is None or child.stdin is None or child.stdout is None:
+                raise JudgeLost("the process that judges is not there")  # or another one is, which has not begun yet
             keys = {(each.project, each.version, each.digest): each for each in snapshots}
-            new = [each.read() for key, each in keys.items() if key not in self._vocabulary_keys]
             try:
+                new = [each.read() for key, each in keys.items() if key not in self._vocabulary_keys]
                 texts = orjson.dumps(batch.events)
-            except orjson.JSONEncodeError as error:  # one is nested too deeply
+            except (OSError, orjson.JSONEncodeError) as error:  # a file has gone; an event is nested too deeply
                 raise JudgeLost(f"the events cannot be sent to it: {error}") from error
             try:
                 _send(child.stdin, (batch.origin, texts, dict(batch.absences), new))
                 judgements: list[Event | Objection] = _receive(child.stdout)
-            except (OSError, ValueError, EOFError) as error:
+                if len(judgements) != len(batch.events):
+                    raise ValueError(f"{len(judgements)} judgements of {len(batch.events)} events")
+            except Exception as error:  # whatever it is: what it says next must not be taken for an answer
                 self._drop(child)
-                raise JudgeLost(f"the process that judges ended: {error!r}"[:300]) from error
+                raise JudgeLost(f"the process that judges does not answer: {error!r}"[:300]) from error
             self._vocabulary_keys |= keys.keys()
             self._pauses.reset()
             return judgements
@@ -199,7 +208,7 @@ class JudgeProcess:
             return False
         try:
             _receive(child.stdout)
-        except EOFError:
+        except (EOFError, ValueError, pickle.UnpicklingError):
             self._drop(child)
             return False
         return True
