@@ -181,6 +181,18 @@ async def test_a_grant_is_told_when_its_time_comes_and_when_it_runs_out(west: No
     assert await tell_all(west, conn) == 0, "it is told once"
 
 
+async def test_turns_that_nobody_follows_end_together(west: Node, conn: Connection) -> None:
+    """Of what begins later there is a turn for everybody, and many may begin at one moment."""
+    for number in range(20):
+        await give(conn, f"reader-{number}", begins=1, ends=2)
+    await give(conn, begins=1, ends=2)
+    await conn.execute("UPDATE fedstac.access_grant SET valid_from = clock_timestamp() - interval '1 hour'")
+    await conn.execute("UPDATE fedstac.grant_turn SET due = clock_timestamp() - grant_turn.id * interval '1 second'")
+    assert await tell_all(west, conn) == 3, "those, the datasets of bert, and the end"
+    assert await passages(conn) == ["thing-1", "thing-3", "thing-4"]
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.grant_turn") == 0
+
+
 async def test_nothing_is_told_that_changes_nothing(west: Node, conn: Connection) -> None:
     """Another grant stands beside; nobody follows; the datasets are of no interest; whoever follows may publish."""
     await give(conn)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -189,6 +190,59 @@ async def test_a_step_that_did_nothing_does_not_end_a_trouble(parts: Parts) -> N
         return False
 
     await keep_trying(parts, "part", idle, stop)
+    assert parts.troubles() == {"part": "InsufficientPrivilegeError (42501): permission denied"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share", "rest"),
+    [(1.0, 0.5, 1.0), (0.3, 0.75, 0.1), (0.1, 0.2, 0.4), (1.0, 1.0, 0.0), (0.0, 0.5, 0.0), (60.0, 0.5, 2.0)],
+)
+def test_a_step_is_followed_by_the_rest_that_leaves_others_their_share(
+    seconds: float, share: float, rest: float
+) -> None:
+    assert supervision.rest_seconds(seconds, share) == pytest.approx(rest)
+
+
+async def test_a_part_works_its_share_of_the_time_and_looks_now_and_then_where_there_is_nothing_to_do(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[float, float | None]] = [(0.4, 0.8), (0.4, 0.2), (9.0, 0.5), (0.1, None)]
+    stop, now = asyncio.Event(), 0.0
+    pauses, are_well = list[float](), list[bool]()
+    parts.fails("part", asyncpg.InsufficientPrivilegeError("permission denied"))
+
+    async def step() -> float | None:
+        nonlocal now
+        seconds, share = steps[len(pauses)]
+        now += seconds
+        return share
+
+    async def note_pause(_: asyncio.Event, seconds: float) -> None:
+        pauses.append(seconds)
+        are_well.append(not parts.troubles())
+        if len(pauses) == len(steps):
+            stop.set()
+
+    monkeypatch.setattr(supervision, "pause", note_pause)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    await supervision.keep_working(parts, "part", step, stop)
+    assert pauses == pytest.approx([0.1, 1.6, supervision.LONGEST_REST_SECONDS, supervision.LOOK_SECONDS])
+    assert are_well == [False, True, True, True], "a step that did something ends the trouble"
+
+
+async def test_a_look_that_finds_nothing_to_do_ends_no_trouble(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a part whose only piece of work fails, and is put off each time, would seem well in between."""
+    stop, looks = asyncio.Event(), 0
+    parts.fails("part", asyncpg.InsufficientPrivilegeError("permission denied"))
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            stop.set()
+
+    monkeypatch.setattr(supervision, "LOOK_SECONDS", 0.0)
+    await supervision.keep_working(parts, "part", look, stop)
     assert parts.troubles() == {"part": "InsufficientPrivilegeError (42501): permission denied"}
 
 

@@ -103,6 +103,18 @@ async def end(conn: Connection, turn: GrantTurn) -> None:
     await conn.execute("DELETE FROM fedstac.grant_turn WHERE id = $1", turn.id)
 
 
+async def end_unheard(conn: Connection, limit: int) -> None:
+    """End turns that are due and whose subject has no subscription by now; so many at most."""
+    await conn.execute(
+        """DELETE FROM fedstac.grant_turn WHERE id = ANY (ARRAY(
+               SELECT t.id FROM fedstac.grant_turn t JOIN fedstac.access_grant g ON g.id = t.grant_id
+               WHERE t.due <= statement_timestamp()
+                 AND NOT EXISTS (SELECT FROM fedstac.subscription s WHERE s.owner = g.subject)
+               ORDER BY t.due LIMIT $1 FOR NO KEY UPDATE OF t SKIP LOCKED))""",
+        limit,
+    )
+
+
 async def datasets(conn: Connection, turn: GrantTurn, limit: int) -> list[Record]:
     """Return the next datasets of a turn's target, by id, that the grant makes a difference for; of large ones few.
 

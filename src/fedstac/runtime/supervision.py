@@ -1,8 +1,8 @@
 """Supervision: background parts that end are started again, and what ails them is logged once and shown.
 
 A part has two layers. `keep_trying` is its loop: it runs a step again and again, whatever the step raises.
-`keep_running` stands around the whole part: it starts a part again that ended, raised outside its loop, or was
-cancelled.
+`keep_working` is that of a part whose steps take their share of the time, where there is work. `keep_running` stands
+around the whole part: it starts a part again that ended, raised outside its loop, or was cancelled.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ MOST_ENDS, WINDOW_SECONDS = 10, 300.0  # a part that ends so often within this t
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.1, 10.0
 ENDED = "ended"  # the kind of trouble of a part that was started again
 MOST_TROUBLES = 10  # that a part is said to have
+LOOK_SECONDS = 1.0  # between looks of a part for something to do
+LONGEST_REST_SECONDS = 2.0  # between steps that are due
 FORGOTTEN_SECONDS = 60.0  # after which a trouble that does not come again is over
 Expected = Mapping[type[Exception], str]  # errors that are no fault of ours, and the line to log for each
 log = structlog.get_logger()
@@ -167,6 +169,30 @@ async def keep_trying(
         backoff.reset()
         if outcome is not False:
             parts.works(name)
+
+
+async def keep_working(
+    parts: Parts, name: str, step: Callable[[], Awaitable[float | None]], stop: asyncio.Event
+) -> None:
+    """Do the steps of a part until `stop`, as `keep_trying`, and leave others the rest of the time.
+
+    The step returns the share of the time that such steps may take, or None where there was nothing to do: then the
+    next look comes LOOK_SECONDS later, and says nothing of whether the part works.
+    """
+
+    async def work() -> bool:
+        started = time.perf_counter()
+        share = await step()
+        seconds = time.perf_counter() - started
+        await pause(stop, LOOK_SECONDS if share is None else rest_seconds(seconds, share))
+        return share is not None
+
+    await keep_trying(parts, name, work, stop)
+
+
+def rest_seconds(seconds: float, share: float) -> float:
+    """Return the pause after a step that took so many seconds, so that steps take a share of the time (1: all)."""
+    return min(seconds * (1 / share - 1), LONGEST_REST_SECONDS)
 
 
 async def keep_running(

@@ -8,7 +8,6 @@ goes on. Turns take turns. Only what a subscription of the owner holds by its fi
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -28,15 +27,12 @@ from fedstac.domain.subscriptions import SubscriptionFilter
 from fedstac.domain.truth import facts_of
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
-from fedstac.runtime.wakeup import pause
 from fedstac.workers import subscribing
 
 PART: Final = "grants"
-LOOK_SECONDS: Final = 1.0  # between looks for something to do
 AT_ONCE: Final = 250  # datasets of a chunk
-ENDS_AT_ONCE: Final = 500  # grants that ran out
+ENDS_AT_ONCE: Final = 500  # grants that ran out, and turns that nobody follows
 SHARE: Final = 0.7  # of the time, that chunks take
-LONGEST_PAUSE: Final = 2.0
 AGAIN_SECONDS: Final = 30.0  # before a turn that failed is tried again
 log = structlog.get_logger()
 
@@ -44,14 +40,11 @@ log = structlog.get_logger()
 async def run(node: Node, stop: asyncio.Event) -> None:
     """Work until `stop`."""
 
-    async def look() -> None:
-        started = time.perf_counter()
+    async def look() -> float | None:
         async with node.pool.acquire() as conn:
-            is_working = await step(node, conn)
-        seconds = time.perf_counter() - started
-        await pause(stop, min(seconds * (1 / SHARE - 1), LONGEST_PAUSE) if is_working else LOOK_SECONDS)
+            return SHARE if await step(node, conn) else None
 
-    await supervision.keep_trying(node.parts, PART, look, stop)
+    await supervision.keep_working(node.parts, PART, look, stop)
 
 
 async def step(node: Node, conn: Connection) -> bool:
@@ -79,10 +72,10 @@ async def step(node: Node, conn: Connection) -> bool:
 
 async def _tell(node: Node, conn: Connection, turn: GrantTurn) -> None:
     """Log the next chunk of a locked turn: the datasets that a subscription holds by its filter."""
-    filters = [
-        each for each in await subscribing.filters_of_owner(conn, turn.subject)
-        if each.takes_collection(turn.target.collection)
-    ]  # fmt: skip
+    filters_of_owner = await subscribing.filters_of_owner(conn, turn.subject)
+    if not filters_of_owner:  # of what begins later there is a turn for everybody: many may be due at one moment
+        await grant_turns.end_unheard(conn, ENDS_AT_ONCE)
+    filters = [each for each in filters_of_owner if each.takes_collection(turn.target.collection)]
     datasets = await grant_turns.datasets(conn, turn, AT_ONCE) if filters and not turn.is_void else []
     if not datasets:
         await grant_turns.end(conn, turn)

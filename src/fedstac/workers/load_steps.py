@@ -8,7 +8,6 @@ itself (workers/loading.py): a small load is compared at once.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -23,28 +22,22 @@ from fedstac.domain import reconcile
 from fedstac.domain.reconcile import MOST, LoadChange, LoadStep
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
-from fedstac.runtime.wakeup import pause
 
 PART: Final = "loads"
-LOOK_SECONDS: Final = 1.0  # between looks for something to do
 AT_ONCE: Final = 5_000  # datasets of a step
 COMPARED_AT_ONCE: Final = 200  # pairs of documents
 SHARE: Final = 0.7  # of the time, that steps take
-LONGEST_PAUSE: Final = 2.0
 log = structlog.get_logger()
 
 
 async def run(node: Node, stop: asyncio.Event) -> None:
     """Work until `stop`."""
 
-    async def look() -> None:
-        started = time.perf_counter()
+    async def look() -> float | None:
         async with node.pool.acquire() as conn:
-            is_working = await step(node, conn)
-        seconds = time.perf_counter() - started
-        await pause(stop, min(seconds * (1 / SHARE - 1), LONGEST_PAUSE) if is_working else LOOK_SECONDS)
+            return SHARE if await step(node, conn) else None
 
-    await supervision.keep_trying(node.parts, PART, look, stop)
+    await supervision.keep_working(node.parts, PART, look, stop)
 
 
 async def step(node: Node, conn: Connection) -> bool:
