@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from fedstac.bootstrap import Node
-from fedstac.db import bulks, loads
+from fedstac.db import bulks, load_comparison, loads
 from fedstac.db.connections import Connection
 from fedstac.db.loads import Load, LoadPart, NewLoad, StatedDataset
 from fedstac.demo import embedded
@@ -129,7 +129,7 @@ async def test_a_large_load_is_compared_in_steps_each_of_which_is_stored(
     assert load.examples[LoadChange.REMOVED] == sorted(item["id"] for item in items)[:10]
     rows = await conn.fetch("SELECT change, count(*) FROM fedstac.load_dataset WHERE load = $1 GROUP BY 1", id)
     assert {row["change"]: row["count"] for row in rows} == load.changes.counts
-    listed = await loads.datasets(conn, load, change=LoadChange.REMOVED, after="", limit=100)
+    listed = await load_comparison.datasets(conn, load, change=LoadChange.REMOVED, after="", limit=100)
     assert [each.id for each in listed] == sorted(item["id"] for item in items)
 
 
@@ -141,7 +141,7 @@ async def test_a_comparison_of_before_a_part_came_does_not_count(west: Node, con
     dataset = StatedDataset(item["id"], "l", None, None, None)
     await loading.put_part(conn, id, LoadPart(2, b"e", 1), [dataset], [""])
     load = await found(conn, id)
-    listed = await loads.datasets(conn, load, change=None, after="", limit=10)
+    listed = await load_comparison.datasets(conn, load, change=None, after="", limit=10)
     assert (load.changes, {each.change for each in listed}, len(listed)) == (None, {None}, 4)
     load = await loading.compare(west, conn, id)
     assert load.counts == {LoadChange.NEW: 3, LoadChange.CHANGED: 1}
@@ -172,7 +172,7 @@ async def test_what_is_applied_is_what_was_shown_though_another_comparison_goes_
         await loads.find(conn, id, locking=True)
         late = asyncio.create_task(apply(other))
         await writing.is_blocked(watcher, other, conn)
-        await loads.begin_comparison(conn, id)
+        await load_comparison.begin_comparison(conn, id)
         while (load := await found(conn, id)).is_comparing:
             await load_steps.advance(west, conn, load)
     with pytest.raises(Conflict, match="compared again since it was shown"):
@@ -287,7 +287,7 @@ async def test_what_a_cancelled_load_states_is_removed_in_steps(
     monkeypatch.setattr(loads, "FORGOTTEN_AT_ONCE", 100)
     id = await new_load(conn, 250)
     load = await loading.cancel(conn, id, "anna", correlation="c")
-    assert await loads.datasets(conn, load, change=None, after="", limit=10) == []
+    assert await load_comparison.datasets(conn, load, change=None, after="", limit=10) == []
     assert await conn.fetchval("SELECT count(*) FROM fedstac.load_dataset") == 250, "no request removes a million rows"
     assert await finished(west, conn) == 3
     assert await conn.fetchval("SELECT count(*) FROM fedstac.load_dataset") == 0

@@ -21,7 +21,7 @@ import orjson
 import pytest
 
 from fedstac import bootstrap, publication
-from fedstac.db import feed, grants, invariants
+from fedstac.db import feed, grants, invariants, load_comparison
 from fedstac.db import loads as stored_loads
 from fedstac.db.loads import LoadPart, StatedDataset
 from fedstac.demo import sample
@@ -278,7 +278,7 @@ async def test_a_comparison_goes_on_where_the_worker_was_killed(start_api: Start
             for n in range(2, 5):
                 datasets = [StatedDataset(f"d{n}-{i:05}", "l", None, None, None) for i in range(load_steps.AT_ONCE)]
                 await stored_loads.put_part(conn, id, LoadPart(n, b"", len(datasets)), datasets)
-            await stored_loads.begin_comparison(conn, id)
+            await load_comparison.begin_comparison(conn, id)
         progress = []
         for place in ("load.step", "load.stepped"):  # before and after the second step is stored
             with workers.worker(api, **failpoints.environment(f"{place}=kill:2")) as process:

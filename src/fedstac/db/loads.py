@@ -1,16 +1,16 @@
-"""Full-state loads: what somebody says shall exist in a collection, and what that is compared with.
+"""Full-state loads: what somebody says shall exist in a collection, the parts in which it comes, and how far it is.
 
-Documents come in parts, and stay here until they are applied. They are compared set-wise, where they lie, some at a
-time: a load has up to a million. How far that is, and what it found, stands in the load itself. It is applied as a
-change of many datasets (db/bulks.py).
+Documents come in parts, and stay here until they are applied. What takes long goes some datasets at a time: a load has
+up to a million. How far that is, and what it found, stands in the load itself. Comparing is in load_comparison.py,
+applying in load_application.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import orjson
@@ -18,17 +18,14 @@ import orjson
 from fedstac.db import bulks
 from fedstac.db.bulks import Bulk
 from fedstac.db.connections import Connection, Row
-from fedstac.domain.bulk import BulkAction
-from fedstac.domain.documents import ItemTexts, TextSource, as_stated, digest_of_packed
-from fedstac.domain.reconcile import COMPARING, WORK, ChangeSet, LoadChange, LoadMode, LoadStep
+from fedstac.domain.documents import ItemTexts, TextSource, digest_of_packed
+from fedstac.domain.reconcile import COMPARING, ChangeSet, LoadChange, LoadMode, LoadStep
 
-APPLYING_LOCK: Final = 0x666564_0D  # with the collection: the advisory lock of whoever begins to apply a load
 BEGINNING_LOCK: Final = 0x666564_15  # the advisory lock of whoever begins a load: open ones are counted
 KEPT_DAYS: Final = 7  # that a load stays, unless it is being applied
 NO_TEXTS: Final = ItemTexts(None)
 TOO_OLD: Final = "it is older than a week"  # in place of who cancelled it
 FORGOTTEN_AT_ONCE: Final = 5_000  # datasets of a load
-SHOWN: Final = 10  # ids of each change
 COLUMNS: Final = """l.id, l.collection, l.mode, l.override, l.submitter, l.roles, l.identity, l.correlation,
                     l.traceparent, l.created, l.compared_at, l.current, l.bulk, l.cancelled_by, l.done_at, l.step,
                     l.step_after, l.comparison, l.compared_stated, l.compared_here, l.counts, l.examples"""
@@ -248,18 +245,7 @@ def _columns(load: UUID, part: int, each: StatedDataset) -> tuple[object, ...]:
             each.detail)  # fmt: skip
 
 
-# --- comparing, some datasets at a time ---
-
-
-async def begin_comparison(conn: Connection, id: UUID) -> None:
-    """Begin to compare a locked load with what is here. What an earlier comparison found does not count any more."""
-    await conn.execute(
-        """UPDATE fedstac.load SET step = 'stated', step_after = '', step_at = NULL, comparison = comparison + 1,
-                  comparing_since = clock_timestamp(), compared_at = NULL, current = 0, compared_stated = 0,
-                  compared_here = 0, counts = '{}', examples = '{}'
-           WHERE id = $1""",
-        id,
-    )
+# --- what takes long, some datasets at a time ---
 
 
 async def take_step(conn: Connection) -> Load | None:
@@ -285,11 +271,11 @@ class ChunkOfDatasets:
     is_last: bool
 
 
-def _chunk(count: int, last: str | None, limit: int) -> ChunkOfDatasets:
+def chunk_of(count: int, last: str | None, limit: int) -> ChunkOfDatasets:
     return ChunkOfDatasets(count, last, is_last=count < limit)
 
 
-async def _look_up_each(conn: Connection) -> None:
+async def look_up_each(conn: Connection) -> None:
     """Tell the planner, until the transaction ends, to look up each dataset of a chunk by its key.
 
     It may know small loads alone, or none: it would read all of a large one for each chunk.
@@ -298,112 +284,6 @@ async def _look_up_each(conn: Connection) -> None:
         "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; "
         "SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off"
     )
-
-
-async def compare_stated(conn: Connection, load: Load, origin: str, limit: int) -> ChunkOfDatasets:
-    """Compare the next datasets that a locked load states: each gets its change, and the digest of the record.
-
-    Documents with another digest count as changed; `doubtful` gives those where that may not be so. The document of
-    what was deleted here is not kept.
-    """
-    await _look_up_each(conn)
-    row = await conn.fetchrow(
-        """WITH page AS MATERIALIZED (
-               SELECT dataset, problem, document_digest FROM fedstac.load_dataset
-               WHERE load = $1 AND dataset > $4 AND part IS NOT NULL ORDER BY dataset LIMIT $5),
-           compared AS (
-               SELECT p.dataset, r.digest, coalesce(r.state IN ('deleted', 'purged'), false) AS is_gone, CASE
-                   WHEN p.problem IS NOT NULL THEN 'invalid'
-                   WHEN r.id IS NULL OR r.state = 'cleared' AND r.origin = $2 THEN 'new'
-                   WHEN r.origin <> $2 OR r.state NOT IN ('published', 'retracted') THEN 'held'
-                   WHEN r.document_digest = p.document_digest AND r.state = 'published' THEN 'unchanged'
-                   WHEN r.state = 'retracted' THEN 'held' ELSE 'changed' END AS change
-               FROM page p LEFT JOIN fedstac.record r ON r.collection = $3 AND r.id = p.dataset),
-           stored AS (
-               UPDATE fedstac.load_dataset l
-               SET expected = c.digest, change = c.change, comparison = $6,
-                   document = CASE WHEN c.is_gone THEN NULL ELSE l.document END,
-                   prepared = CASE WHEN c.is_gone THEN NULL ELSE l.prepared END,
-                   coded = CASE WHEN c.is_gone THEN NULL ELSE l.coded END
-               FROM compared c WHERE l.load = $1 AND l.dataset = c.dataset)
-           SELECT count(*) AS count, max(dataset) AS last FROM page""",
-        load.id, origin, load.collection, load.step_after, limit, load.comparison,
-    )  # fmt: skip
-    assert row is not None
-    return _chunk(row["count"], row["last"], limit)
-
-
-async def compare_here(conn: Connection, load: Load, origin: str, limit: int, *, keeps: bool) -> HereChunk:
-    """Look for the next records of the collection in what a locked load states; those that it does not are removed.
-
-    keeps: they are stored, and not counted alone.
-    """
-    await _look_up_each(conn)
-    row = await conn.fetchrow(
-        """WITH page AS MATERIALIZED (
-               SELECT id, lineage, version, cv_version, digest,
-                      origin = $2 AND state IN ('published', 'retracted') AS is_current
-               FROM fedstac.record WHERE collection = $3 AND id > $4 ORDER BY id LIMIT $5),
-           removed AS MATERIALIZED (
-               SELECT * FROM page r WHERE is_current AND NOT EXISTS (
-                   SELECT FROM fedstac.load_dataset l WHERE l.load = $1 AND l.dataset = r.id AND l.part IS NOT NULL)),
-           stored AS (
-               INSERT INTO fedstac.load_dataset (load, dataset, lineage, version, cv_version, change, expected,
-                                                 comparison)
-               SELECT $1, id, lineage, version, cv_version, 'removed', digest, $6 FROM removed WHERE $7
-               ON CONFLICT (load, dataset) DO UPDATE
-                   SET lineage = EXCLUDED.lineage, version = EXCLUDED.version, cv_version = EXCLUDED.cv_version,
-                       change = EXCLUDED.change, expected = EXCLUDED.expected, comparison = EXCLUDED.comparison)
-           SELECT (SELECT count(*) FROM page) AS count, (SELECT max(id) FROM page) AS last,
-                  (SELECT count(*) FROM page WHERE is_current) AS current,
-                  (SELECT count(*) FROM removed) AS removed,
-                  ARRAY(SELECT id FROM removed ORDER BY id LIMIT $8) AS first_ids""",
-        load.id, origin, load.collection, load.step_after, limit, load.comparison, keeps, SHOWN,
-    )  # fmt: skip
-    assert row is not None
-    return HereChunk(_chunk(row["count"], row["last"], limit), row["current"], row["removed"], row["first_ids"])
-
-
-@dataclass(frozen=True, slots=True)
-class HereChunk:
-    """Some records of a collection. current: those that are this node's and that searches find; removed: not stated."""
-
-    records: ChunkOfDatasets
-    current: int
-    removed: int
-    first_ids: Sequence[str]
-
-
-async def tally(conn: Connection, load: Load, through: str) -> list[ChangeTally]:
-    """Count the datasets of a load by change, from where its step is through an id."""
-    rows = await conn.fetch(
-        f"""SELECT change, count(*) AS count, (array_agg(dataset ORDER BY dataset))[1:{SHOWN}] AS first_ids
-            FROM (SELECT change, dataset FROM fedstac.load_dataset
-                  WHERE load = $1 AND dataset > $2 AND dataset <= $3 AND part IS NOT NULL ORDER BY dataset) each
-            GROUP BY change""",
-        load.id, load.step_after, through,
-    )  # fmt: skip
-    return [ChangeTally(LoadChange(row["change"]), row["count"], row["first_ids"]) for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeTally:
-    """How many of some datasets have a change, and the first ids."""
-
-    change: LoadChange
-    count: int
-    first_ids: Sequence[str]
-
-
-def with_tallies(load: Load, tallies: Sequence[ChangeTally]) -> Load:
-    """Return a load with more datasets counted."""
-    counts, examples = dict(load.counts), dict(load.examples)
-    for each in tallies:
-        if not each.count:
-            continue
-        counts[each.change] = counts.get(each.change, 0) + each.count
-        examples[each.change] = [*examples.get(each.change, ()), *each.first_ids][:SHOWN]
-    return replace(load, counts=counts, examples=examples)
 
 
 def _by_name(values: Mapping[LoadChange, object]) -> str:
@@ -422,155 +302,6 @@ async def store_step(conn: Connection, load: Load, *, is_compared: bool = False)
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class DoubtfulDataset:
-    """A dataset whose documents have different digests, perhaps by what its publisher did not write.
-
-    That is what nodes put into the one that is here, and its level. prepared: what was packed of the other one.
-    """
-
-    id: str
-    here: str
-    there: str
-    prepared: str
-
-    @property
-    def load_document(self) -> dict[str, Any]:
-        """The document that the load states."""
-        return as_stated(self.there, self.prepared)
-
-
-async def doubtful(conn: Connection, load: Load, after: str, through: str, limit: int) -> list[DoubtfulDataset]:
-    """Return the next datasets, by id, that count as changed and have replicas here, or are not open.
-
-    None behind `through`.
-    """
-    rows = await conn.fetch(
-        """SELECT l.dataset AS id, r.document AS here, l.document AS there, l.prepared
-           FROM fedstac.load_dataset l JOIN fedstac.record r ON r.collection = $2 AND r.id = l.dataset
-           WHERE l.load = $1 AND l.change = 'changed' AND (r.replicas IS NOT NULL OR r.access <> 'open')
-             AND l.dataset > $3             AND l.dataset <= $4 AND l.part IS NOT NULL
-           ORDER BY l.dataset LIMIT $5""",
-        load.id, load.collection, after, through, limit,
-    )  # fmt: skip
-    return [DoubtfulDataset(**dict(row)) for row in rows]
-
-
-async def mark_unchanged(conn: Connection, id: UUID, datasets: Sequence[str]) -> None:
-    """Store that datasets are the same after all."""
-    await conn.execute(
-        "UPDATE fedstac.load_dataset SET change = 'unchanged' WHERE load = $1 AND dataset = ANY ($2::text[])",
-        id, datasets,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedDataset:
-    """A dataset of a load, what becomes of it, and why not."""
-
-    id: str
-    change: LoadChange | None
-    problem: str | None
-    detail: str | None
-
-
-async def datasets(
-    conn: Connection, load: Load, *, change: LoadChange | None, after: str, limit: int
-) -> list[ComparedDataset]:
-    """Return datasets of a load after an id, by their ids; of one change if given. A cancelled one has none."""
-    if load.cancelled_by is not None:
-        return []
-    condition = "(part IS NOT NULL OR comparison = $2)" if change is None else "comparison = $2 AND change = $5"
-    rows = await conn.fetch(
-        f"""SELECT dataset AS id, CASE WHEN comparison = $2 THEN change END AS change, problem, detail
-            FROM fedstac.load_dataset WHERE load = $1 AND dataset > $3 AND {condition} ORDER BY dataset LIMIT $4""",
-        load.id, load.comparison, after, limit, *([change] if change is not None else []),
-    )  # fmt: skip
-    return [
-        ComparedDataset(row["id"], LoadChange(row["change"]) if row["change"] else None, row["problem"],
-                        row["detail"])
-        for row in rows
-    ]  # fmt: skip
-
-
-async def applied_beside(conn: Connection, load: Load) -> UUID | None:
-    """Return another load of the collection that is being applied, or was since a load was compared; None without one.
-
-    Until the transaction ends no other load of the collection begins to be applied.
-    """
-    await conn.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", APPLYING_LOCK, load.collection)
-    other: UUID | None = await conn.fetchval(
-        """SELECT l.id FROM fedstac.load l JOIN fedstac.bulk b ON b.id = l.bulk
-           WHERE l.collection = $1 AND l.id <> $2 AND (b.finished_at IS NULL OR b.finished_at > $3)
-           ORDER BY b.created DESC LIMIT 1""",
-        load.collection, load.id, load.compared_at,
-    )  # fmt: skip
-    return other
-
-
-async def begin(conn: Connection, load: Load, bulk: UUID, total: int, *, now_asked_by: NewLoad) -> None:
-    """Store the change of many datasets that applies a locked load. The next step is to list these.
-
-    now_asked_by: who applies it, with the rights of now.
-    """
-    body = {"mode": load.mode, **({"override": load.override} if load.override else {})}
-    await conn.execute(
-        """INSERT INTO fedstac.bulk (id, action, body, selection, digest, total, submitter, roles, identity,
-                                     correlation, traceparent, is_listed)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)""",
-        bulk, BulkAction.RECONCILE, orjson.dumps(body).decode(),
-        orjson.dumps({"load": str(load.id), "collection": load.collection}).decode(), str(load.id), total,
-        now_asked_by.submitter, list(now_asked_by.roles), now_asked_by.identity, now_asked_by.correlation,
-        now_asked_by.traceparent, False,
-    )  # fmt: skip
-    await conn.execute(
-        "UPDATE fedstac.load SET bulk = $2, step = 'list', step_after = '', step_at = NULL WHERE id = $1", load.id, bulk
-    )
-
-
-async def list_some(conn: Connection, load: Load, limit: int) -> ChunkOfDatasets:
-    """List the next datasets of the change that applies a locked load; versions of one dataset come in their order.
-
-    None where that change was cancelled meanwhile: then this is the last chunk.
-    """
-    await _look_up_each(conn)
-    row = await conn.fetchrow(
-        """WITH place AS MATERIALIZED (
-               SELECT lineage, coalesce(version, -1) AS version, dataset FROM fedstac.load_dataset
-               WHERE load = $1 AND dataset = $6 UNION ALL SELECT '', -2, '' WHERE $6 = ''),
-           page AS MATERIALIZED (
-               SELECT dataset, lineage, coalesce(version, -1) AS version, coalesce(expected, '') AS digest, change,
-                      comparison = $5 AND change = ANY ($4::text[]) AS is_work
-               FROM fedstac.load_dataset
-               WHERE load = $1 AND (lineage, coalesce(version, -1), dataset)
-                     > ((SELECT lineage FROM place), (SELECT version FROM place), (SELECT dataset FROM place))
-                 AND EXISTS (SELECT FROM fedstac.bulk WHERE id = $2 AND finished_at IS NULL)
-               ORDER BY lineage, coalesce(version, -1), dataset LIMIT $7),
-           listed AS (
-               INSERT INTO fedstac.bulk_dataset (bulk, n, collection, dataset, lineage, digest, change)
-               SELECT $2, (SELECT coalesce(max(n), 0) FROM fedstac.bulk_dataset WHERE bulk = $2)
-                      + row_number() OVER (ORDER BY lineage, version, dataset),
-                      $3, dataset, lineage, digest, change
-               FROM page WHERE is_work)
-           SELECT count(*) AS count, (array_agg(dataset ORDER BY lineage DESC, version DESC, dataset DESC))[1] AS last
-           FROM page""",
-        load.id, load.bulk, load.collection, list(WORK[load.mode]), load.comparison, load.step_after, limit,
-    )  # fmt: skip
-    assert row is not None
-    return _chunk(row["count"], row["last"], limit)
-
-
-async def end_list(conn: Connection, load: Load) -> None:
-    """Let the change that applies a locked load begin: all its datasets are listed.
-
-    What is left to do is to remove the documents of others.
-    """
-    await conn.execute("UPDATE fedstac.bulk SET is_listed = true WHERE id = $1", load.bulk)
-    await conn.execute(
-        "UPDATE fedstac.load SET step = 'trim', step_after = '', step_at = clock_timestamp() WHERE id = $1", load.id
-    )
-
-
 async def close(conn: Connection, id: UUID) -> None:
     """End a locked load that has nothing to do."""
     await conn.execute(
@@ -578,57 +309,6 @@ async def close(conn: Connection, id: UUID) -> None:
            WHERE id = $1""",
         id,
     )
-
-
-async def trim(conn: Connection, load: Load, limit: int) -> ChunkOfDatasets:
-    """Remove the documents of the next datasets of a load that nothing is done with."""
-    await _look_up_each(conn)
-    row = await conn.fetchrow(
-        """WITH page AS MATERIALIZED (
-               SELECT dataset, document IS NOT NULL AND NOT coalesce(change = ANY ($4::text[]), false) AS is_trimmed
-               FROM fedstac.load_dataset WHERE load = $1 AND dataset > $2 ORDER BY dataset LIMIT $3),
-           trimmed AS (
-               UPDATE fedstac.load_dataset l SET document = NULL, prepared = NULL, coded = NULL
-               FROM page p WHERE l.load = $1 AND l.dataset = p.dataset AND p.is_trimmed)
-           SELECT count(*) AS count, max(dataset) AS last FROM page""",
-        load.id, load.step_after, limit, list(WORK[load.mode]) if load.bulk is not None else [],
-    )  # fmt: skip
-    assert row is not None
-    return _chunk(row["count"], row["last"], limit)
-
-
-@dataclass(frozen=True, slots=True)
-class StatedDocument:
-    """The document of a dataset that is to be applied, as it was prepared when it came."""
-
-    version: int | None
-    cv_version: str | None
-    text: str
-    prepared: str
-    coded: str | None
-
-
-async def documents(conn: Connection, id: UUID, ids: Sequence[str]) -> dict[str, StatedDocument]:
-    """Return the documents of datasets, by id; without those that have none."""
-    rows = await conn.fetch(
-        """SELECT dataset, version, cv_version, document, prepared, coded FROM fedstac.load_dataset
-           WHERE load = $1 AND dataset = ANY ($2::text[]) AND document IS NOT NULL AND prepared IS NOT NULL""",
-        id, ids,
-    )  # fmt: skip
-    return {
-        row["dataset"]: StatedDocument(row["version"], row["cv_version"], row["document"], row["prepared"],
-                                       row["coded"])
-        for row in rows
-    }  # fmt: skip
-
-
-async def forget_documents(conn: Connection, id: UUID, ids: Sequence[str]) -> None:
-    """Remove the documents of datasets that are applied."""
-    await conn.execute(
-        """UPDATE fedstac.load_dataset SET document = NULL, prepared = NULL, coded = NULL
-           WHERE load = $1 AND dataset = ANY ($2::text[])""",
-        id, ids,
-    )  # fmt: skip
 
 
 async def cancel(conn: Connection, id: UUID, by: str) -> None:

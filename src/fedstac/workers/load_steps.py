@@ -15,9 +15,10 @@ from typing import Final
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import loads
+from fedstac.db import load_application, load_comparison, loads
 from fedstac.db.connections import Connection
-from fedstac.db.loads import ChangeTally, DoubtfulDataset, Load
+from fedstac.db.load_comparison import ChangeTally, DoubtfulDataset
+from fedstac.db.loads import Load
 from fedstac.domain import reconcile
 from fedstac.domain.reconcile import MOST, LoadChange, LoadStep
 from fedstac.runtime import supervision
@@ -71,7 +72,7 @@ async def advance(node: Node, conn: Connection, load: Load) -> None:
         case LoadStep.LIST:
             await _list(conn, load)
         case LoadStep.TRIM:
-            chunk = await loads.trim(conn, load, AT_ONCE)
+            chunk = await load_application.trim(conn, load, AT_ONCE)
             await loads.store_step(conn, replace(
                 load, step=None if chunk.is_last else load.step, step_after=chunk.last or ""
             ))  # fmt: skip
@@ -84,18 +85,18 @@ async def advance(node: Node, conn: Connection, load: Load) -> None:
 
 async def _list(conn: Connection, load: Load) -> None:
     """List the next datasets of the change that applies a load. It begins once the last of them is listed."""
-    chunk = await loads.list_some(conn, load, AT_ONCE)
+    chunk = await load_application.list_some(conn, load, AT_ONCE)
     if chunk.is_last:
-        await loads.end_list(conn, load)
+        await load_application.end_list(conn, load)
     else:
         await loads.store_step(conn, replace(load, step_after=chunk.last or ""))
 
 
 async def _compare_stated(node: Node, conn: Connection, load: Load) -> None:
-    chunk = await loads.compare_stated(conn, load, node.settings.node, AT_ONCE)
+    chunk = await load_comparison.compare_stated(conn, load, node.settings.node, AT_ONCE)
     if chunk.last is not None:
         await _clear_doubts(conn, load, chunk.last)
-        load = loads.with_tallies(load, await loads.tally(conn, load, chunk.last))
+        load = load_comparison.with_tallies(load, await load_comparison.tally(conn, load, chunk.last))
     load = replace(load, compared_stated=load.compared_stated + chunk.count, step_after=chunk.last or "")
     await loads.store_step(conn, replace(load, step=LoadStep.HERE, step_after="") if chunk.is_last else load)
 
@@ -103,20 +104,20 @@ async def _compare_stated(node: Node, conn: Connection, load: Load) -> None:
 async def _clear_doubts(conn: Connection, load: Load, through: str) -> None:
     """Compare the documents themselves where nodes have put replicas into those that are here."""
     after = load.step_after
-    while pairs := await loads.doubtful(conn, load, after, through, COMPARED_AT_ONCE):
+    while pairs := await load_comparison.doubtful(conn, load, after, through, COMPARED_AT_ONCE):
         after = pairs[-1].id
 
         def same(pairs: Sequence[DoubtfulDataset] = pairs) -> list[str]:
             return [pair.id for pair in pairs if not reconcile.differs(pair.here, pair.load_document)]
 
-        await loads.mark_unchanged(conn, load.id, await asyncio.to_thread(same))
+        await load_comparison.mark_unchanged(conn, load.id, await asyncio.to_thread(same))
 
 
 async def _compare_here(node: Node, conn: Connection, load: Load) -> None:
     """Look for the next records in the load. Of more than it may change they are counted alone."""
     keeps = load.counts.get(LoadChange.REMOVED, 0) <= MOST
-    chunk = await loads.compare_here(conn, load, node.settings.node, AT_ONCE, keeps=keeps)
-    load = loads.with_tallies(load, [ChangeTally(LoadChange.REMOVED, chunk.removed, chunk.first_ids)])
+    chunk = await load_comparison.compare_here(conn, load, node.settings.node, AT_ONCE, keeps=keeps)
+    load = load_comparison.with_tallies(load, [ChangeTally(LoadChange.REMOVED, chunk.removed, chunk.first_ids)])
     load = replace(
         load, current=(load.current or 0) + chunk.current, compared_here=load.compared_here + chunk.records.count,
         step_after=chunk.records.last or "", step=None if chunk.records.is_last else load.step,

@@ -18,10 +18,11 @@ import orjson
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import audit, bulks, loads
+from fedstac.db import audit, bulks, load_application, load_comparison, loads
 from fedstac.db.bulks import Bulk, WaitingDataset
 from fedstac.db.connections import Connection
-from fedstac.db.loads import ListedLoad, Load, LoadPart, NewLoad, StatedDataset, StatedDocument
+from fedstac.db.load_application import StatedDocument
+from fedstac.db.loads import ListedLoad, Load, LoadPart, NewLoad, StatedDataset
 from fedstac.domain import documents
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
@@ -112,7 +113,7 @@ async def compare(node: Node, conn: Connection, id: UUID) -> Load:
         _require_open(load)
         _require_all_before_the_last(await loads.parts(conn, id))
         if not load.is_comparing:
-            await loads.begin_comparison(conn, id)
+            await load_comparison.begin_comparison(conn, id)
             load = await _locked(conn, id)
     for _ in range(FIRST_STEPS):
         async with conn.transaction():
@@ -161,7 +162,7 @@ async def apply(
             return await _locked(conn, id)
         if changes.total > MOST:
             raise BadRequest(f"{changes.total} datasets change, and {MOST} at most may; load fewer at a time")
-        if (other := await loads.applied_beside(conn, load)) is not None:
+        if (other := await load_application.applied_beside(conn, load)) is not None:
             raise Conflict(
                 f"the load {other} of {load.collection} is being applied, or was since this one was compared; when it "
                 "has ended, compare this one again and look at the changes"
@@ -171,7 +172,7 @@ async def apply(
             id=load.id, collection=load.collection, mode=load.mode, override=load.override, submitter=caller.name,
             roles=sorted(caller.roles), identity=identity, correlation=correlation, traceparent=traceparent,
         )  # fmt: skip
-        await loads.begin(conn, load, bulk, changes.total, now_asked_by=now_asked_by)
+        await load_application.begin(conn, load, bulk, changes.total, now_asked_by=now_asked_by)
         if changes.stated + changes.counts.get(LoadChange.REMOVED, 0) < load_steps.AT_ONCE:
             await load_steps.advance(node, conn, await _locked(conn, id))  # one step lists all of it
         await audit.append(conn, [audit.NewRow(
@@ -299,7 +300,7 @@ async def commands(
 ) -> list[DatasetCommand]:  # fmt: skip
     """Return the commands of a part of a load."""
     load_id = UUID(orjson.loads(job.selection)["load"])
-    documents_of_part = await loads.documents(conn, load_id, [each.dataset for each in datasets])
+    documents_of_part = await load_application.documents(conn, load_id, [each.dataset for each in datasets])
     mode, override = LoadMode(body["mode"]), body.get("override")
     result = []
     for each in datasets:
@@ -312,7 +313,7 @@ async def commands(
 async def forget_documents(conn: Connection, job: Bulk, datasets: Sequence[WaitingDataset]) -> None:
     """Remove the documents of a part that is applied, in the same transaction."""
     load_id = UUID(orjson.loads(job.selection)["load"])
-    await loads.forget_documents(conn, load_id, [each.dataset for each in datasets])
+    await load_application.forget_documents(conn, load_id, [each.dataset for each in datasets])
 
 
 def _action(

@@ -15,7 +15,7 @@ from fedstac.api.http import links, numbers
 from fedstac.api.people import identity
 from fedstac.api.writing import intake
 from fedstac.api.writing.options import is_dry_run, is_wanted, override_of
-from fedstac.db import loads
+from fedstac.db import load_comparison, loads
 from fedstac.db.connections import Connection
 from fedstac.db.loads import Load, LoadPart, NewLoad, StatedDataset
 from fedstac.domain.errors import BadRequest, LoadDoesNotExist, LoadNotConfirmed
@@ -103,7 +103,7 @@ async def get_load_datasets(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         load = await _readable(call, conn)
         after = call.query_params.get("after", "")
-        page = await loads.datasets(conn, load, change=change, after=after, limit=limit + 1)
+        page = await load_comparison.datasets(conn, load, change=change, after=after, limit=limit + 1)
     url = f"{call.base_url}/loads/{load.id}/datasets"
     filters = {"change": text} if text else {}
     more = {"limit": limit, "after": page[limit - 1].id, **filters} if len(page) > limit else None
