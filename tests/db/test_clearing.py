@@ -6,7 +6,7 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import feed, grants, invariants
+from fedstac.db import feed, grant_rights, invariants
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain import events
@@ -114,7 +114,7 @@ async def test_grants_of_what_is_cleared_close_and_others_stay(west: Node, conn:
     removed, rebuilt, kept = drafts
     await perform(west, conn, clear(removed), Rebuild(clear(rebuilt), Publish(rebuilt, ANNA)), Publish(kept, ANNA))
     keys = {("CMIP6", draft.id) for draft in drafts}
-    assert await grants.open_to(conn, "bert", keys) == {("CMIP6", kept.id)}
+    assert await grant_rights.open_to(conn, "bert", keys) == {("CMIP6", kept.id)}
     closed = await conn.fetch("SELECT target FROM fedstac.access_grant WHERE closed_at IS NOT NULL")
     assert {row["target"] for row in closed} == {removed.id, rebuilt.id}
     announced = await conn.fetch("SELECT key FROM fedstac.outbox WHERE type = 'org.fedstac.grant.withdrawn.v1'")

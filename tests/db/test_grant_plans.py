@@ -9,9 +9,10 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import grants
+from fedstac.db import grant_lists, grant_rights
 from fedstac.db.connections import Connection
-from fedstac.db.grants import GrantFilter, GrantSight, TargetEvent
+from fedstac.db.grant_lists import GrantFilter, GrantSight
+from fedstac.db.grant_rights import TargetEvent
 from fedstac.demo import embedded
 from fedstac.domain.grants import GrantScope, GrantTarget
 from tests.db import writing
@@ -60,7 +61,7 @@ async def check(conn: Connection, run: Callable[[Connection], Awaitable[object]]
 async def test_the_grants_of_a_few_subscribers_are_found_among_many_of_a_project(conn: Connection) -> None:
     async def ask(conn: Connection) -> None:
         an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
-        found = await grants.covering(conn, {"subject-3", "subject-4"}, dict.fromkeys(KEYS, an_hour_ago))
+        found = await grant_rights.covering(conn, {"subject-3", "subject-4"}, dict.fromkeys(KEYS, an_hour_ago))
         assert found.open_now == {("subject-4", *key) for key in KEYS}
         assert found.at_last.keys() == found.open_now | {("subject-3", *key) for key in KEYS}
 
@@ -76,7 +77,7 @@ async def test_who_had_a_grant_of_a_target_is_found_among_many_who_had_one_too(c
             TargetEvent(3, GrantTarget("plain", GrantScope.DATASET, "thing-1"), now, also_wider=False),
             TargetEvent(4, GrantTarget("plain", GrantScope.DATASET, "other-7"), now, also_wider=False),
         ]
-        holders = await grants.holders_of(conn, {"subject-4", "subject-5", "nobody"}, events)
+        holders = await grant_rights.holders_of(conn, {"subject-4", "subject-5", "nobody"}, events)
         of_project = {(pos, subject) for pos in (1, 2) for subject in ("subject-4", "subject-5")}
         assert holders == of_project | {(4, "subject-4")}
 
@@ -88,8 +89,8 @@ async def test_who_had_a_grant_of_a_target_is_found_among_many_who_had_one_too(c
 )
 async def test_a_list_of_ones_own_grants_reads_none_of_the_others(conn: Connection, filter: GrantFilter) -> None:
     async def ask(conn: Connection) -> None:
-        found = await grants.page(conn, filter, GrantSight(name="subject-5"), after=None, limit=50)
+        found = await grant_lists.page(conn, filter, GrantSight(name="subject-5"), after=None, limit=50)
         assert [each.subject for each in found] == ["subject-5"]
-        assert await grants.page(conn, filter, GrantSight(name="nobody"), after=None, limit=50) == []
+        assert await grant_lists.page(conn, filter, GrantSight(name="nobody"), after=None, limit=50) == []
 
     await check(conn, ask)

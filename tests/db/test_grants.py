@@ -12,7 +12,7 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import connections, grants, invariants, people
+from fedstac.db import connections, grant_lists, grant_rights, grants, invariants, people
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded
 from fedstac.domain.actions import Command
@@ -62,16 +62,16 @@ async def test_a_grant_opens_the_dataset_the_lineage_or_the_project_that_it_is_f
     await insert(conn, "bert", "dataset", "thing-1")
     await insert(conn, "bert", "lineage", "plain/thing-2")
     await insert(conn, "carla", "project", "")
-    assert await grants.open_to(conn, "bert", EVERY) == {("plain", "thing-1"), ("plain", "thing-2")}
-    assert await grants.open_to(conn, "carla", EVERY | {("plain", "not-there")}) == EVERY
-    assert await grants.open_to(conn, "dora", EVERY) == set()
-    assert await grants.open_to(conn, "bert", []) == set()
+    assert await grant_rights.open_to(conn, "bert", EVERY) == {("plain", "thing-1"), ("plain", "thing-2")}
+    assert await grant_rights.open_to(conn, "carla", EVERY | {("plain", "not-there")}) == EVERY
+    assert await grant_rights.open_to(conn, "dora", EVERY) == set()
+    assert await grant_rights.open_to(conn, "bert", []) == set()
 
 
 async def test_a_grant_opens_nothing_before_its_time_and_after_it(conn: Connection) -> None:
     await insert(conn, "bert", "dataset", "thing-1", days=(1, 2))
     await insert(conn, "bert", "dataset", "thing-2", days=(-2, -1))
-    assert await grants.open_to(conn, "bert", EVERY) == set()
+    assert await grant_rights.open_to(conn, "bert", EVERY) == set()
 
 
 async def test_grants_close_with_a_person_and_each_is_announced(conn: Connection, deleter: Connection) -> None:
@@ -83,8 +83,8 @@ async def test_grants_close_with_a_person_and_each_is_announced(conn: Connection
     before = datetime.now(UTC)
     assert (await people.leave(deleter, "bert", "plain")).grants == 3
     assert (await people.leave(deleter, "bert", "plain")).is_empty
-    assert await grants.open_to(conn, "bert", EVERY) == set()
-    assert await grants.open_to(conn, "carla", EVERY) == {("plain", "thing-1")}
+    assert await grant_rights.open_to(conn, "bert", EVERY) == set()
+    assert await grant_rights.open_to(conn, "carla", EVERY) == {("plain", "thing-1")}
     rows = await conn.fetch(
         """SELECT o.*, g.id AS grant, g.closed_by, g.closed_why FROM fedstac.outbox o
            LEFT JOIN fedstac.access_grant g ON g.cause = o.event_id WHERE type LIKE '%grant%' ORDER BY o.key, o.seq"""
@@ -166,14 +166,14 @@ async def test_grants_follow_the_state_of_their_datasets(conn: Connection, west:
         await give(conn, west, "bert", dataset=f"plain/thing-{number}")
     await give(conn, west, "carla", lineage="plain/thing-2")
     await perform(conn, *(Retract(target(number), writing.ANNA, {"reason": "wrong"}) for number in (1, 3)))
-    assert await grants.open_to(conn, "bert", EVERY) == {("plain", "thing-2")}
+    assert await grant_rights.open_to(conn, "bert", EVERY) == {("plain", "thing-2")}
     await perform(conn, Mark(target(1), writing.ANNA), Mark(target(2), writing.ANNA))
-    assert await grants.open_to(conn, "bert", EVERY) == set()
+    assert await grant_rights.open_to(conn, "bert", EVERY) == set()
     [refused] = await give(conn, west, "dora", dataset="plain/thing-2")
     assert isinstance(refused.problem, MarkedForDeletion)
     assert refused.problem.deletion is not None
     await perform(conn, Unmark(target(1), writing.ANNA), Reinstate(target(1), writing.ANNA))
-    assert await grants.open_to(conn, "bert", EVERY) == {("plain", "thing-1")}
+    assert await grant_rights.open_to(conn, "bert", EVERY) == {("plain", "thing-1")}
     await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at - interval '1 second'")
     await perform(conn, Delete(target(2), writing.ANNA))
     [refused] = await give(conn, west, "dora", dataset="plain/thing-2")
@@ -186,8 +186,8 @@ async def test_grants_follow_the_state_of_their_datasets(conn: Connection, west:
         ("restored", "grant:dataset:plain/thing-1", 1, None, "published"),
         ("withdrawn", "grant:dataset:plain/thing-2", 1, None, "deleted"),
     ]  # fmt: skip
-    closed = await grants.page(
-        conn, grants.GrantFilter(is_open=False), grants.GrantSight(sees_all=True), after=None, limit=9
+    closed = await grant_lists.page(
+        conn, grant_lists.GrantFilter(is_open=False), grant_lists.GrantSight(sees_all=True), after=None, limit=9
     )  # fmt: skip
     deletion = await conn.fetchval("SELECT event_id FROM fedstac.outbox WHERE type LIKE '%dataset.deleted%'")
     assert [(each.closed_by, each.closed_why, each.cause) for each in closed] == [("anna", "deleted", deletion)]
@@ -217,7 +217,7 @@ async def test_a_grant_that_runs_out_while_it_is_given_opens_nothing(conn: Conne
         await grants.target_states(conn, [project], {}, locking=True)
         [given] = await grants.give(conn, [grants.NewGrant("bert", project, None, NOW)], actor="anna")
     assert given.grant.valid_from < given.grant.valid_until
-    assert await grants.open_to(conn, "bert", EVERY) == set()
+    assert await grant_rights.open_to(conn, "bert", EVERY) == set()
 
 
 async def test_a_lineage_of_several_institutions_is_of_none(west: Node, connect: writing.Connect) -> None:
@@ -244,7 +244,7 @@ async def test_a_deletion_counts_the_grants_that_it_closes(
         await give(conn, west, subject, dataset=f"plain/thing-{number}")
     await perform(conn, Mark(target(1), writing.ANNA), Mark(target(2), writing.ANNA))
     await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at - interval '1 second'")
-    ids = await grants.open_ids(conn, "bert", target=None, projects=["plain"], limit=9)
+    ids = await grant_lists.open_ids(conn, "bert", target=None, projects=["plain"], limit=9)
     async with other.transaction():
         assert await grants.withdraw(other, ids, actor="anna", reason="over") == 2
         deleting = asyncio.create_task(perform(conn, Delete(target(1), writing.ANNA), Delete(target(2), writing.ANNA)))

@@ -15,7 +15,7 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import grants, invariants
+from fedstac.db import grant_rights, invariants
 from fedstac.db.connections import Connection
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.clear import Clear
@@ -203,9 +203,9 @@ class Run:
 
     async def compare(self) -> None:
         for subject in SUBJECTS:
-            assert await grants.open_to(self.conn, subject, NAMES) == self.model.open_to(subject)
+            assert await grant_rights.open_to(self.conn, subject, NAMES) == self.model.open_to(subject)
             for collection, dataset in NAMES:
-                until = await grants.open_until(self.conn, subject, collection, dataset)
+                until = await grant_rights.open_until(self.conn, subject, collection, dataset)
                 assert (until is not None) is ((collection, dataset) in self.model.open_to(subject))
 
 

@@ -21,7 +21,7 @@ import orjson
 import pytest
 
 from fedstac import bootstrap, publication
-from fedstac.db import feed, grants, invariants, load_comparison
+from fedstac.db import feed, grant_rights, invariants, load_comparison
 from fedstac.db import loads as stored_loads
 from fedstac.db.loads import LoadPart, StatedDataset
 from fedstac.demo import sample
@@ -235,7 +235,7 @@ async def _check_catalogue(api: Api, conn: asyncpg.Connection, expected: set[str
 
 async def _check_grants(conn: asyncpg.Connection, states: States, mode: str) -> None:
     """Check that the grants of what was cleared are closed, and the others are as they were given."""
-    open_keys = await grants.open_to(conn, "bert", {("CMIP6", id) for id in _ids(states.before)})
+    open_keys = await grant_rights.open_to(conn, "bert", {("CMIP6", id) for id in _ids(states.before)})
     stays = _ids(states.before) - _ids(states.removed) if mode == "apply" else set()
     assert {id for _, id in open_keys} == stays
     closed = await conn.fetchval("SELECT count(*) FROM fedstac.access_grant WHERE closed_at IS NOT NULL")

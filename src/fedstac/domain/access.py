@@ -161,7 +161,7 @@ def warn_of_kept_level(level: Level) -> Finding:
 
 
 def needing_grants(datasets: Iterable[DatasetAccess]) -> set[tuple[str, str]]:
-    """Return the keys of the datasets for which a grant makes a difference, for one question to db/grants.py."""
+    """Return the keys of the datasets for which a grant makes a difference, for one question to db/grant_rights.py."""
     return {each.key for each in datasets if each.level is not Level.OPEN}
 
 

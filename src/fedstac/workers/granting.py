@@ -9,9 +9,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from fedstac.bootstrap import Node
-from fedstac.db import collections, grants, people
+from fedstac.db import collections, grant_lists, grant_rights, grants, people
 from fedstac.db.connections import Connection
-from fedstac.db.grants import GrantFilter, GrantSight, NewGrant
+from fedstac.db.grant_lists import GrantFilter, GrantSight
+from fedstac.db.grants import NewGrant
 from fedstac.domain.errors import BadRequest, NotFound, Problem
 from fedstac.domain.grants import AccessGrant, GrantScope, GrantTarget, TargetState
 from fedstac.domain.groups import ANY
@@ -163,7 +164,7 @@ async def withdraw(conn: Connection, node: Node, caller: Caller, id: UUID, reaso
         states = await grants.target_states(conn, [grant.target], _institutions(node, [grant.target]))
         _require_right(caller, grant.target, states[grant.target])
         await grants.withdraw(conn, [id], actor=caller.name, reason=reason, correlation=caller.correlation)
-        after = await grants.read(conn, id)
+        after = await grant_lists.read(conn, id)
         assert after is not None
         return after
 
@@ -193,7 +194,7 @@ async def withdraw_matching(
                 projects = await _projects(conn, caller, (Action.GRANT,))
                 if not projects:
                     caller.require(Action.GRANT, EVERYTHING)
-            ids = await grants.open_ids(conn, subject or "", target=target, projects=projects, limit=MOST_AT_ONCE)
+            ids = await grant_lists.open_ids(conn, subject or "", target=target, projects=projects, limit=MOST_AT_ONCE)
             count += await grants.withdraw(
                 conn, ids, actor=caller.name, reason=reason, correlation=caller.correlation
             )  # fmt: skip
@@ -219,7 +220,7 @@ async def sight_of(conn: Connection, caller: Caller) -> GrantSight:
 
 async def find(conn: Connection, caller: Caller, id: UUID) -> AccessGrant:
     """Return a grant that a caller may see. NotFound where there is none."""
-    grant = await grants.read(conn, id)
+    grant = await grant_lists.read(conn, id)
     if grant is not None:
         project = Resource(f"grants of {grant.target.collection}", grant.target.collection, ANY)
         may_read = caller.may(READING, project)
@@ -235,13 +236,13 @@ async def list_page(
     sight = await sight_of(conn, caller)
     return [
         _as_seen(grant, caller, may_read=sight.sees_all or grant.target.collection in sight.projects)
-        for grant in await grants.page(conn, filter, sight, after=after, limit=limit)
+        for grant in await grant_lists.page(conn, filter, sight, after=after, limit=limit)
     ]  # fmt: skip
 
 
 async def suspended(conn: Connection, caller: Caller, ids: Sequence[UUID]) -> set[UUID]:
     """Return those of some grants that are suspended by the state of their dataset, as far as a caller may know it."""
-    return await grants.suspended(conn, ids, await sight_of(conn, caller))
+    return await grant_lists.suspended(conn, ids, await sight_of(conn, caller))
 
 
 def _as_seen(grant: AccessGrant, caller: Caller, *, may_read: bool) -> AccessGrant:
@@ -261,7 +262,7 @@ async def check(
         project = Resource(f"grants of {target.collection}", target.collection, ANY)
         if not caller.may(READING, project):
             caller.require(Action.READ_GRANTS, project)
-    return await grants.open_until(conn, name, target.collection, target.name) if name is not None else None
+    return await grant_rights.open_until(conn, name, target.collection, target.name) if name is not None else None
 
 
 # --- JSON ---

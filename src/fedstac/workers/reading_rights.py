@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 
 import orjson
 
-from fedstac.db import grants, records
+from fedstac.db import grant_rights, records
 from fedstac.db.connections import Connection
-from fedstac.db.grants import CoveringGrants, TargetEvent
+from fedstac.db.grant_rights import CoveringGrants, TargetEvent
 from fedstac.domain import access
 from fedstac.domain.access import DatasetAccess, DatasetReader, RecordAccess, View
 from fedstac.domain.events import COLLECTION_PREFIX, LoggedEvent
@@ -57,8 +57,8 @@ class ReadersNow:
             if (key := each.access.key) in keys:
                 moments[key] = min(moments.get(key, NEVER), _time_of(each))
         reader_names = {each.reader.name for each in subscribers if each.reader is not None}
-        holders = await grants.holders_of(conn, reader_names, list(_target_events(page)))
-        return cls(policy, here, await grants.covering(conn, subjects, moments), holders)
+        holders = await grant_rights.holders_of(conn, reader_names, list(_target_events(page)))
+        return cls(policy, here, await grant_rights.covering(conn, subjects, moments), holders)
 
     def outlive(self, page: LogPage) -> bool:
         """Tell whether a dataset of a page lost its document after the page was read: its text is not to be shown."""

@@ -13,7 +13,7 @@ from fedstac.api.call import Call
 from fedstac.api.deletions.manager import caller_of
 from fedstac.api.http import links, numbers
 from fedstac.api.writing.intake import LINE_TYPES
-from fedstac.db.grants import GrantFilter
+from fedstac.db.grant_lists import GrantFilter
 from fedstac.domain import strict_json
 from fedstac.domain.errors import BadRequest, NotFound, Problem
 from fedstac.domain.grants import GrantScope, GrantTarget

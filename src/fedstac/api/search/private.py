@@ -11,7 +11,7 @@ from starlette.responses import Response
 from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
 from fedstac.api.search import views
-from fedstac.db import collections, grants, private
+from fedstac.db import collections, grant_rights, private
 from fedstac.db.private import START, UNSAID, Place, PrivatePlaces
 from fedstac.db.search import ServedItem
 from fedstac.domain.access import View
@@ -64,8 +64,8 @@ async def _places(call: Call, collection: str | None) -> PrivatePlaces:
     async with call.node.search_pool.acquire() as conn:
         names = await collections.names(conn)
         projects = [name for name in names if collection in (None, name)]
-        holdings = await grants.holdings(conn, caller.name, most=MOST_HELD)
-        by_grant = holdings.projects if holdings is not None else await grants.collections_of(conn, caller.name)
+        holdings = await grant_rights.holdings(conn, caller.name, most=MOST_HELD)
+        by_grant = holdings.projects if holdings is not None else await grant_rights.collections_of(conn, caller.name)
         whole = {name for name in projects if name in by_grant or _may_read(policy, caller, name, ANY)}
         some = [
             name for name in projects

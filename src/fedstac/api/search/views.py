@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 
 from fedstac.api.call import Call
-from fedstac.db import grants
+from fedstac.db import grant_rights
 from fedstac.db.search import ServedItem
 from fedstac.domain import access
 from fedstac.domain.access import DatasetAccess, DatasetReader, View
@@ -80,7 +80,7 @@ async def _keys_by_grant(
     if caller is None or not keys:
         return NOBODYS
     async with call.node.search_pool.acquire() as conn:
-        return frozenset(await grants.open_to(conn, caller.name, keys))
+        return frozenset(await grant_rights.open_to(conn, caller.name, keys))
 
 
 async def may_read_some_private(call: Call, collection: str) -> bool:
@@ -98,7 +98,7 @@ async def may_read_some_private(call: Call, collection: str) -> bool:
     if caller.is_admin or policy.may_one_somewhere(caller, READING, collection):
         return True
     async with call.node.search_pool.acquire() as conn:
-        return collection in await grants.collections_of(conn, caller.name)
+        return collection in await grant_rights.collections_of(conn, caller.name)
 
 
 async def may_read_private(call: Call, item: ServedItem) -> bool:
