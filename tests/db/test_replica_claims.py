@@ -9,8 +9,9 @@ import pytest
 
 from fedstac.db import connections
 from fedstac.db.connections import Connection
-from fedstac.db.replica import claims
-from fedstac.db.replica.claims import FileProgress, FileResult, Transfer, TransferLost, Worker
+from fedstac.db.replica import claims, placement_queue, settling
+from fedstac.db.replica.claims import FileProgress, Transfer, TransferLost, Worker
+from fedstac.db.replica.settling import FileResult
 from fedstac.domain.replication import placing, sharing
 from fedstac.domain.replication.placing import Closures, Obstacle
 from tests.support.replica_rows import add_dataset, states
@@ -42,7 +43,7 @@ def some_files(count: int, host: str = "a.example", size: int = 10) -> Mapping[s
 
 async def place_all(conn: Connection, closed: Mapping[str, Obstacle] | None = None) -> None:
     async with conn.transaction():
-        while datasets := await claims.unplaced(conn):
+        while datasets := await placement_queue.unplaced(conn):
             placements = {}
             for each in datasets:
                 candidates = {
@@ -57,7 +58,7 @@ async def place_all(conn: Connection, closed: Mapping[str, Obstacle] | None = No
                     already=each.placed_counts,
                     reasons={},
                 )
-            await claims.write_places(conn, placements)
+            await placement_queue.write_places(conn, placements)
             if not any(placement.lane for placement in placements.values()):
                 return
 
@@ -90,9 +91,9 @@ async def test_a_dataset_is_placed_claimed_settled_and_complete(conn: Connection
     progress = [FileProgress(transfer.token, n, "f00000", 7)]
     assert await claims.renew(conn, [transfer.token, uuid4()], progress, 30) == {transfer.token}
     assert await conn.fetchval("SELECT done_bytes FROM fedstac.replica_file WHERE asset = 'f00000'") == 7
-    await claims.settle(conn, transfer, verified(transfer)[:2], ends=False)
+    await settling.settle(conn, transfer, verified(transfer)[:2], ends=False)
     assert await states(conn) == {"d": "transferring"}
-    await claims.settle(conn, transfer, verified(transfer)[2:], ends=True)
+    await settling.settle(conn, transfer, verified(transfer)[2:], ends=True)
     assert await states(conn) == {"d": "complete"}
     assert await conn.fetchval("SELECT kind FROM fedstac.replica_announcement WHERE n = $1", n) == "add"
     assert not await conn.fetchval("SELECT count(*) FROM fedstac.replica_claim")
@@ -102,7 +103,7 @@ async def test_a_rule_with_a_check_has_the_files_checked_first(conn: Connection,
     await add_dataset(conn, "d", some_files(1), check="true")
     await place_all(conn)
     [transfer] = await take(conn, worker, 4, {"a.example": 4})
-    await claims.settle(conn, transfer, verified(transfer), ends=True)
+    await settling.settle(conn, transfer, verified(transfer), ends=True)
     assert await states(conn) == {"d": "checking"}
     assert not await conn.fetchval("SELECT count(*) FROM fedstac.replica_announcement")
 
@@ -142,7 +143,7 @@ async def test_what_a_dead_worker_held_is_claimed_again(conn: Connection, dsn: s
     [again] = await take(conn, worker, 1, {"a.example": 1})
     assert again.files == transfer.files
     with pytest.raises(TransferLost):
-        await claims.settle(conn, transfer, verified(transfer), ends=True)
+        await settling.settle(conn, transfer, verified(transfer), ends=True)
     assert await claims.renew(conn, [transfer.token], [], 30) == set()
     session.terminate()
 
@@ -165,7 +166,7 @@ async def test_a_source_with_another_content_is_disqualified_and_the_next_is_ask
         [transfer] = await take(conn, worker, 1, {source: 1})
         wrong = FileResult("f", "queued", 0, "its checksum is wrong", source, source, counted=True,
                            keeps_source=False, fault_seconds=float("inf"), is_wrong=True)  # fmt: skip
-        await claims.settle(conn, transfer, [wrong], ends=True)
+        await settling.settle(conn, transfer, [wrong], ends=True)
         await place_all(conn)
         assert await states(conn) == {"d": state}
     reason = await conn.fetchval("SELECT reason FROM fedstac.replica_dataset")
@@ -182,7 +183,7 @@ async def test_a_closed_source_is_waited_for_and_counts_nothing(conn: Connection
     assert row is not None
     assert tuple(row) == ("waiting", "a.example is closed until noon", soon)
     async with conn.transaction():
-        assert await claims.unplaced(conn) == []
+        assert await placement_queue.unplaced(conn) == []
     await conn.execute("UPDATE fedstac.replica_dataset SET until = clock_timestamp()")
     await place_all(conn)
     [transfer] = await take(conn, worker, 1, {"a.example": 1})
@@ -193,7 +194,7 @@ async def test_files_of_a_source_that_closes_are_placed_elsewhere(conn: Connecti
     files = {f"f{n}": (f"https://a.example/f{n}-9.bin", f"https://b.example/f{n}-9.bin") for n in range(3)}
     await add_dataset(conn, "d", files)
     await place_all(conn)
-    assert await claims.leave_lanes(conn, ["a.example"]) == 1
+    assert await placement_queue.leave_lanes(conn, ["a.example"]) == 1
     soon = await conn.fetchval("SELECT clock_timestamp() + interval '1 hour'")
     await place_all(conn, {"a.example": Obstacle("closed", soon)})
     [transfer] = await take(conn, worker, 1, {"a.example": 1, "b.example": 1})

@@ -10,7 +10,7 @@ import pytest
 
 from fedstac.db import connections
 from fedstac.db.connections import Connection
-from fedstac.db.replica import claims
+from fedstac.db.replica import placement_queue
 from fedstac.demo import embedded
 from tests.support import plans
 from tests.support.databases import databases
@@ -56,11 +56,11 @@ async def test_what_comes_next_is_found_by_index(many_datasets: str, mode: str) 
     await transaction.start()
 
     async def place(conn: Connection) -> None:
-        assert len(await claims.unplaced(conn)) == claims.PLACED_AT_ONCE
+        assert len(await placement_queue.unplaced(conn)) == placement_queue.PLACED_AT_ONCE
 
     async def leave(conn: Connection) -> None:
-        assert await claims.leave_hosts(conn, ["away.example", "other.example"]) == 2
-        assert await claims.leave_hosts(conn, ["away.example", "other.example"]) == 0
+        assert await placement_queue.leave_hosts(conn, ["away.example", "other.example"]) == 2
+        assert await placement_queue.leave_hosts(conn, ["away.example", "other.example"]) == 0
 
     try:
         for run in (place, leave):
@@ -81,7 +81,7 @@ async def test_datasets_whose_wait_is_over_are_placed_with_the_others(many_datas
             "UPDATE fedstac.replica_dataset SET until = $1, priority = 1 WHERE id = ANY($2)", over, ["d7", "d9"]
         )
         await conn.execute("UPDATE fedstac.replica_dataset SET until = NULL, priority = 1 WHERE id = 'd8'")
-        found = [each.id for each in await claims.unplaced(conn)]
+        found = [each.id for each in await placement_queue.unplaced(conn)]
         assert found == ["d7", "d8", "d9", *(f"d{n}" for n in range(18001, 18006))]
     finally:
         await transaction.rollback()

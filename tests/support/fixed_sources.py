@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fedstac.db.connections import Connection
-from fedstac.db.replica.claims import UnplacedDataset
+from fedstac.db.replica.placement_queue import UnplacedDataset
 from fedstac.domain.replication.placing import Closures, Obstacle
 from fedstac.replication.addresses import AddressRules
 from fedstac.replication.copying import NoThrottle, Throttle

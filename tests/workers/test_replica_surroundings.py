@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fedstac.db.connections import Connection
-from fedstac.db.replica import claims
-from fedstac.db.replica.claims import UnplacedDataset
+from fedstac.db.replica import placement_queue, settling
+from fedstac.db.replica.placement_queue import UnplacedDataset
 from fedstac.domain.replication.placing import Obstacle
 from fedstac.domain.replication.policy import ReplicaPolicy
 from fedstac.replication.copying import NoThrottle
@@ -95,13 +95,13 @@ async def test_where_a_budget_is_reached_all_wait_that_do_not_fit_and_the_others
     await conn.execute("UPDATE fedstac.replica_dataset SET turn = now(), state = 'waiting' WHERE id = 'under way'")
     await add_dataset(conn, "small", {"f": ("https://w.example/small-9.bin",)})
     async with conn.transaction():
-        first = await claims.unplaced(conn)
+        first = await placement_queue.unplaced(conn)
         assert {each.id[:5] for each in first} == {"large"}
         obstacles = await surroundings().over_budget(conn, first)
         until = datetime.now(UTC) + timedelta(seconds=30)
-        await claims.hold(conn, {n: Obstacle(each.reason, until) for n, each in obstacles.items()})
+        await settling.hold(conn, {n: Obstacle(each.reason, until) for n, each in obstacles.items()})
     async with conn.transaction():
-        second = await claims.unplaced(conn)
+        second = await placement_queue.unplaced(conn)
         assert {each.id for each in second} == {"under way", "small"}
         assert await surroundings().over_budget(conn, [each for each in second if not each.is_admitted]) == {}
     rows = await conn.fetch("SELECT reason FROM fedstac.replica_dataset WHERE id LIKE 'large%' AND state = 'waiting'")

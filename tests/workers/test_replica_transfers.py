@@ -20,7 +20,7 @@ import pytest
 from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.connections import Connection
-from fedstac.db.replica import claims
+from fedstac.db.replica import claims, placement_queue
 from fedstac.domain.replication.placing import Closures, Obstacle
 from fedstac.replication import failures, storage
 from fedstac.replication.copying import CopyOrder, CopyReport
@@ -309,7 +309,7 @@ async def test_what_has_to_wait_for_the_budget_lets_the_dispatcher_pause(
             assert await dispatcher.dispatch() == 0
         finally:
             await dispatcher._end()
-    assert list((await states(conn)).values()).count("waiting") == claims.PLACED_AT_ONCE
+    assert list((await states(conn)).values()).count("waiting") == placement_queue.PLACED_AT_ONCE
 
 
 async def test_the_check_of_a_rule_decides_whether_a_dataset_is_complete(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from fedstac.db.connections import Connection
-from fedstac.db.replica import claims, sources
-from fedstac.db.replica.claims import UnplacedDataset
+from fedstac.db.replica import claims, placement_queue, sources
+from fedstac.db.replica.placement_queue import UnplacedDataset
 from fedstac.domain.replication.budgets import written_size
 from fedstac.domain.replication.choosing import choose
 from fedstac.domain.replication.placing import Closures, FileSource, Obstacle
@@ -145,8 +145,8 @@ class PolicySurroundings:
         budgets = self.policy().budgets
         if not datasets or (budgets.node is None and not budgets.by_rule):
             return {}
-        await conn.execute(claims.ADMITTING)
-        usage = await claims.usage(conn)
+        await conn.execute(placement_queue.ADMITTING)
+        usage = await placement_queue.usage(conn)
         obstacles = {}
         full_budgets = {}
         for each in datasets:
@@ -156,7 +156,7 @@ class PolicySurroundings:
                 continue
             usage = usage.plus(each.rule, each.size)
         for budget in full_budgets.values():
-            await claims.hold_larger(conn, budget.room, budget.rule, budget.reason(), HELD_SECONDS)
+            await placement_queue.hold_larger(conn, budget.room, budget.rule, budget.reason(), HELD_SECONDS)
         return obstacles
 
     def folder(self, tier: str) -> Path:

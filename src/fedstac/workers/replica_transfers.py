@@ -22,16 +22,10 @@ import structlog
 from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.connections import Connection
-from fedstac.db.replica import claims
-from fedstac.db.replica.claims import (
-    FileProgress,
-    FileResult,
-    QueuedCheck,
-    QueuedFile,
-    Transfer,
-    TransferLost,
-    Worker,
-)
+from fedstac.db.replica import check_queue, claims, placement_queue, settling
+from fedstac.db.replica.check_queue import QueuedCheck
+from fedstac.db.replica.claims import FileProgress, QueuedFile, Transfer, TransferLost, Worker
+from fedstac.db.replica.settling import FileResult
 from fedstac.domain.replication import placing, sharing
 from fedstac.domain.replication.alarms import REASONS, AlarmKind
 from fedstac.domain.replication.placing import Obstacle
@@ -139,15 +133,15 @@ class Dispatcher:
             now = datetime.now(UTC)
             view = await self._with_strays(conn, await self.surroundings.view(conn, now))
             closures = view.closures
-            count = await claims.leave_lanes(conn, list(closures.lanes)) if closures.lanes else 0
-            count += await claims.leave_hosts(conn, list(closures.hosts)) if closures.hosts else 0
+            count = await placement_queue.leave_lanes(conn, list(closures.lanes)) if closures.lanes else 0
+            count += await placement_queue.leave_hosts(conn, list(closures.hosts)) if closures.hosts else 0
             async with conn.transaction():
                 count += await self._place(conn, view, now)
             async with conn.transaction():
                 transfers = await self._take(conn, view, worker)
             tokens = [uuid4() for _ in range(CHECKS_AT_ONCE - len(self._checks))]
             async with conn.transaction():
-                checks = await claims.take_checks(conn, worker, tokens, self._lease) if tokens else []
+                checks = await check_queue.take_checks(conn, worker, tokens, self._lease) if tokens else []
         failpoint("replica.claimed")
         for transfer in transfers:
             running = self._running[transfer.token] = RunningTransfer(transfer)
@@ -161,7 +155,7 @@ class Dispatcher:
         names = frozenset((*view.caps, *view.closures.lanes))
         if names != self._names:
             self._names = names
-            self._strays = await claims.lanes(conn) - names
+            self._strays = await placement_queue.lanes(conn) - names
         strays = {lane: Obstacle(f"the policy names no source {lane} any more", None) for lane in self._strays}
         return replace(view, closures=replace(view.closures, lanes={**view.closures.lanes, **strays}))
 
@@ -178,7 +172,7 @@ class Dispatcher:
 
     async def _place(self, conn: Connection, view: SourceView, now: datetime) -> int:
         """Choose sources for the next datasets that have none. Return for how many: not those that have to wait."""
-        datasets = await claims.unplaced(conn, view.closures)
+        datasets = await placement_queue.unplaced(conn, view.closures)
         if not datasets:
             return 0
         obstacles = dict(await self.surroundings.over_budget(conn, [each for each in datasets if not each.is_admitted]))
@@ -192,9 +186,9 @@ class Dispatcher:
                 already=each.placed_counts, reasons=choices.reasons,
             )  # fmt: skip
         if placements:
-            await claims.write_places(conn, placements)
+            await placement_queue.write_places(conn, placements)
         if obstacles:
-            await claims.hold(conn, {n: _looked_at_again(each, now) for n, each in obstacles.items()})
+            await settling.hold(conn, {n: _looked_at_again(each, now) for n, each in obstacles.items()})
         return len(placements)
 
     async def _take(self, conn: Connection, view: SourceView, worker: Worker) -> list[Transfer]:
@@ -348,7 +342,7 @@ class Dispatcher:
     async def _settle(self, running: RunningTransfer, *, ends: bool, waits: Obstacle | None = None) -> None:
         results, running.results, running.settled_at = running.results, [], time.monotonic()
         async with self.node.pool.acquire() as conn:
-            await claims.settle(conn, running.transfer, results, ends=ends, waits=waits)
+            await settling.settle(conn, running.transfer, results, ends=ends, waits=waits)
             sources = {file.asset: file.source for file in running.transfer.files}
             for each in results:
                 self.node.metrics.count(REPLICA_FILES, each.state, sources[each.asset])
@@ -367,18 +361,20 @@ class Dispatcher:
             except CheckUnusable as error:
                 self.node.parts.fails(PART, error, EXPECTED)
                 async with self.node.pool.acquire() as conn:
-                    await claims.put_off_check(conn, check, reason=str(error), pause=UNUSABLE_SECONDS)
+                    await check_queue.put_off_check(conn, check, reason=str(error), pause=UNUSABLE_SECONDS)
                 return
             except CheckInterrupted as error:
                 if check.attempts + 1 < MOST_INTERRUPTIONS and not self._stop.is_set():
                     async with self.node.pool.acquire() as conn:
-                        await claims.put_off_check(conn, check, reason=str(error), pause=UNUSABLE_SECONDS, counted=True)
+                        await check_queue.put_off_check(
+                            conn, check, reason=str(error), pause=UNUSABLE_SECONDS, counted=True
+                        )
                     return
                 result = CheckResult(False, str(error))
             if self._stop.is_set() and not result.passes:
                 return  # it was ended with this process: another one checks anew
             async with self.node.pool.acquire() as conn:
-                await claims.settle_check(conn, check, passes=result.passes, reason=result.reason)
+                await check_queue.settle_check(conn, check, passes=result.passes, reason=result.reason)
             logger.info("checked", passes=result.passes, reason=result.reason)
         except TransferLost:
             logger.info("a check was taken by another process or an event")

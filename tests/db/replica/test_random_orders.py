@@ -21,10 +21,11 @@ import pytest
 from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.connections import Connection
-from fedstac.db.replica import announcements, claims
+from fedstac.db.replica import announcements, claims, settling
 from fedstac.db.replica.announcements import OriginAnswer
-from fedstac.db.replica.claims import FileResult, QueuedFile, Transfer, Worker
+from fedstac.db.replica.claims import QueuedFile, Transfer, Worker
 from fedstac.db.replica.datasets import DatasetKey, NewestEvent
+from fedstac.db.replica.settling import FileResult
 from fedstac.domain.events import Cursor
 from fedstac.domain.replication.dataset_files import digest_of, files_of, total_bytes
 from fedstac.domain.replication.policy import OnRetracted, OnSuperseded, ReplicaAction, ReplicaDecision, ReplicaPolicy
@@ -217,7 +218,7 @@ class World:
                 if self.chance.random() < 0.9:
                     self._write(transfer.id, file)
                     results.append(FileResult(file.asset, "verified", file.size or 0))
-            await claims.settle(self.conn, transfer, results, ends=True)
+            await settling.settle(self.conn, transfer, results, ends=True)
 
     def _write(self, id: str, file: QueuedFile) -> None:
         place = self.folders[file.tier] / file.path

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedstac.db.connections import Connection
-from fedstac.db.replica import claims, looks
+from fedstac.db.replica import looks, settling
 from fedstac.db.replica.looks import FoundFault
 
 
@@ -72,7 +72,7 @@ async def store(
                      AND NOT EXISTS (SELECT FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'failed')""",
                 numbers,
             )
-            await claims.finish_datasets(conn, numbers)
+            await settling.finish_datasets(conn, numbers)
         await looks.store(conn, look, faults)
         await conn.execute(
             """UPDATE fedstac.replica_look SET after_tier = $2, after_path = $3, on_disk = on_disk + $4,

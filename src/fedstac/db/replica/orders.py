@@ -10,7 +10,7 @@ import orjson
 from fedstac.db import audit, nodes
 from fedstac.db.audit import NewRow
 from fedstac.db.connections import Connection
-from fedstac.db.replica import claims, datasets, files, removals
+from fedstac.db.replica import datasets, files, removals, settling
 from fedstac.db.replica.datasets import DatasetKey
 from fedstac.db.replica.files import FilePlan
 from fedstac.db.replica.removals import NewRemoval
@@ -108,7 +108,7 @@ async def retry(conn: Connection, numbers: Sequence[int], *, actor: str) -> list
             standing,
         )
         await files.park_the_impossible(conn, standing)
-        await claims.finish_datasets(conn, standing)  # those that all files are here of are checked, or announced
+        await settling.finish_datasets(conn, standing)  # those that all files are here of are checked, or announced
         result = [OrderedDataset(**dict(row)) for row in rows]
         await _audit(conn, actor, "retry-replica", result)
     return result
