@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import time
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -14,8 +16,6 @@ from fedstac.api.http import tracing
 WRITE_SECONDS = 0.05  # after which lines are written at the latest
 LONGEST = 500  # characters of what a client may have made up
 PRIVATE = frozenset((b"reason", b"code", b"state", b"q", b"filter"))  # parameters that are logged by their names alone
-
-_log = structlog.get_logger()
 
 
 class AccessLog:
@@ -48,15 +48,39 @@ class AccessLog:
         self._add({"status": status, "problem": problem, "client": _address(client)}, request_id)
 
     def write(self) -> None:
-        """Write the lines that wait."""
+        """Write the lines that wait, some at once: what is short enough stays whole beside those of other processes."""
         lines, self._lines = self._lines, []
+        texts = _Texts()
+        log = structlog.wrap_logger(texts).bind()
         for line in lines:
-            _log.info("request", **line)
+            log.info("request", **line)
+        output = structlog.get_config()["logger_factory"]()
+        for piece in _pieces(texts):
+            output.info(piece)
 
     def _add(self, line: dict[str, object], request_id: str) -> None:
         if not self._lines:
             asyncio.get_running_loop().call_later(WRITE_SECONDS, self.write)
         self._lines.append({**line, "request_id": request_id})
+
+
+class _Texts(list[str]):
+    """What structlog takes for a logger: it gathers the texts that the lines become."""
+
+    def info(self, text: str) -> None:
+        self.append(text)
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts, as many at once as a pipe takes in one go."""
+    piece = ""
+    for text in texts:
+        if piece and len(piece) + len(text) + 2 > select.PIPE_BUF:
+            yield piece
+            piece = ""
+        piece += f"\n{text}" if piece else text
+    if piece:
+        yield piece
 
 
 def _without_values(query: bytes) -> bytes:

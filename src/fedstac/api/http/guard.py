@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import secrets
 import time
-import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import structlog
@@ -41,12 +41,16 @@ _PART = 64 * 1024  # bytes of an answer that are given to the connection at once
 _LENGTH_DIGITS = 19  # of a Content-Length; 64 bits hold them
 
 _VARY = (b"vary", b"Accept-Encoding")  # compression.py; also where this answer is not compressed
+_OF_ALL_ANSWERS = (_VARY, *cors.HEADERS)
+_READ = frozenset(
+    (b"host", b"x-request-id", b"traceparent", b"content-encoding", b"content-length", b"transfer-encoding")
+)  # headers that the guard reads
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_QUERY = re.compile(rb"[\x00-\x1f\x7f]|%(?:[01][0-9a-f]|7f|c2%[89][0-9a-f])", re.IGNORECASE)
 _CONTROL_IN_HEADER = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # a tab may be there (RFC 9110, 5.5)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")  # RFC 9110, 7.2
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 _log = structlog.get_logger(__name__)
 
@@ -87,8 +91,7 @@ class Guard:
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.app = app
-        self.public_url = urlsplit(public_url) if public_url else None
-        self.proxy_strips = proxy_strips
+        self._public = _Public(public_url, proxy_strips=proxy_strips) if public_url else None
         self.limit_for = limit_for
         self.access_log = access_log
         self.read_timeout = read_timeout
@@ -107,15 +110,22 @@ class Guard:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        received, scope = scope, self._as_public(scope)
-        request_id = _request_id(scope)
-        traceparent = tracing.traceparent_of(_values(scope, b"traceparent"))
+        head = _Head(scope)
+        scope = self._public.scope_of(scope) if self._public is not None else dict(scope)
+        request_id = head.value(b"x-request-id").decode("latin-1")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = secrets.token_hex(16)
+        traceparent = tracing.traceparent_of(head.value(b"traceparent"))
         scope["state"] = {**scope.get("state", {}), "request_id": request_id, "traceparent": traceparent}
-        body = _Body(self, receive, received, scope)
+        body = _Body(self, receive, head, scope)
         answer = _Answer(send, body, request_id)
-        log_fields = structlog.contextvars.bound_contextvars(request_id=request_id, trace=tracing.trace_of(traceparent))
-        with log_fields, contextlib.suppress(ClientDisconnect):
+        log_fields = structlog.contextvars.bind_contextvars(request_id=request_id, trace=tracing.trace_of(traceparent))
+        try:
             await self._answer(scope, receive, body, answer)
+        except ClientDisconnect:
+            pass
+        finally:
+            structlog.contextvars.reset_contextvars(**log_fields)
         if self.on_answer is not None:
             route: str | None = scope["state"].get("route")
             self.on_answer(scope["method"], route, answer.status, time.perf_counter() - began)
@@ -142,28 +152,9 @@ class Guard:
         if body.refusal is not None and not answer.has_started:
             await problems.response(body.refusal, scope)(scope, receive, answer.send_final)
 
-    def _as_public(self, scope: Scope) -> Scope:
-        """Return a copy of the scope with the public scheme, host and path, whether or not a proxy cut the path."""
-        if self.public_url is None:
-            return dict(scope)
-        url = self.public_url
-        root = url.path.rstrip("/")
-        path, raw_path = scope["path"], scope.get("raw_path") or scope["path"].encode()
-        if root and (self.proxy_strips or (path != root and not path.startswith(f"{root}/"))):
-            path, raw_path = root + path, root.encode() + raw_path
-        return {
-            **scope,
-            "headers": [(b"host", url.netloc.encode()), *_without(scope, b"host")["headers"]],
-            "scheme": url.scheme,
-            "server": (url.hostname, url.port or (443 if url.scheme == "https" else 80)),
-            "root_path": root,
-            "path": path,
-            "raw_path": raw_path,
-        }
-
     def _check_head(self, scope: Scope) -> None:
         fields: list[tuple[bytes, bytes]] = scope["headers"]
-        if len(fields) > _MAX_HEADERS or sum(len(name) + len(value) for name, value in fields) > self.max_headers:
+        if len(fields) > _MAX_HEADERS or sum([len(name) + len(value) for name, value in fields]) > self.max_headers:
             raise HeadersTooLarge(
                 f"the headers are over the limit; send at most {_MAX_HEADERS} and {self.max_headers} bytes of them"
             )
@@ -171,18 +162,61 @@ class Guard:
             raise BadRequest(f"the URL is longer than {self.max_url} bytes; searches can be sent by POST")
         if _CONTROL.search(scope["path"]):
             raise BadRequest("the path holds control characters; leave them out, no id has any")
-        if _CONTROL_IN_QUERY.search(scope["query_string"]):
+        if scope["query_string"] and _CONTROL_IN_QUERY.search(scope["query_string"]):
             raise BadRequest("the query holds control characters; leave them out (a line break: write a space)")
-        for name, value in fields:
-            if _CONTROL_IN_HEADER.search(value):
-                raise BadRequest(f"the header {name.decode('latin-1')} holds control characters; leave them out")
+        if _CONTROL_IN_HEADER.search(b"".join([value for _, value in fields])):
+            name = next(name for name, value in fields if _CONTROL_IN_HEADER.search(value))
+            raise BadRequest(f"the header {name.decode('latin-1')} holds control characters; leave them out")
 
 
-def _framing_fault(scope: Scope, length: bytes) -> str | None:
+class _Public:
+    """Where clients find the application: what their requests are made to say, whatever a proxy made of them."""
+
+    def __init__(self, url: str, *, proxy_strips: bool) -> None:
+        parts = urlsplit(url)
+        self._host = (b"host", parts.netloc.encode())
+        self._root, self._proxy_strips = parts.path.rstrip("/"), proxy_strips
+        self._members = {
+            "scheme": parts.scheme,
+            "server": (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)),
+            "root_path": self._root,
+        }
+
+    def scope_of(self, scope: Scope) -> Scope:
+        """Return a copy of the scope with the public scheme, host and path, whether or not a proxy cut the path."""
+        headers = [self._host, *[field for field in scope["headers"] if field[0] != b"host"]]
+        public, root = {**scope, **self._members, "headers": headers}, self._root
+        path, raw_path = scope["path"], scope.get("raw_path") or scope["path"].encode()
+        if root and (self._proxy_strips or (path != root and not path.startswith(f"{root}/"))):
+            path, raw_path = root + path, root.encode() + raw_path
+        public["path"], public["raw_path"] = path, raw_path
+        return public
+
+
+class _Head:
+    """The headers that the guard reads, as they came, found in one pass."""
+
+    __slots__ = ("_values", "version")
+
+    def __init__(self, scope: Scope) -> None:
+        self.version: str = scope.get("http_version", "1.1")
+        self._values: dict[bytes, list[bytes]] = {}
+        for name, value in scope["headers"]:
+            if name in _READ:
+                self._values.setdefault(name, []).append(value)
+
+    def values(self, name: bytes) -> Sequence[bytes]:
+        """Return what a header says, each time that it is there."""
+        return self._values.get(name, ())
+
+    def value(self, name: bytes) -> bytes:
+        """Return what a header says, all times in one; nothing where it is not there."""
+        return b", ".join(self._values[name]).strip() if name in self._values else b""
+
+
+def _framing_fault(head: _Head, length: bytes) -> str | None:
     """Say what is wrong with a message's version, length, coding or host; None if nothing is."""
-    version = scope.get("http_version", "1.1")
-    codings = [value for name, value in scope["headers"] if name == b"transfer-encoding"]
-    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    version, codings, hosts = head.version, head.values(b"transfer-encoding"), head.values(b"host")
     if version not in ("1.0", "1.1"):
         return f"HTTP/{version} is not spoken here; speak HTTP/1.1"
     if len(length) > _LENGTH_DIGITS:
@@ -200,15 +234,6 @@ def _framing_fault(scope: Scope, length: bytes) -> str | None:
     return None
 
 
-def _request_id(scope: Scope) -> str:
-    name = _values(scope, b"x-request-id")
-    return name.decode() if _REQUEST_ID.fullmatch(name) else uuid.uuid4().hex
-
-
-def _values(scope: Scope, name: bytes) -> bytes:
-    return b", ".join(value for header, value in scope["headers"] if header == name).strip()
-
-
 def _without(scope: Scope, *names: bytes) -> Scope:
     return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name not in names]}
 
@@ -216,18 +241,18 @@ def _without(scope: Scope, *names: bytes) -> Scope:
 class _Body:
     """The request's body on its way in: counted as it comes from the wire, inflated, never kept."""
 
-    def __init__(self, guard: Guard, receive: Receive, received: Scope, scope: Scope) -> None:
+    def __init__(self, guard: Guard, receive: Receive, head: _Head, scope: Scope) -> None:
         self._guard = guard
         self.patience = guard.read_timeout
         self._receive = receive
         self._waited = 0.0  # seconds; the application's own pauses are not the client's
         self._received = 0
         self._inflater: _Inflater | None = None
-        self._encodings = _values(received, b"content-encoding")
-        length = _values(received, b"content-length")
+        self._encodings = head.value(b"content-encoding")
+        length = head.value(b"content-length")
         self._length = int(length[-_LENGTH_DIGITS:]) if length.isdigit() else None
-        self._fault = _framing_fault(received, length)
-        self.is_complete = not self._length and not _values(received, b"transfer-encoding")
+        self._fault = _framing_fault(head, length)
+        self.is_complete = not self._length and not head.value(b"transfer-encoding")
         self._limit = 0 if self.is_complete else guard.limit_for(scope)  # bytes
         self.has_left = False
         self.refusal: Problem | None = None
@@ -405,16 +430,18 @@ class _Answer:
             await self.send_final(message)
 
     async def send_final(self, message: Message) -> None:
-        self.size += len(message.get("body", b""))
         if message["type"] == "http.response.start":
             self.has_started, self.status = True, message["status"]
-            message = {**message, "headers": self._headers(message)}
-        elif self._closes and message["type"] == "http.response.body" and not message.get("more_body", False):
+            await self._send({**message, "headers": self._headers(message)})
+            return
+        body: bytes = message.get("body", b"")
+        self.size += len(body)
+        if self._closes and message["type"] == "http.response.body" and not message.get("more_body", False):
             # The client has it all (by Content-Length) before the connection closes with the last, empty piece.
             await self._send_in_parts({**message, "more_body": True})
             await self._body.skip_rest()
             message = {"type": "http.response.body", "body": b"", "more_body": False}
-        await self._send_in_parts(message)
+        await (self._send(message) if len(body) <= _PART else self._send_in_parts(message))
 
     async def _send_in_parts(self, message: Message) -> None:
         """Send a message piece by piece.
@@ -435,7 +462,7 @@ class _Answer:
 
     def _headers(self, message: Message) -> list[tuple[bytes, bytes]]:
         headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"x-request-id"]
-        headers += ((b"x-request-id", self._request_id), _VARY, *cors.HEADERS)
+        headers += ((b"x-request-id", self._request_id), *_OF_ALL_ANSWERS)
         unread = not self._body.is_complete
         self._closes = self._body.is_unframed or (
             unread and (self._body.refusal is not None or not self._body.is_worth_skipping())

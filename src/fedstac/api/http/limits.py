@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from starlette import routing
-from starlette.routing import Match
+from starlette.routing import compile_path
 from starlette.types import Scope
 
+from fedstac.api.http import prefixes
 from fedstac.api.route import Route, Size
 from fedstac.settings import Settings
 
@@ -25,12 +25,16 @@ def of_bodies(table: Iterable[Route], settings: Settings) -> Callable[[Scope], i
         Size.BATCH: settings.max_batch_bytes,
     }
     takers = [
-        (routing.Route(route.path, lambda _: None, methods=[route.method]), sizes[route.body.size])
+        (route.method, compile_path(route.path)[0], sizes[route.body.size])
         for route in sorted(table, key=lambda route: not route.is_hot)
         if route.body is not None
     ]
 
     def limit(scope: Scope) -> int:
-        return next((size for route, size in takers if route.matches(scope)[0] is Match.FULL), sizes[Size.SMALL])
+        path, method = prefixes.own_path(scope), scope["method"]
+        for own_method, pattern, size in takers:
+            if own_method == method and pattern.match(path):
+                return size
+        return sizes[Size.SMALL]
 
     return limit

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from starlette.routing import BaseRoute
+from starlette.types import Scope
 
 from fedstac.settings import Settings
 
@@ -33,6 +34,12 @@ def is_stripped(base_url: str, settings: Settings, routes: Iterable[BaseRoute]) 
         public_path=prefix, route=clash,
     )  # fmt: skip
     return True
+
+
+def own_path(scope: Scope) -> str:
+    """Return the path of a request as routes have it. With the public path in front it came from the guard."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _begins(prefix: str, route: str) -> bool:

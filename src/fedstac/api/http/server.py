@@ -137,14 +137,14 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
             return
         self._unset_keepalive_if_required()
-        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
-            self._start_clock()
         try:
             self._parse(data)
         except httptools.HttpParserError:
             self._refuse(BadRequest("what was sent is not HTTP/1.1 (RFC 9112); speak that"))
         if self._since_progress > _MAX_HEAD:
             self._refuse(HeadersTooLarge(f"the headers are over the limit; send at most {_MAX_HEAD} bytes of them"))
+        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._start_clock()  # most heads come whole, and need none
 
     def shutdown(self) -> None:
         if self._is_refused:

@@ -16,11 +16,11 @@ _SAMPLED = 1
 
 def traceparent_of(header: bytes) -> str:
     """Return the traceparent of what a request leads to: its trace, as a child of ours. Begin one if it has none."""
-    match = _TRACEPARENT.fullmatch(header)
-    span = secrets.token_hex(8)
+    match = _TRACEPARENT.fullmatch(header) if header else None
     if match is None or not _is_valid(match):
-        return f"00-{secrets.token_hex(16)}-{span}-01"
-    return f"00-{match[2].decode()}-{span}-0{int(match[4], 16) & _SAMPLED}"
+        digits = secrets.token_hex(24)
+        return f"00-{digits[16:]}-{digits[:16]}-01"
+    return f"00-{match[2].decode()}-{secrets.token_hex(8)}-0{int(match[4], 16) & _SAMPLED}"
 
 
 def _is_valid(match: re.Match[bytes]) -> bool:
