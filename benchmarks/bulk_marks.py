@@ -50,7 +50,7 @@ def run(*, count: int, seconds: float) -> None:
         end_of_filling = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         older = {
             "op": "<",
-            "args": [{"property": "created"}, {"timestamp": end_of_filling}],
+            "args": [{"property": "updated"}, {"timestamp": end_of_filling}],
         }
         several = {"op": "in", "args": [{"property": PROPERTY}, names]}
         wish = {"action": "mark", "collections": [COLLECTION], "retracted": "include",

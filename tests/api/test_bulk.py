@@ -108,13 +108,13 @@ async def test_memory_and_the_database_choose_the_same(
     west: Api, start_api: StartApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places: list[bool] = []
-    selection_sql = bulks._places_of
+    selection_sql = bulks._records_of
 
     def note(choice: DatasetChoice) -> str:
         places.append(choice.numbers is not None)
         return selection_sql(choice)
 
-    monkeypatch.setattr(bulks, "_places_of", note)
+    monkeypatch.setattr(bulks, "_records_of", note)
     by_database = await start_api(dsn=west.settings.dsn, columns=False, background=False)
 
     async def is_loaded() -> bool:

@@ -188,6 +188,38 @@ async def test_everybody_gets_the_list_and_the_counts_that_the_rules_say_whateve
     await check_lists(conn, now)
 
 
+async def test_a_mark_says_what_its_parts_come_to_and_nothing_is_summed_up_again(
+    west: Node, connect: writing.Connect
+) -> None:
+    draw, conn = random.Random(3), await connect()
+    now = await deletions.now(conn)
+    part = DependencyStatus("east", True, False, now + timedelta(hours=1))
+    entries = [replace(drawn(draw, n, now), dependencies=(part,)) for n in range(20)]
+    async with conn.transaction():
+        await deletions.begin(conn, entries)
+        updated = await conn.fetchval("SELECT n_tup_upd FROM pg_stat_xact_user_tables WHERE relname = 'deletion'")
+    assert updated == 0
+    assert [(each.is_blocked, each.late_after) for each in entries] == [(True, part.due)] * len(entries)
+
+
+async def test_parts_that_come_in_several_statements_of_the_mark_are_summed_up(
+    west: Node, connect: writing.Connect
+) -> None:
+    conn = await connect()
+    now = await deletions.now(conn)
+    bare = replace(drawn(random.Random(3), 1, now), dependencies=(), identifiers=())
+    async with conn.transaction():  # as the release before does it: a mark says nothing of its parts
+        await deletions.begin(conn, [bare])
+        for name, required, hours in (("desk", False, 2), ("east", True, 1), ("easter", False, 3)):
+            await conn.execute(
+                """INSERT INTO fedstac.deletion_dependency (deletion, name, required, owns_identifier, due)
+                   VALUES ($1, $2, $3, false, $4)""",
+                bare.id, name, required, now + timedelta(hours=hours),
+            )  # fmt: skip
+    row = await conn.fetchrow("SELECT is_blocked, has_failed, late_after FROM fedstac.deletion WHERE id = $1", bare.id)
+    assert tuple(row) == (True, False, now + timedelta(hours=1))
+
+
 @pytest.mark.parametrize("order", ListOrder)
 @pytest.mark.parametrize("descending", [False, True])
 async def test_pages_of_the_list_follow_each_other_in_every_order(

@@ -59,7 +59,7 @@ class DatasetChoice:
 
 
 def _places_of(choice: DatasetChoice) -> str:
-    """Return SQL for the places of the datasets, of those beyond MOST one more. $5 ids or numbers, $6 collections.
+    """Return SQL for the places of the datasets, of those beyond MOST one more. $5 ids, $6 collections.
 
     The state is part of the text: only so is the index of what is hidden used.
     """
@@ -68,40 +68,47 @@ def _places_of(choice: DatasetChoice) -> str:
                    JOIN fedstac.record r USING (id)
                    WHERE r.collection = ANY (coalesce($6::text[], ARRAY(SELECT id FROM pgstac.collections)))
                    LIMIT {MOST + 1}"""
-    if choice.numbers is not None:
-        return """SELECT r.collection, r.id FROM unnest($5::bigint[]) n JOIN fedstac.record r USING (n)
-                  WHERE $6::text[] IS NULL AND r.state IN ('published', 'retracted')
-                  AND r.access <> 'private'"""
     state = STATES.get(choice.action)
     source = HIDDEN_ITEMS.replace("{state}", state) if state else "pgstac.items"
     return f"""SELECT collection, id FROM {source} item WHERE ({conditions.where(choice.conditions)})
                AND ($5::text[], $6::text[]) IS NOT DISTINCT FROM (NULL, NULL) LIMIT {MOST + 1}"""
 
 
+def _records_of(choice: DatasetChoice) -> str:
+    """Return SQL for the records `r` of the datasets. $5 ids or numbers, $6 collections."""
+    if choice.ids is None and choice.numbers is not None:
+        return """unnest($5::bigint[]) p (n) JOIN fedstac.record r ON r.n = p.n AND $6::text[] IS NULL
+                  AND r.state IN ('published', 'retracted') AND r.access <> 'private'"""
+    return f"({_places_of(choice)}) p JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id"
+
+
 def _rows_of(choice: DatasetChoice) -> str:
-    """Return SQL for the chosen datasets. $1 origin, $2 to $4 naming, $5 ids or numbers, $6 collections."""
+    """Return SQL for the chosen datasets, read once. $1 origin, $2 to $4 naming, $5 ids or numbers, $6 collections.
+
+    Whose a dataset is, the record says; of what was stored before it did, its codes or its document.
+    """
     identifier = IDENTIFIER if choice.action in WITH_IDENTIFIERS else "false"
-    return f"""picked AS MATERIALIZED ({_places_of(choice)}), older AS MATERIALIZED (
-        SELECT DISTINCT r.lineage FROM picked p JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id
-        WHERE NOT r.latest AND r.version IS NOT NULL), newest AS MATERIALIZED (
-        SELECT o.lineage, max(o.version) AS version FROM fedstac.record o JOIN older USING (lineage)
-        WHERE o.state IN ('published', 'retracted') AND o.access <> 'private' GROUP BY o.lineage), chosen AS (
-        SELECT r.collection, r.id, r.lineage, r.version, r.state, r.digest, r.publisher, r.cv_version, r.updated,
-               r.quarantine IS NOT NULL AS is_quarantined, r.access = 'private' AS is_private,
+    return f"""picked AS MATERIALIZED (
+        SELECT r.n, r.collection, r.id, r.lineage, r.version, r.latest, r.state, r.digest, r.publisher, r.cv_version,
+               r.updated, r.quarantine IS NOT NULL AS is_quarantined, r.access = 'private' AS is_private,
                coalesce(r.replicas, '{{}}') <> '{{}}' AS has_replicas,
                {identifier} AS has_identifier,
-               coalesce(newest.version > r.version, false) AS has_newer_version,
-               CASE WHEN v.property IS NULL THEN NULL
-                    WHEN t.code IS NOT NULL THEN t.content #>> ARRAY['properties', v.property]
-                    ELSE r.document::jsonb #>> ARRAY['properties', v.property] END AS institution
-        FROM picked p JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id
+               CASE WHEN v.property IS NULL OR r.institution = '' THEN NULL
+                    WHEN r.institution <> '*' THEN r.institution
+                    ELSE (SELECT coalesce(t.content, r.document::jsonb) #>> ARRAY['properties', v.property]
+                          FROM (VALUES (r.n)) one (n)
+                          LEFT JOIN fedstac.facet_slot s ON s.collection = r.collection AND s.property = v.property
+                          LEFT JOIN fedstac.facet f ON f.n = one.n
+                          LEFT JOIN fedstac.term t ON t.code = f.codes[s.slot + 1]) END AS institution
+        FROM {_records_of(choice)}
         LEFT JOIN unnest($2::text[], $3::text[], $4::text[]) v (collection, version, property)
              ON v.collection = r.collection AND v.version = r.cv_version
-        LEFT JOIN fedstac.facet_slot s ON s.collection = r.collection AND s.property = v.property
-        LEFT JOIN fedstac.facet f ON f.n = r.n
-        LEFT JOIN fedstac.term t ON t.code = f.codes[s.slot + 1]
-        LEFT JOIN newest ON newest.lineage = r.lineage AND NOT r.latest
-        WHERE r.origin = $1 AND r.state NOT IN ('deleted', 'purged', 'cleared'))"""
+        WHERE r.origin = $1 AND r.state NOT IN ('deleted', 'purged', 'cleared')),
+        outdated AS MATERIALIZED (
+        SELECT picked.n FROM picked WHERE NOT latest AND EXISTS (
+            SELECT FROM fedstac.record o WHERE o.lineage = picked.lineage AND o.version > picked.version
+            AND o.state IN ('published', 'retracted') AND o.access <> 'private')), chosen AS (
+        SELECT picked.*, outdated.n IS NOT NULL AS has_newer_version FROM picked LEFT JOIN outdated USING (n))"""
 
 
 def _arguments(choice: DatasetChoice, origin: str) -> list[object]:
@@ -139,8 +146,8 @@ async def groups_of(
     with search.for_the_caller():
         rows = await conn.fetch(
             f"""WITH {_rows_of(choice)}
-                SELECT collection, cv_version, institution, state, is_quarantined, is_private, publisher,
-                       count(*) AS count,
+                SELECT collection, cv_version, institution COLLATE "C" AS institution, state, is_quarantined,
+                       is_private, publisher, count(*) AS count,
                        count(*) FILTER (WHERE has_replicas) AS with_replicas,
                        count(*) FILTER (WHERE has_newer_version) AS with_newer_version,
                        count(*) FILTER (WHERE has_identifier) AS with_identifier,
@@ -148,7 +155,8 @@ async def groups_of(
                        sha256(string_agg(convert_to(id, 'UTF8') || '\\x0a'::bytea || digest, ''::bytea
                                          ORDER BY id COLLATE "C")) AS digest,
                        (array_agg(id ORDER BY id COLLATE "C"))[1:{MOST_SHOWN}] AS first_ids
-                FROM chosen GROUP BY collection, cv_version, institution, state, is_quarantined, is_private, publisher
+                FROM chosen
+                GROUP BY institution COLLATE "C", cv_version, state, publisher, is_quarantined, is_private, collection
                 ORDER BY collection, min(id COLLATE "C")""",
             *_arguments(choice, origin), since,
         )  # fmt: skip

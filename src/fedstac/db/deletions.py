@@ -110,20 +110,23 @@ async def begin(conn: Connection, entries: Sequence[Deletion]) -> None:
     )  # fmt: skip
     await conn.execute(
         """INSERT INTO fedstac.deletion (id, collection, dataset, event_id, reason, actor, request, marked_at,
-                                         grace_until, automatic, configuration, identifiers, institution)
+                                         grace_until, automatic, configuration, identifiers, institution,
+                                         is_blocked, late_after)
            SELECT d.id, d.collection, d.dataset, d.event_id, d.reason, d.actor, d.request, d.marked_at, d.grace_until,
                   d.automatic, d.configuration, ARRAY(SELECT jsonb_array_elements_text(d.identifiers::jsonb)),
-                  d.institution
+                  d.institution, d.is_blocked, d.late_after
            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::uuid[],
-                       $8::timestamptz[], $9::timestamptz[], $10::boolean[], $11::integer[], $12::text[], $13::text[])
+                       $8::timestamptz[], $9::timestamptz[], $10::boolean[], $11::integer[], $12::text[], $13::text[],
+                       $14::boolean[], $15::timestamptz[])
                 d (id, collection, dataset, event_id, reason, actor, request, marked_at, grace_until, automatic,
-                   configuration, identifiers, institution)""",
+                   configuration, identifiers, institution, is_blocked, late_after)""",
         [each.id for each in entries], [each.collection for each in entries], [each.dataset for each in entries],
         [each.event_id for each in entries], [each.reason for each in entries], [each.actor for each in entries],
         [each.request for each in entries], [each.marked_at for each in entries],
         [each.grace_until for each in entries], [each.automatic for each in entries],
         [each.rules for each in entries], [orjson.dumps(each.identifiers).decode() for each in entries],
-        [each.institution for each in entries],
+        [each.institution for each in entries], [each.is_blocked for each in entries],
+        [each.late_after for each in entries],
     )  # fmt: skip
     parts = [(each.id, part) for each in entries for part in each.dependencies]
     if parts:

@@ -203,6 +203,18 @@ class Deletion:
         """Return the dependency of a name; None where there is none."""
         return next((each for each in self.dependencies if each.name == name), None)
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a required part is not done, or nobody owns its identifiers."""
+        is_owned = any(each.owns_identifier for each in self.dependencies)
+        is_open = any(each.required and not each.is_fulfilled for each in self.dependencies)
+        return is_open or (bool(self.identifiers) and not is_owned)
+
+    @property
+    def late_after(self) -> datetime | None:
+        """When the first of the parts that are not done is due; None where all are done."""
+        return min((each.due for each in self.dependencies if not each.is_fulfilled), default=None)
+
     def missing(self, now: datetime) -> tuple[Finding, ...]:
         """Return what has to happen before the dataset can be deleted; nothing where it can be."""
         missing = [

@@ -1,0 +1,30 @@
+-- Who begins a deletion says what its parts come to (0088); nothing is summed up again where that holds. What this
+-- transaction wrote itself nobody else can change before it ends: it needs no lock.
+CREATE OR REPLACE FUNCTION fedstac.sum_up_parts() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    changed uuid[];
+BEGIN
+    CASE TG_OP
+        WHEN 'INSERT' THEN
+            SELECT array_agg(s.deletion) INTO changed
+            FROM (SELECT n.deletion, bool_or(n.required AND n.state IN ('pending', 'failed')) AS has_open,
+                         bool_or(n.owns_identifier) AS has_owner, bool_or(n.state = 'failed') AS has_failed,
+                         min(n.due) FILTER (WHERE n.state IN ('pending', 'failed')) AS late_after
+                  FROM new_parts n GROUP BY n.deletion) s
+            JOIN fedstac.deletion d ON d.id = s.deletion
+            WHERE d.xmin <> pg_current_xact_id()::xid
+               OR (d.is_blocked, d.has_failed, d.late_after) IS DISTINCT FROM
+                  (s.has_open OR d.identifiers <> '{}' AND NOT s.has_owner, s.has_failed, s.late_after);
+        WHEN 'DELETE' THEN
+            SELECT array_agg(DISTINCT o.deletion) INTO changed FROM old_parts o;
+        ELSE  -- a reminder changes nothing here
+            SELECT array_agg(DISTINCT c.deletion) INTO changed FROM (
+                SELECT deletion, name, required, owns_identifier, state, due FROM new_parts
+                EXCEPT SELECT deletion, name, required, owns_identifier, state, due FROM old_parts) c;
+    END CASE;
+    IF changed IS NOT NULL THEN
+        PERFORM fedstac.sum_up_deletions(changed);
+    END IF;
+    RETURN NULL;
+END $$;
