@@ -28,3 +28,9 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
+
+-- Who ends a deletion forgets its reminders in the same transaction; before, the manager looked for those of all that are
+-- open.
+UPDATE fedstac.deletion_dependency p SET remind_next = NULL, alerted_at = coalesce(p.alerted_at, p.due)
+FROM fedstac.deletion d
+WHERE d.id = p.deletion AND d.state <> 'open' AND p.state IN ('pending', 'failed') AND p.remind_next IS NOT NULL;

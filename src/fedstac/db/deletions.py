@@ -153,14 +153,21 @@ class DeletionEnd:
 
 
 async def end(conn: Connection, endings: Sequence[DeletionEnd], *, now: datetime) -> None:
-    """Close the open deletions of datasets. A purge closes nothing: when and by whom it was deleted, stays."""
+    """Close the open deletions of datasets; nobody is reminded of them any more.
+
+    A purge closes nothing: when and by whom it was deleted, stays.
+    """
     await conn.execute(
-        """UPDATE fedstac.deletion d SET state = e.state,
+        """WITH ended AS (
+           UPDATE fedstac.deletion d SET state = e.state,
                   ended_at = CASE WHEN e.state = 'purged' THEN d.ended_at ELSE $5 END,
                   ended_by = CASE WHEN e.state = 'purged' THEN d.ended_by ELSE e.actor END
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) e (collection, dataset, state, actor)
            WHERE d.collection = e.collection AND d.dataset = e.dataset
-             AND d.state = CASE e.state WHEN 'purged' THEN 'deleted' ELSE 'open' END""",
+             AND d.state = CASE e.state WHEN 'purged' THEN 'deleted' ELSE 'open' END
+           RETURNING d.id)
+           UPDATE fedstac.deletion_dependency p SET remind_next = NULL, alerted_at = coalesce(p.alerted_at, p.due)
+           FROM ended WHERE p.deletion = ended.id AND p.state IN ('pending', 'failed')""",
         [each.collection for each in endings], [each.dataset for each in endings],
         [each.state for each in endings], [each.actor for each in endings], now,
     )  # fmt: skip
@@ -540,19 +547,6 @@ async def due_reminders(conn: Connection, *, now: datetime, limit: int) -> list[
         now, limit,
     )  # fmt: skip
     return [Reminder(**dict(row)) for row in rows]
-
-
-async def forget_reminders(conn: Connection, *, limit: int) -> None:
-    """Plan no reminders any more for deletions that have ended, some of them at a time."""
-    await conn.execute(
-        """UPDATE fedstac.deletion_dependency SET remind_next = NULL, alerted_at = coalesce(alerted_at, due)
-           WHERE (deletion, name) IN (
-               SELECT p.deletion, p.name FROM fedstac.deletion_dependency p
-               JOIN fedstac.deletion d ON d.id = p.deletion AND d.state <> 'open'
-               WHERE p.state IN ('pending', 'failed') AND p.remind_next IS NOT NULL
-               LIMIT $1 FOR UPDATE OF p SKIP LOCKED)""",
-        limit,
-    )
 
 
 @dataclass(frozen=True, slots=True)

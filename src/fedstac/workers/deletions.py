@@ -97,7 +97,6 @@ async def _remind(conn: Connection) -> int:
     """Send the reminders that are due; return how many."""
     async with conn.transaction():
         now = await deletions.now(conn)
-        await deletions.forget_reminders(conn, limit=AT_ONCE)
         due = await deletions.due_reminders(conn, now=now, limit=AT_ONCE)
         if due:
             await deleting.send_reminders(conn, due, now=now)
