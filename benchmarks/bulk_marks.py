@@ -1,6 +1,7 @@
 """Many datasets marked by a filter, the process that does it killed on the way; publishing and reading beside it.
 
-Half of the datasets are marked. First publishing and reading are measured alone, then beside the marks. Each dataset is
+First one half of the datasets is marked, beside a publisher with a steady pace, then the other half, beside one that
+sends as much as the node takes. Publishing and reading are measured alone before, and beside the marks. Each dataset is
 marked exactly once, or the run fails.
 """
 
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,11 @@ from fedstac.demo import sample
 
 ITEMS_PATH = f"/collections/{COLLECTION}/items"
 BATCH, WAITING = 100, 600  # items of a request, and those that may wait before the next one is sent
+STEADY_BATCH, STEADY_PAUSE = 25, 0.5  # items of a request, and seconds between two: 50 items a second
 KILLS = (0.2, 0.45, 0.7)  # of the work
 PROPERTY = "cmip6:variable_id"
 READ_PAUSE = 0.01  # seconds between the reads of one reader
+WARM_UP_SECONDS = 3.0
 ONCE = """
     SELECT count(*), count(DISTINCT dataset), (SELECT count(*) FROM fedstac.deletion WHERE state = 'open'),
            (SELECT count(*) FROM fedstac.audit WHERE action = 'mark' AND outcome = 'marked'),
@@ -48,31 +52,45 @@ def run(*, count: int, seconds: float) -> None:
         names = _fill(server, count)
         server.settle(analyze=True)
         end_of_filling = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        older = {
-            "op": "<",
-            "args": [{"property": "updated"}, {"timestamp": end_of_filling}],
-        }
+        older = {"op": "<", "args": [{"property": "updated"}, {"timestamp": end_of_filling}]}
         several = {"op": "in", "args": [{"property": PROPERTY}, names]}
-        wish = {"action": "mark", "collections": [COLLECTION], "retracted": "include",
-                "filter": {"op": "and", "args": [several, older]}}  # fmt: skip
-        previews = [_preview(server, wish) for _ in range(3)]
-        preview = previews[-1][1]
-        detail: dict[str, Any] = {"records": count, "datasets": preview["total"]}
+        wishes = [
+            {"action": "mark", "collections": [COLLECTION], "retracted": "include",
+             "filter": {"op": "and", "args": [half, older]}}
+            for half in (several, {"op": "not", "args": [several]})
+        ]  # fmt: skip
+        previews = [_preview(server, wishes[0]) for _ in range(3)]
+        detail = {"records": count, "datasets": previews[-1][1]["total"]}
         report.line("preview", load.middle(one for one, _ in previews), "ms", detail=detail | _machine())
-        with _Publisher.beside(server, first=count) as publisher, _Reader.beside(server) as reader:
-            alone = _Figures.of(publisher, reader, lambda: time.sleep(seconds))
-            processor = server.cpu() + worker.cpu()
-            since = time.perf_counter()
-            beside = _Figures.of(publisher, reader, lambda: _mark(server, wish, worker))
-            marking_seconds = time.perf_counter() - since
-            processor = server.cpu() + worker.cpu() - processor
-        _check(server, preview["total"])
-    detail |= {"seconds": marking_seconds, "kills": len(KILLS), **_machine()}
-    report.line("datasets marked, three kills", preview["total"] / marking_seconds, "datasets/s", detail=detail)
-    detail = {"alone": alone.rate, "beside": beside.rate, "processor_seconds": processor, **_machine()}
-    report.line("publishing beside the marks", 100 * beside.rate / alone.rate, "% of its rate", detail=detail)
-    detail = {"alone_ms": alone.p99, "beside_ms": beside.p99, **_machine()}
-    report.line("p99 of reads beside the marks", beside.p99 / alone.p99, "times", detail=detail)
+        marked, published = 0, count
+        for wish, is_steady in zip(wishes, (True, False), strict=True):
+            with (
+                _Publisher.beside(server, published, is_steady=is_steady) as publisher,
+                _Reader.beside(server) as reader,
+            ):
+                time.sleep(WARM_UP_SECONDS)
+                alone = _Figures.of(publisher, reader, lambda: time.sleep(seconds))
+                processor, since = server.cpu() + worker.cpu(), time.perf_counter()
+                beside = _Figures.of(publisher, reader, partial(_mark, server, wish, worker))
+                marking_seconds = time.perf_counter() - since
+                processor = server.cpu() + worker.cpu() - processor
+            total, marked = beside.result, marked + beside.result
+            _check(server, marked)
+            published += publisher.sent
+            _report(alone, beside, "a steady publisher" if is_steady else "a saturating publisher", {
+                "records": count, "datasets": total, "seconds": round(marking_seconds, 1), "kills": len(KILLS),
+                "processor_seconds": round(processor, 1), **_machine(),
+            })  # fmt: skip
+
+
+def _report(alone: _Figures, beside: _Figures, name: str, detail: dict[str, Any]) -> None:
+    report.line(
+        f"marks beside {name}, three kills", detail["datasets"] / detail["seconds"], "datasets/s", detail=detail
+    )
+    rates = {"alone": round(alone.rate, 1), "beside": round(beside.rate, 1)}
+    report.line(f"publishing, {name}, beside the marks", 100 * beside.rate / alone.rate, "% of its rate", detail=rates)
+    latencies = {"alone_ms": round(alone.p99, 1), "beside_ms": round(beside.p99, 1)}
+    report.line(f"p99 of reads beside the marks and {name}", beside.p99 / alone.p99, "times", detail=latencies)
 
 
 def _machine() -> dict[str, object]:
@@ -109,8 +127,8 @@ def _preview(server: Server, wish: dict[str, Any]) -> tuple[float, dict[str, Any
     return (time.perf_counter() - since) * 1000, preview
 
 
-def _mark(server: Server, wish: dict[str, Any], worker: _Worker) -> None:
-    """Mark the datasets, and kill the worker on the way."""
+def _mark(server: Server, wish: dict[str, Any], worker: _Worker) -> int:
+    """Mark the datasets, and kill the worker on the way. Return how many they are."""
     _, preview = _preview(server, wish)
     job = server.ask("POST", "/bulk", {**wish, "digest": preview["digest"]})
     kills = [share * job["total"] for share in KILLS]
@@ -122,6 +140,7 @@ def _mark(server: Server, wish: dict[str, Any], worker: _Worker) -> None:
             worker.kill()
     if kills or job["counts"]["done"] != job["total"]:
         raise RuntimeError(f"{job['counts']}, and {len(kills)} kills did not come")
+    return int(job["total"])
 
 
 def _check(server: Server, total: int) -> None:
@@ -170,22 +189,17 @@ def _environment(server: Server) -> dict[str, str]:
 
 
 class _Publisher:
-    """A publisher that always has some datasets waiting."""
+    """A publisher that always has some datasets waiting, or one that sends a few at a steady pace."""
 
-    def __init__(self, server: Server, first: int) -> None:
-        self._server, self._stop = server, threading.Event()
-        self._parts = self._bodies(first)
+    def __init__(self, server: Server, first: int, *, is_steady: bool) -> None:
+        self._server, self._first, self._is_steady = server, first, is_steady
+        self._stop, self.sent = threading.Event(), 0
         self._thread = threading.Thread(target=self._run)
-
-    @staticmethod
-    def _bodies(first: int) -> Iterator[bytes]:
-        for start in itertools.count(first, BATCH):
-            yield b"\n".join(map(orjson.dumps, sample.items(BATCH, start=start)))
 
     @classmethod
     @contextmanager
-    def beside(cls, server: Server, first: int) -> Iterator[_Publisher]:
-        publisher = cls(server, first)
+    def beside(cls, server: Server, first: int, *, is_steady: bool) -> Iterator[_Publisher]:
+        publisher = cls(server, first, is_steady=is_steady)
         publisher._thread.start()
         try:
             yield publisher
@@ -194,13 +208,18 @@ class _Publisher:
             publisher._thread.join()
 
     def _run(self) -> None:
+        size, due = STEADY_BATCH if self._is_steady else BATCH, time.perf_counter()
         with psycopg.connect(self._server.dsn, autocommit=True) as conn:
-            for body in self._parts:
-                _post(self._server, body)
+            while not self._stop.is_set():
+                items = sample.items(size, start=self._first + self.sent)
+                _post(self._server, b"\n".join(map(orjson.dumps, items)))
+                self.sent += size
+                if self._is_steady:
+                    due += STEADY_PAUSE
+                    self._stop.wait(max(due - time.perf_counter(), 0))
+                    continue
                 while not self._stop.is_set() and _count(conn, "queued") > WAITING:
                     time.sleep(0.02)
-                if self._stop.is_set():
-                    return
 
     def count(self) -> int:
         with psycopg.connect(self._server.dsn, autocommit=True) as conn:
@@ -247,15 +266,16 @@ class _Reader:
 class _Figures:
     """The rate of publishing and the p99 of reads while something runs."""
 
-    def __init__(self, rate: float, p99: float) -> None:
-        self.rate, self.p99 = rate, p99
+    def __init__(self, rate: float, p99: float, result: int) -> None:
+        self.rate, self.p99, self.result = rate, p99, result
 
     @classmethod
-    def of(cls, publisher: _Publisher, reader: _Reader, work: Callable[[], object]) -> _Figures:
+    def of(cls, publisher: _Publisher, reader: _Reader, work: Callable[[], int | None]) -> _Figures:
+        """Measure while `work` runs, and keep what it returns."""
         count, first, since = publisher.count(), len(reader.latencies), time.perf_counter()
-        work()
+        result = work() or 0
         seconds = time.perf_counter() - since
         latencies: Sequence[float] = sorted(reader.latencies[first:])
-        figures = cls((publisher.count() - count) / seconds, latencies[int(len(latencies) * 0.99)] * 1000)
+        figures = cls((publisher.count() - count) / seconds, latencies[int(len(latencies) * 0.99)] * 1000, result)
         say(json.dumps({"published/s": figures.rate, "p99 ms": figures.p99, "reads": len(latencies)}))
         return figures

@@ -173,6 +173,7 @@ FUNCTIONS = {
     "fedstac.chain_audit(boolean)": {"writer", "sequencer"},
     "fedstac.extend_outbox(integer, bigint)": {"writer", "sequencer"},
     "fedstac.widen_partitions()": {"writer"},
+    "fedstac.tune_partition(text)": {"writer"},
     "fedstac.forget_outbox(bigint, bigint)": {"writer"},
     "fedstac.sweep_feed(integer)": {"writer"},
     "fedstac.drop_outbox(bigint, bigint)": {"writer"},

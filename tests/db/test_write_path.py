@@ -84,6 +84,16 @@ async def sequence_until(done: asyncio.Event, conn: Connection) -> None:
         await asyncio.sleep(0.01)
 
 
+async def test_footprints_of_every_collection_have_a_coarse_histogram(west: Node, connect: Connect) -> None:
+    conn = await connect()
+    targets = await conn.fetch(
+        """SELECT c.id, a.attstattarget AS target FROM pgstac.collections c
+           JOIN pg_attribute a ON a.attrelid = to_regclass('pgstac._items_' || c.key) AND a.attname = 'geometry'"""
+    )
+    assert {row["id"]: row["target"] for row in targets} == dict.fromkeys((row["id"] for row in targets), 10)
+    assert targets
+
+
 @pytest.mark.parametrize(
     "items",
     [[writing.version(ITEM, 20300101)], [OTHER], [writing.plain(1)]],

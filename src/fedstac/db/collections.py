@@ -220,6 +220,7 @@ async def _show(conn: Connection, collection: str, before: CollectionState | Non
     elif before is None or before.document != document.document:
         await conn.execute("SELECT pgstac.upsert_collection($1::text::jsonb)", document.document)
         await conn.execute(f"SELECT pgstac.check_partition($1, {WIDE}, {WIDE})", collection)
+        await conn.execute("SELECT fedstac.tune_partition($1)", collection)
 
 
 async def hold_closed(conn: Connection, collection: str) -> None:
