@@ -14,10 +14,11 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,14 @@ def run(*, count: int, seconds: float) -> None:
         running, folder = stack.enter_context(servers.cluster())
         server = stack.enter_context(servers.fedstac(running, folder, workers="outside"))
         worker = stack.enter_context(_Worker.beside(folder, server))
-        names = _fill(server, count)
+        halves = _fill(server, count)
         server.settle(analyze=True)
         end_of_filling = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         older = {"op": "<", "args": [{"property": "updated"}, {"timestamp": end_of_filling}]}
-        several = {"op": "in", "args": [{"property": PROPERTY}, names]}
         wishes = [
             {"action": "mark", "collections": [COLLECTION], "retracted": "include",
-             "filter": {"op": "and", "args": [half, older]}}
-            for half in (several, {"op": "not", "args": [several]})
+             "filter": {"op": "and", "args": [{"op": "in", "args": [{"property": PROPERTY}, names]}, older]}}
+            for names in halves
         ]  # fmt: skip
         previews = [_preview(server, wishes[0]) for _ in range(3)]
         detail = {"records": count, "datasets": previews[-1][1]["total"]}
@@ -97,21 +97,31 @@ def _machine() -> dict[str, object]:
     return {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
 
 
-def _fill(server: Server, count: int) -> list[str]:
-    """Publish datasets; return values of a property that half of them have."""
+def _fill(server: Server, count: int) -> tuple[list[str], list[str]]:
+    """Publish datasets; return values of a property that half of them have, and those of the other half."""
     values: Counter[str] = Counter()
-    for start in range(0, count, 1000):
-        part = list(sample.items(min(1000, count - start), start=start))
-        body = b"\n".join(map(orjson.dumps, part))
-        values.update(item["properties"][PROPERTY] for item in part)
-        _post(server, body)
-        servers.drain(server, patience=600.0)
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        for start in range(0, count, 1000):
+            part = list(sample.items(min(1000, count - start), start=start))
+            values.update(item["properties"][PROPERTY] for item in part)
+            _post(server, b"\n".join(map(orjson.dumps, part)))
+            while _count(conn, "queued") > 2000:
+                time.sleep(0.05)
+    servers.drain(server, patience=600.0)
     say(f"{count} datasets are published")
-    names, rest = [], count // 2
-    for name, number in values.most_common():
-        if number <= rest:
+    first = _names_of_half(values, count // 2)
+    for name in first:
+        del values[name]
+    return first, _names_of_half(values, count // 2)
+
+
+def _names_of_half(values: Mapping[str, int], most: int) -> list[str]:
+    """Return values that so many datasets have at most, and nearly so many."""
+    names = []
+    for name, number in sorted(values.items(), key=itemgetter(1), reverse=True):
+        if number <= most:
             names.append(name)
-            rest -= number
+            most -= number
     return names
 
 
