@@ -38,21 +38,17 @@ async def free(api: Api) -> Api:
     return api
 
 
-async def test_summaries_follow_the_datasets_and_hidden_ones_do_not_count(
-    free: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_summaries_follow_the_datasets_and_hidden_ones_do_not_count(free: Api) -> None:
     before = await free.anyone.get("/collections/free")
     assert before.json()["summaries"] == {"x:own": [1], "x:kind": ["of old"]}
     values = {"a": ("rain", ["sun", "fog"]), "hidden": ("snow", ["ice"]), "retracted": ("hail", ["fog"])}
     for name, (kind, tags) in values.items():
         document = item(name, **{"x:kind": kind, "x:tags": tags, "x:n": len(name), "x:flag": True})
         assert (await free.admin.post(ITEMS, json=document, headers=WAIT)).status_code == 201
-    monkeypatch.setattr(summaries, "FRESH_SECONDS", 0.0)
     full = await shown(free)
     assert full["x:kind"] == ["hail", "rain", "snow"]
     assert full["x:tags"] == ["fog", "ice", "sun"]
     assert (full["x:n"], full["x:flag"], full["x:own"]) == ([1, 6, 9], [True], [1])
-    monkeypatch.setattr(summaries, "FRESH_SECONDS", 1000.0)
     assert (await free.admin.delete(f"{ITEMS}/hidden")).status_code == 200
     reason = {"reason": "wrong forcing"}
     answer = await free.admin.post(f"{ITEMS}/retracted/retract", json=reason, headers=WAIT)
@@ -61,10 +57,7 @@ async def test_summaries_follow_the_datasets_and_hidden_ones_do_not_count(
     assert (left["x:kind"], left["x:tags"], left["x:n"]) == (["rain"], ["fog", "sun"], [1])
 
 
-async def test_a_page_that_is_kept_is_asked_for_again_when_the_values_are_others(
-    free: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    monkeypatch.setattr(summaries, "FRESH_SECONDS", 0.0)
+async def test_a_page_that_is_kept_is_asked_for_again_when_the_values_are_others(free: Api) -> None:
     first = await free.anyone.get("/collections/free")
     condition = {"If-None-Match": first.headers["etag"]}
     assert (await free.anyone.get("/collections/free", headers=condition)).status_code == 304

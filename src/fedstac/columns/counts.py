@@ -9,23 +9,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
 from fedstac.columns.plan import Plan
 from fedstac.columns.selection import Evaluation, Selection
-from fedstac.columns.table import PUBLISHED, Array, Mask, Numbers
+from fedstac.columns.table import Array, Mask, Numbers
 from fedstac.domain import aggregating
 from fedstac.domain.aggregating import Counts, Measure
 from fedstac.runtime import budget
 
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL; moments are microseconds since
 MICROSECONDS_OF_YEAR: Final = 365.2425 * 86_400e6  # on average
-FEW_ROWS: Final = 10_000  # whose codes are sorted; those of more are counted
 PIECE: Final = 1 << 16  # rows of one look for a value
-
-ValuesShown: TypeAlias = dict[str, dict[str, list[Any]]]  # by collection and property
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,37 +93,6 @@ def properties_shown(evaluation: Evaluation, plan: Plan, selection: Selection) -
             pairs |= {(names[key], properties[key]) for key in keys}
             missing -= keys
     return frozenset(pairs)
-
-
-def values_shown(most: int, evaluation: Evaluation, plan: Plan, selection: Selection) -> ValuesShown:
-    """Return, by collection and property, the values that published datasets have.
-
-    A property with more than `most` of them in a collection is left out.
-    """
-    table, dictionaries = evaluation.table, evaluation.dictionaries
-    numbers = np.flatnonzero(table.column("shown") & PUBLISHED)
-    keys = table.column("collection")[numbers]
-    if len(table.collections) > 1:
-        order = np.argsort(keys, kind="stable")
-        numbers, keys = numbers[order], keys[order]
-    values: ValuesShown = {}
-    for name, key in dictionaries.collections.items():
-        rows = numbers[np.searchsorted(keys, key, "left") : np.searchsorted(keys, key, "right")]
-        if not len(rows):
-            continue
-        for property, places in sorted(dictionaries.slots.items()):  # else the order tells what hidden datasets have
-            budget.checkpoint()
-            if (place := places.get(key, -1)) < 0:
-                continue
-            codes = table.place(place)[rows]
-            present = np.unique(codes) if len(codes) < FEW_ROWS else np.flatnonzero(np.bincount(np.maximum(codes, 0)))
-            if not 0 < len(present) <= most + 1:
-                continue
-            by_code = dictionaries.values_of(property)
-            members = aggregating.members(by_code[code] for code in present.tolist() if code in by_code)
-            if members:
-                values.setdefault(name, {})[property] = members
-    return values
 
 
 def _near(wish: Wish, evaluation: Evaluation, plan: Plan) -> NearRows | None:

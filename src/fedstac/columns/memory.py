@@ -20,6 +20,7 @@ from fedstac.columns.gate import Gate
 from fedstac.columns.order import Order, Pager, Place, StartOrder, order
 from fedstac.columns.plan import Plan, plan
 from fedstac.columns.selection import Evaluation, Selection
+from fedstac.columns.shown_values import ShownValues, ValuesByProperty
 from fedstac.columns.table import Array, CopyReader, FacetTable, Numbers, sent_rows
 from fedstac.db import columns, conditions, connections, search
 from fedstac.db.columns import DatasetRow
@@ -44,6 +45,7 @@ MOST_CHANGES = 50_000  # rows that a look takes up, at once and in the event loo
 IDLE_SECONDS = 5.0  # without a search, after which a look is taken: each has little to take up
 FILL_SECONDS = 1.0  # between looks whether all datasets have their rows by now
 MOST_ANSWERS = 16  # of counts that are kept: those of the pages that people begin with
+SHOWN_SECONDS = 600.0  # after which values are counted anew: a property that had very many may have few by now
 ATTEMPTS = 3  # at a page while its datasets change, or values come that its order lacks
 log = structlog.get_logger()
 
@@ -102,11 +104,9 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
-    """What was counted, and of which rows: how many had been written, and had been hidden, and when that was."""
+    """What was counted, and of which rows: how many had been written."""
 
     changes: int
-    hides: int
-    moment: float  # by the monotonic clock
     result: Any
 
 
@@ -148,6 +148,8 @@ class FacetColumns:
         self._places: tuple[int, int] | None = None
         self._removed_through = 0
         self._answers: OrderedDict[str, KeptAnswer] = OrderedDict()  # of `count`
+        self._shown_values: ShownValues | None = None
+        self._shown_until = 0.0  # by the monotonic clock
         self.documents.clear()
         self.loaded = 0
         self._due.set()
@@ -363,19 +365,17 @@ class FacetColumns:
         *,
         key: str | None,
         properties: Collection[str] = (),
-        seconds: float = 0.0,
     ) -> T | None:
         """Return what `count` makes of what a search finds, of all that was committed before; None as `page` does.
 
         It is called while the columns stand still, maybe in a thread, and keeps nothing of them. Its result stays under
-        the key, which names the conditions and all that `count` looks at, until a row is another one; with `seconds`
-        for so long, unless a dataset is published no more. Without a key nothing is kept. properties: whose values are
-        counted.
+        the key, which names the conditions and all that `count` looks at, until a row is another one. Without a key
+        nothing is kept. properties: whose values are counted.
         """
         if not await self._is_current():
             return None
         answer = self._answers.get(key) if key is not None else None
-        if key is not None and answer is not None and self._is_fresh(answer, seconds):
+        if key is not None and answer is not None and answer.changes == self.table.changes:
             self._answers.move_to_end(key)
             return cast("T", answer.result)
         meaning = await self._understand(conn, question)
@@ -388,7 +388,7 @@ class FacetColumns:
             selection = self._evaluation(meaning).select(meaning.plan)
             is_sure = not len(selection.doubtful)
             result = count(self._evaluation(meaning), meaning.plan, selection) if is_sure else None
-            answer = KeptAnswer(self.table.changes, self.table.hides, time.monotonic(), result)
+            answer = KeptAnswer(self.table.changes, result)
             return CountAttempt(answer, selection, result)
 
         values = sum(len(self.dictionaries.values_of(name)) for name in properties)
@@ -410,10 +410,27 @@ class FacetColumns:
                 self._answers.popitem(last=False)
         return attempt.result
 
-    def _is_fresh(self, answer: KeptAnswer, seconds: float) -> bool:
-        if answer.changes == self.table.changes:
-            return True
-        return answer.hides == self.table.hides and time.monotonic() < answer.moment + seconds
+    async def values_shown(self, threads: Threads, most: int) -> ValuesByProperty:
+        """Return the values that published datasets have, by collection and property, of all that was committed before.
+
+        Nothing where memory cannot tell. A property with more than `most` values in a collection is left out.
+        """
+        if not await self._is_current():
+            return {}
+        kept = self._shown_values
+        if kept is not None and time.monotonic() < self._shown_until and kept.follow(self.table.shown_changes):
+            return kept.by_property(self.dictionaries)
+        dictionaries, until = self.dictionaries, time.monotonic() + SHOWN_SECONDS
+
+        def count() -> tuple[ShownValues, ValuesByProperty]:
+            with self._gate.reading():
+                counted = ShownValues(self.table, most)
+                return counted, counted.by_property(dictionaries)
+
+        counted, values = await threads.run(count)
+        if self.dictionaries is dictionaries:  # they were not loaded again meanwhile
+            self._shown_values, self._shown_until = counted, until
+        return values
 
     async def _understand(self, conn: Connection, question: PageQuestion) -> Understood | None:
         if not self.is_ready:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import mmap
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ PUBLISHED, RETRACTED, LATEST = 1, 2, 4  # bits of `shown`; 0: gone, or hidden fr
 UNCODED = -1  # in `codes`: the item has a value that is not in the dictionary
 SMALLEST = 1 << 12  # rows that columns begin with
 SPARE = 1 << 20  # numbers, at least, that a loaded table has room for beyond its own
+MOST_SHOWN_CHANGES = 20_000  # rows, of a hundred bytes, whose changes are kept for who counts values
 HEADER = 19  # bytes of the binary format of COPY before its rows, which have no extension of the header
 FIELDS = (
     ("n", ">i8"), ("changed", ">i8"), ("collection", ">i4"), ("shown", ">i2"), ("starts", ">i8"), ("ends", ">i8"),
@@ -72,6 +75,42 @@ class CopyReader:
         self._rest = data[count * COPIED.itemsize :]
 
 
+@dataclass(frozen=True, slots=True)
+class ShownChange:
+    """Rows that are published from now on (sign 1), or were until now (-1), with their codes: [place, row]."""
+
+    through: int  # of `ShownChanges.count`, with these
+    sign: int
+    collections: Array
+    codes: Array
+
+
+class ShownChanges:
+    """Which rows began and ceased to be published of late, for who counts them. What is older is forgotten."""
+
+    def __init__(self) -> None:
+        self.count = 0  # rows so far
+        self._entries: deque[ShownChange] = deque()
+        self._forgotten = 0  # of `count`
+
+    def note(self, sign: int, collections: Array, codes: Array, chosen: Mask) -> None:
+        """Note those of the rows that are chosen."""
+        if not chosen.any():
+            return
+        self.count += int(np.count_nonzero(chosen))
+        self._entries.append(
+            ShownChange(self.count, sign, collections[chosen].astype(np.int32), codes[:, chosen].astype(np.int32))
+        )
+        while self.count - self._forgotten > MOST_SHOWN_CHANGES:
+            self._forgotten = self._entries.popleft().through
+
+    def since(self, count: int) -> list[ShownChange] | None:
+        """Return what came after the first `count` rows; None where some of it is forgotten."""
+        if count < self._forgotten:
+            return None
+        return [entry for entry in self._entries if entry.through > count]
+
+
 class FacetTable:
     """Columns of the datasets with numbers below `length`. A number that no dataset has is not shown.
 
@@ -88,7 +127,7 @@ class FacetTable:
         self._codes: Array = np.zeros((PLACES, 0), np.int32)  # [place, number]; 0: the item lacks the property
         self.length = 0
         self.changes = 0  # rows that were written so far
-        self.hides = 0  # of these, how many are published no more
+        self.shown_changes = ShownChanges()
         self.collections: set[int] = set()  # keys that rows had
         self._followers: list[Callable[[Numbers], object]] = []
         self._grow(SMALLEST)
@@ -116,13 +155,21 @@ class FacetTable:
             for name, column in self._columns.items():
                 column[numbers] = rows[name]
             self._codes[:, numbers] = codes
+            self.shown_changes.note(1, rows["collection"], codes, rows["shown"] & PUBLISHED != 0)
         else:
-            before, after = self._columns["shown"][numbers], rows["shown"]
-            self.hides += int(np.count_nonzero((before & PUBLISHED != 0) & (after & PUBLISHED == 0)))
+            codes_before, keys_before = self._codes[:, numbers], self._columns["collection"][numbers]
+            was_published, is_published = (
+                self._columns["shown"][numbers] & PUBLISHED != 0,
+                rows["shown"] & PUBLISHED != 0,
+            )
+            is_other = (codes_before != codes).any(axis=0) | (keys_before != rows["collection"])
+            is_other |= was_published != is_published
+            self.shown_changes.note(-1, keys_before, codes_before, was_published & is_other)
+            self.shown_changes.note(1, rows["collection"], codes, is_published & is_other)
             for name, column in self._columns.items():
                 differs = column[numbers] != rows[name]
                 column[numbers[differs]] = rows[name][differs]
-            places, at = np.nonzero(self._codes[:, numbers] != codes)
+            places, at = np.nonzero(codes_before != codes)
             self._codes[places, numbers[at]] = codes[places, at]
         self.collections.update(np.unique(rows["collection"]).tolist())
         self.length = length

@@ -126,7 +126,7 @@ async def _answer(call: Call, request: PageRequest, path: str, member: str, extr
             page = await collections.page(
                 conn, after=request.after, before=request.before, limit=request.limit, search=request.search
             )
-            values = await summaries.of_collections(call.services, conn)
+            values = await summaries.of_collections(call.services)
     except collections.PlaceIsGone:
         raise BadRequest(
             "the paging token leads nowhere: the collection before this page is not found any more; begin again"

@@ -1,0 +1,94 @@
+"""The values that published datasets have, by collection and property: counted once, and kept by what changes.
+
+Who looks at a collection gets them. To count again whenever a dataset is hidden would read all rows, a thousand times
+while many are marked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from fedstac.columns.dictionaries import Dictionaries
+from fedstac.columns.table import PUBLISHED, Array, FacetTable, ShownChanges
+from fedstac.db.columns import PLACES
+from fedstac.domain import aggregating
+from fedstac.runtime import budget
+
+ValuesByProperty: TypeAlias = dict[str, dict[str, list[Any]]]  # by collection and property
+FEW_ROWS: Final = 10_000  # whose codes are sorted; those of more are counted
+
+
+class ShownValues:
+    """How many published datasets have each code, by the key of their collection and the place of the property.
+
+    Where a property has more than `most` values in a collection, none is counted.
+    """
+
+    def __init__(self, table: FacetTable, most: int) -> None:
+        self._most = most
+        self._counts: dict[tuple[int, int], dict[int, int] | None] = {}
+        self._through = table.shown_changes.count
+        numbers = np.flatnonzero(table.column("shown") & PUBLISHED)
+        keys = table.column("collection")[numbers]
+        for key in sorted(table.collections):
+            rows = numbers[keys == key] if len(table.collections) > 1 else numbers
+            for place in range(PLACES):
+                budget.checkpoint()
+                codes, counts = _counted(table.place(place)[rows])
+                if len(codes):
+                    is_few = len(codes) <= most
+                    self._counts[key, place] = dict(zip(codes, counts, strict=True)) if is_few else None
+
+    def follow(self, changes: ShownChanges) -> bool:
+        """Take up what searches began and ceased to find since. False where that is not kept any more."""
+        entries = changes.since(self._through)
+        if entries is None:
+            return False
+        for entry in entries:
+            for key in np.unique(entry.collections).tolist():
+                codes = entry.codes[:, entry.collections == key]
+                for place in np.flatnonzero(codes.any(axis=1)).tolist():
+                    self._add((key, place), codes[place], entry.sign)
+        self._through = changes.count
+        return True
+
+    def _add(self, at: tuple[int, int], codes: Array, sign: int) -> None:
+        counts = self._counts.setdefault(at, {})
+        if counts is None:
+            return
+        for code, count in zip(*_counted(codes), strict=True):
+            counts[code] = counts.get(code, 0) + sign * count
+            if not counts[code]:
+                del counts[code]
+        if len(counts) > self._most:
+            self._counts[at] = None
+
+    def by_property(self, dictionaries: Dictionaries) -> ValuesByProperty:
+        """Return the values by the names of collections and properties."""
+        values: ValuesByProperty = {}
+        for name, key in dictionaries.collections.items():
+            for property, places in sorted(
+                dictionaries.slots.items()
+            ):  # else the order tells what hidden datasets have
+                counts = self._counts.get((key, places.get(key, -1)))
+                if not counts:
+                    continue
+                by_code = dictionaries.values_of(property)
+                members = aggregating.members(by_code[code] for code in sorted(counts) if code in by_code)
+                if members:
+                    values.setdefault(name, {})[property] = members
+        return values
+
+
+def _counted(codes: Array) -> tuple[list[int], list[int]]:
+    """Return the codes of a dictionary that rows have, in their order, and how many have each."""
+    if len(codes) < FEW_ROWS:
+        present, counts = np.unique(codes, return_counts=True)
+    else:
+        counts = np.bincount(np.maximum(codes, 0))
+        present = np.flatnonzero(counts)
+        counts = counts[present]
+    real = present > 0
+    return present[real].tolist(), counts[real].tolist()
