@@ -76,7 +76,7 @@ def run(*, count: int, seconds: float) -> None:
                 processor = server.cpu() + worker.cpu() - processor
             total, marked = beside.result, marked + beside.result
             _check(server, marked)
-            published += publisher.sent
+            published += publisher.count_of_items
             _report(alone, beside, "a steady publisher" if is_steady else "a saturating publisher", {
                 "records": count, "datasets": total, "seconds": round(marking_seconds, 1), "kills": len(KILLS),
                 "processor_seconds": round(processor, 1), **_machine(),
@@ -203,7 +203,7 @@ class _Publisher:
 
     def __init__(self, server: Server, first: int, *, is_steady: bool) -> None:
         self._server, self._first, self._is_steady = server, first, is_steady
-        self._stop, self.sent = threading.Event(), 0
+        self._stop, self.count_of_items = threading.Event(), 0
         self._thread = threading.Thread(target=self._run)
 
     @classmethod
@@ -221,9 +221,9 @@ class _Publisher:
         size, due = STEADY_BATCH if self._is_steady else BATCH, time.perf_counter()
         with psycopg.connect(self._server.dsn, autocommit=True) as conn:
             while not self._stop.is_set():
-                items = sample.items(size, start=self._first + self.sent)
+                items = sample.items(size, start=self._first + self.count_of_items)
                 _post(self._server, b"\n".join(map(orjson.dumps, items)))
-                self.sent += size
+                self.count_of_items += size
                 if self._is_steady:
                     due += STEADY_PAUSE
                     self._stop.wait(max(due - time.perf_counter(), 0))

@@ -417,19 +417,19 @@ class FacetColumns:
         """
         if not await self._is_current():
             return {}
-        kept = self._shown_values
-        if kept is not None and time.monotonic() < self._shown_until and kept.follow(self.table.shown_changes):
-            return kept.by_property(self.dictionaries)
+        counts = self._shown_values
+        if counts is not None and time.monotonic() < self._shown_until and counts.follow(self.table.shown_changes):
+            return counts.by_property(self.dictionaries)
         dictionaries, until = self.dictionaries, time.monotonic() + SHOWN_SECONDS
 
         def count() -> tuple[ShownValues, ValuesByProperty]:
             with self._gate.reading():
-                counted = ShownValues(self.table, most)
-                return counted, counted.by_property(dictionaries)
+                anew = ShownValues(self.table, most)
+                return anew, anew.by_property(dictionaries)
 
-        counted, values = await threads.run(count)
+        anew, values = await threads.run(count)
         if self.dictionaries is dictionaries:  # they were not loaded again meanwhile
-            self._shown_values, self._shown_until = counted, until
+            self._shown_values, self._shown_until = anew, until
         return values
 
     async def _understand(self, conn: Connection, question: PageQuestion) -> Understood | None:

@@ -36,7 +36,7 @@ class ShownValues:
             rows = numbers[keys == key] if len(table.collections) > 1 else numbers
             for place in range(PLACES):
                 budget.checkpoint()
-                codes, counts = _counted(table.place(place)[rows])
+                codes, counts = _code_counts(table.place(place)[rows])
                 if len(codes):
                     is_few = len(codes) <= most
                     self._counts[key, place] = dict(zip(codes, counts, strict=True)) if is_few else None
@@ -58,7 +58,7 @@ class ShownValues:
         counts = self._counts.setdefault(at, {})
         if counts is None:
             return
-        for code, count in zip(*_counted(codes), strict=True):
+        for code, count in zip(*_code_counts(codes), strict=True):
             counts[code] = counts.get(code, 0) + sign * count
             if not counts[code]:
                 del counts[code]
@@ -82,7 +82,7 @@ class ShownValues:
         return values
 
 
-def _counted(codes: Array) -> tuple[list[int], list[int]]:
+def _code_counts(codes: Array) -> tuple[list[int], list[int]]:
     """Return the codes of a dictionary that rows have, in their order, and how many have each."""
     if len(codes) < FEW_ROWS:
         present, counts = np.unique(codes, return_counts=True)

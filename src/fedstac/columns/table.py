@@ -91,22 +91,22 @@ class ShownChanges:
     def __init__(self) -> None:
         self.count = 0  # rows so far
         self._entries: deque[ShownChange] = deque()
-        self._forgotten = 0  # of `count`
+        self._first_count = 0  # of `count`: what came before is forgotten
 
-    def note(self, sign: int, collections: Array, codes: Array, chosen: Mask) -> None:
-        """Note those of the rows that are chosen."""
-        if not chosen.any():
+    def note(self, sign: int, collections: Array, codes: Array, which: Mask) -> None:
+        """Note some of the rows."""
+        if not which.any():
             return
-        self.count += int(np.count_nonzero(chosen))
+        self.count += int(np.count_nonzero(which))
         self._entries.append(
-            ShownChange(self.count, sign, collections[chosen].astype(np.int32), codes[:, chosen].astype(np.int32))
+            ShownChange(self.count, sign, collections[which].astype(np.int32), codes[:, which].astype(np.int32))
         )
-        while self.count - self._forgotten > MOST_SHOWN_CHANGES:
-            self._forgotten = self._entries.popleft().through
+        while self.count - self._first_count > MOST_SHOWN_CHANGES:
+            self._first_count = self._entries.popleft().through
 
     def since(self, count: int) -> list[ShownChange] | None:
         """Return what came after the first `count` rows; None where some of it is forgotten."""
-        if count < self._forgotten:
+        if count < self._first_count:
             return None
         return [entry for entry in self._entries if entry.through > count]
 

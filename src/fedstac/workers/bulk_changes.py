@@ -238,7 +238,7 @@ async def work_off(node: Node, conn: Connection, stop: asyncio.Event) -> bool:
             await _attempt(node, conn, job)
             seconds = time.perf_counter() - started
             share = SHARE_BESIDE_OTHERS if await queue.are_waiting(conn) else SHARE
-            await pause(stop, min(seconds * (1 / share - 1), LONGEST_PAUSE))
+            await pause(stop, supervision.rest_seconds(seconds, share))
     return is_leader
 
 
