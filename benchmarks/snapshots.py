@@ -15,7 +15,7 @@ import orjson
 
 from benchmarks import corpus, report, servers
 from benchmarks.servers import COLLECTION, say
-from fedstac import bootstrap, publication
+from fedstac import bootstrap, collection_writing
 from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
 from fedstac.workers import snapshot_files, snapshot_loading, snapshots
@@ -55,7 +55,7 @@ def run(*, count: int, rounds: int) -> None:
 async def _write(dsn: str, lines: Path, files: Path) -> None:
     async with bootstrap.node(Settings(dsn=dsn, node="bench", _env_file=None)) as node:
         async with node.pool.acquire() as conn:
-            writer = publication.CollectionWriter(conn, "bench", "bench", node.collection_schema)
+            writer = collection_writing.CollectionWriter(conn, "bench", "bench", node.collection_schema)
             await writer.create(sample.collection(COLLECTION))
         conn = await asyncpg.connect(dsn)
         try:

@@ -18,7 +18,7 @@ import httpx
 import orjson
 import pytest
 
-from fedstac import publication
+from fedstac import applying, publication
 from fedstac.api.app import TABLE
 from fedstac.api.writing import refusals
 from fedstac.db import audit, nodes, own_groups, people, requests
@@ -26,7 +26,7 @@ from fedstac.db.audit import RowFilter
 from fedstac.db.connections import Connection
 from fedstac.db.own_groups import GroupRole
 from fedstac.domain import events
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.publish import Publish
@@ -37,7 +37,6 @@ from fedstac.domain.documents import ItemTexts
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import Lineage, World
 from fedstac.domain.patching import JsonPatch
-from fedstac.publication import Work
 from tests.api import matrix
 from tests.api.matrix import Cell, Dataset
 from tests.api.stored import everything
@@ -141,7 +140,7 @@ async def make_datasets(conn: Connection, about: Mapping[Cell, Dataset]) -> None
     assert [receipt.problem for receipt in receipts if receipt.problem] == []
     async with conn.transaction():
         foreign = [announced(dataset) for dataset, state in wanted.items() if state == matrix.FOREIGN]
-        await publication.apply(conn, foreign)
+        await applying.apply(conn, foreign)
         await nodes.move(conn, nodes.INDEX, "north", Cursor(1, 1))
 
 

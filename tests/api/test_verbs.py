@@ -20,11 +20,11 @@ from fedstac.api.writing.admission import AcceptedRequest, EarlierRequest
 from fedstac.api.writing.answers import DryRun, NoChange
 from fedstac.api.writing.changes import DatasetAction
 from fedstac.api.writing.options import WriteOptions
+from fedstac.collection_writing import CollectionWriter
 from fedstac.db.requests import Key
 from fedstac.demo import sample
 from fedstac.domain.errors import MissingPermission, StacInvalid
 from fedstac.domain.policy import Principal
-from fedstac.publication import CollectionWriter
 from fedstac.settings import Settings
 from fedstac.workers import publisher, roles
 

@@ -13,15 +13,15 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from fedstac import bootstrap, publication
+from fedstac import applying, bootstrap, publication
 from fedstac.bootstrap import Node
 from fedstac.db import audit, connections, feed, invariants, nodes, queue, records, requests
 from fedstac.db.connections import Connection
 from fedstac.domain import events
+from fedstac.domain.actions import Work
 from fedstac.domain.events import Cursor, DatasetEvent
 from fedstac.domain.model import Record
 from fedstac.identity.policy_files import Policies
-from fedstac.publication import Work
 from fedstac.settings import Settings
 from fedstac.workers import publisher
 from tests.db import writing
@@ -142,7 +142,7 @@ class Catalogue:
         for page in pages:
             chance.shuffle(page)
             async with self.east.transaction():
-                await publication.apply(self.east, page)
+                await applying.apply(self.east, page)
             assert await self.east.fetch(TWO_LATEST) == []
         await nodes.move(self.east, nodes.INDEX, "west", Cursor(1, self.entries[-1].pos))
 

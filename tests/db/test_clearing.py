@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from fedstac import publication
+from fedstac import applying, publication
 from fedstac.bootstrap import Node
 from fedstac.db import feed, grant_rights, invariants
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain import events
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.clear import Clear, Rebuild
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.target import Target
 from fedstac.domain.model import Draft, Outcome, Receipt
-from fedstac.publication import Work
 from tests.db import writing
 from tests.db.writing import ANNA
 
@@ -79,10 +79,10 @@ async def test_a_consumer_ends_as_its_origin_in_whatever_order_events_come(
     await writing.sequence_all(conn)
     [*collections, first, second, third, fourth] = await writing.whole_feed(conn)
     async with east.transaction():
-        await publication.apply(east, collections)
+        await applying.apply(east, collections)
     for n in order:
         async with east.transaction():
-            await publication.apply(east, [[first, second, third, fourth][n]])
+            await applying.apply(east, [[first, second, third, fourth][n]])
     assert await writing.stored(east) == await writing.stored(conn)
     assert await writing.searched(east) == {}
     assert await feed.digests(east, "west") == await feed.digests(conn, "west")
@@ -97,7 +97,7 @@ async def test_readers_of_a_consumer_that_applies_both_events_together_never_mis
     log = await writing.whole_feed(conn)
     for page in (log[:-2], log[-2:]):
         async with east.transaction():
-            await publication.apply(east, page)
+            await applying.apply(east, page)
     assert await writing.searched(east) == {DRAFT.id: True}
 
 

@@ -11,14 +11,13 @@ from fedstac.bootstrap import Node
 from fedstac.db import deletions, invariants
 from fedstac.db.connections import Connection
 from fedstac.domain import deletion
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Conflict, DeletionNotReady
 from fedstac.domain.model import Outcome, Receipt
 from fedstac.domain.policy import Policy
-from fedstac.publication import Work
 from fedstac.workers import deleting, publisher
 from fedstac.workers import deletions as manager
 from fedstac.workers.deleting import Caller

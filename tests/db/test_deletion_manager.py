@@ -20,13 +20,13 @@ from fedstac.db import deletion_lists, deletions
 from fedstac.db.connections import Connection
 from fedstac.db.deletion_lists import DeletionFilter, ListOrder, OpenStand, Sight
 from fedstac.domain import deletion
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.quarantine import Quarantine
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import DeletionNotReady
 from fedstac.domain.policy import DELETION_MANAGER, Policy, Principal
-from fedstac.publication import Work
 from fedstac.workers import deleting, publisher
 from fedstac.workers import deletions as manager
 from fedstac.workers.deleting import Caller

@@ -27,6 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from fedstac import publication
 from fedstac.db import deletions
 from fedstac.domain import actions, deletion, deletion_reports
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.deletion import Deletion, DeletionState
@@ -34,7 +35,6 @@ from fedstac.domain.errors import MissingPermission
 from fedstac.domain.model import Draft, Outcome, Record
 from fedstac.domain.policy import Policy, Principal
 from fedstac.domain.vocabulary import DatasetName
-from fedstac.publication import Work
 from fedstac.runtime import failpoints
 from fedstac.workers import deleting, statuses
 from fedstac.workers import deletions as manager

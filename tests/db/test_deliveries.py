@@ -11,15 +11,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedstac import publication
+from fedstac import applying, publication
 from fedstac.bootstrap import Node
 from fedstac.db import nodes
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.events import Cursor, DatasetEvent, Event
-from fedstac.publication import Work
 from tests.db import writing
 from tests.db.writing import ANNA, Connect, Item
 
@@ -74,7 +74,7 @@ async def deliver_in_many_ways(
     """Deliver the log in so many ways; return how many events that were."""
     datasets: list[Event] = [event for event in log if isinstance(event, DatasetEvent)]
     async with east.transaction():
-        await publication.apply(east, [event for event in log if not isinstance(event, DatasetEvent)])
+        await applying.apply(east, [event for event in log if not isinstance(event, DatasetEvent)])
     await nodes.move(east, nodes.INDEX, "west", Cursor(1, len(log)))
     count = 0
     for seed in range(SEED, SEED + ways):
@@ -83,7 +83,7 @@ async def deliver_in_many_ways(
         trial = east.transaction()
         await trial.start()
         for page in delivery(datasets, chance):
-            await publication.apply(east, page)
+            await applying.apply(east, page)
             delivered_events += page
             count += len(page)
             assert await east.fetch(TWO_LATEST) == [], f"seed {seed}"

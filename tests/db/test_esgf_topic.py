@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fedstac import publication
+from fedstac import applying
 from fedstac.bootstrap import Node
 from fedstac.db import nodes
 from fedstac.db.connections import Connection
@@ -306,7 +306,7 @@ def random_log(chance: random.Random) -> dict[str, list[bytes]]:
 async def take(node: Node, conn: Connection, log: dict[str, list[bytes]], chance: random.Random) -> list[Any]:
     """Return what is shown after a topic came in one of its orders, in pages of any size, with repeats."""
     async with conn.transaction():
-        await publication.forget(conn, "esgf", before_epoch=following.BEYOND_ALL)
+        await applying.forget(conn, "esgf", before_epoch=following.BEYOND_ALL)
         await nodes.forget_progress(conn, nodes.INDEX, "esgf")
     queues = {name: list(steps) for name, steps in log.items()}
     values: list[bytes] = []

@@ -8,12 +8,12 @@ import orjson
 import psycopg
 import pytest
 
-from fedstac import publication, settings
+from fedstac import applying, publication, settings
 from fedstac.bootstrap import Node
 from fedstac.db import facets, feed, migrations
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded, sample
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
@@ -51,7 +51,7 @@ async def agree(conn: Connection) -> list[dict[str, Any]]:
 
 
 async def perform(conn: Connection, *commands: Command) -> None:
-    work = [publication.Work(command, "anna", "test") for command in commands]
+    work = [Work(command, "anna", "test") for command in commands]
     for receipt in await publication.perform(conn, writing.RULES, work):
         assert receipt.problem is None, receipt.problem
 
@@ -180,7 +180,7 @@ async def test_a_batch_that_is_rolled_back_leaves_no_code_in_memory(connect: Con
 async def test_rows_of_forgotten_datasets_go_and_say_so(west: Node, connect: Connect) -> None:
     conn = await connect()
     await writing.publish(conn, *sample.items(5))
-    assert await publication.forget(conn, "west", before_epoch=2) == 5
+    assert await applying.forget(conn, "west", before_epoch=2) == 5
     unseen = "SELECT count(*) FROM fedstac.facet WHERE shown = 0"
     assert (await conn.fetchval(unseen), await facets.remove_forgotten(conn)) == (5, 0)
     before = await conn.fetchval("SELECT pg_current_snapshot()::text")

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from fedstac import publication
+from fedstac import consequences, publication
 from fedstac.bootstrap import Node
 from fedstac.db import file_marks, migrations
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain import crosschecks
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Severity
 from fedstac.domain.model import Outcome, Receipt
-from fedstac.publication import Work
 from tests.db import writing
 from tests.db.writing import ANNA, Connect
 from tests.support.places import REPOSITORY
@@ -141,7 +141,7 @@ async def test_a_mark_is_noted_for_so_many_datasets_and_no_more(conn: Connection
     items = sample.items(12, versions=1, seed=3)
     for item in items:
         [receipt] = await writing.publish(conn, with_files_of(item, ITEM))
-        assert len(receipt.findings) <= publication.MOST_NAMED
+        assert len(receipt.findings) <= consequences.MOST_NAMED
     marks = crosschecks.marks(writing.draft(ITEM).text)
     holders = await file_marks.holders(conn, marks)
     assert len(holders) == file_marks.MOST_HOLDERS * len(marks)

@@ -12,7 +12,7 @@ import asyncpg
 import orjson
 import pytest
 
-from fedstac import bootstrap, publication
+from fedstac import applying, bootstrap
 from fedstac.bootstrap import Node
 from fedstac.db import vocabularies
 from fedstac.db.connections import Connection
@@ -408,15 +408,15 @@ async def test_a_source_that_lost_what_is_applied_here_and_has_no_new_epoch_is_n
 
 def failing_apply(monkeypatch: pytest.MonkeyPatch, fails: Callable[[list[str]], Exception | None]) -> None:
     """Make the application of events raise what `fails` makes of their datasets."""
-    apply = publication.apply
+    apply = applying.apply
 
-    async def failing(conn: Connection, page: Sequence[events.Event]) -> publication.PageResult:
+    async def failing(conn: Connection, page: Sequence[events.Event]) -> applying.PageResult:
         error = fails([event.record.id for event in page if isinstance(event, events.DatasetEvent)])
         if error is not None:
             raise error
         return await apply(conn, page)
 
-    monkeypatch.setattr(publication, "apply", failing)
+    monkeypatch.setattr(applying, "apply", failing)
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), asyncpg.InternalServerError("x"), asyncpg.UndefinedTableError("x")])

@@ -16,7 +16,7 @@ from fedstac.db.connections import Connection
 from fedstac.db.feed import EventFilter
 from fedstac.db.grants import NewGrant
 from fedstac.demo import embedded
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
@@ -25,7 +25,6 @@ from fedstac.domain.grants import PASSAGE, GrantScope, GrantTarget
 from fedstac.domain.patching import MergePatch
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import ChangeKind, Subscriber, SubscriberEvent, SubscriptionFilter
-from fedstac.publication import Work
 from fedstac.runtime import failpoints
 from fedstac.workers import delivering, grant_turns, subscribing
 from fedstac.workers.subscribing import SubscriptionWish

@@ -15,14 +15,13 @@ from fedstac.bootstrap import Node
 from fedstac.db import connections, grant_lists, grant_rights, grants, invariants, people
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import ItemDeleted, MarkedForDeletion
 from fedstac.domain.grants import GrantScope, GrantTarget
-from fedstac.publication import Work
 from fedstac.workers import granting
 from fedstac.workers.deleting import Caller
 from tests.db import writing

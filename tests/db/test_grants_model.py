@@ -17,7 +17,7 @@ from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import grant_rights, invariants
 from fedstac.db.connections import Connection
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.clear import Clear
 from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark, Unmark
@@ -26,7 +26,6 @@ from fedstac.domain.actions.quarantine import Quarantine, Release
 from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.grants import GrantScope, GrantTarget
-from fedstac.publication import Work
 from fedstac.workers import granting
 from fedstac.workers.deleting import Caller
 from tests.db import writing

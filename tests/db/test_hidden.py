@@ -11,7 +11,7 @@ import pytest
 from fedstac import publication
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.publish import Publish
@@ -22,7 +22,6 @@ from fedstac.domain.groups import Entitlement, Identity, Right, Scope
 from fedstac.domain.patching import MergePatch, WithoutNode
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import ParsedVocabularies
-from fedstac.publication import Work
 from tests.db import writing
 from tests.db.writing import ANNA, Connect
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from fedstac import publication
+from fedstac import applying, publication
 from fedstac.bootstrap import Node
 from fedstac.db import invariants
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.events import Event
-from fedstac.publication import Work
 from tests.db import writing
 from tests.db.writing import ANNA, Connect, Item
 
 [ITEM] = sample.items(1)
 
 
-async def deliver(conn: Connection, page: list[Event]) -> publication.PageResult:
+async def deliver(conn: Connection, page: list[Event]) -> applying.PageResult:
     async with conn.transaction():
-        return await publication.apply(conn, page)
+        return await applying.apply(conn, page)
 
 
 async def retract(conn: Connection, item: Item) -> None:
@@ -74,6 +74,6 @@ async def test_a_log_that_is_told_anew_makes_its_claims_anew(east: Connection, w
     await writing.sequence_all(origin)
     log = await writing.whole_feed(origin)
     await deliver(east, log)
-    await publication.forget(east, "west", before_epoch=2**62)
+    await applying.forget(east, "west", before_epoch=2**62)
     await deliver(east, log[:3])
     assert await writing.searched(east) == {writing.version(ITEM, 20200101)["id"]: True}

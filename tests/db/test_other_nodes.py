@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from fedstac import publication
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Problem
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
-from fedstac.publication import Work
 from tests.db import edits, writing
 from tests.db.catalogue import Catalogue, Ground
 from tests.db.edits import NODES, SentEdit

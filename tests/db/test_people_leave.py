@@ -13,6 +13,7 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
+from fedstac.collection_writing import CollectionWriter
 from fedstac.db import (
     audit,
     bulks,
@@ -43,7 +44,7 @@ from fedstac.domain.groups import Identity
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import DELETION_MANAGER, Principal
 from fedstac.domain.reconcile import LoadMode
-from fedstac.publication import ClaimLost, CollectionWriter
+from fedstac.publication import ClaimLost
 from fedstac.runtime import failpoints
 from fedstac.workers import bulk_changes, cascading, publisher
 from fedstac.workers.bulk_changes import BulkRequest

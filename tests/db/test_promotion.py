@@ -9,12 +9,12 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from fedstac import publication
+from fedstac import applying, publication
 from fedstac.bootstrap import Node
 from fedstac.db import invariants, records
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.retract import Reinstate, Retract
@@ -23,7 +23,6 @@ from fedstac.domain.events import DatasetEvent, Event
 from fedstac.domain.model import Outcome, Record
 from fedstac.domain.patching import JsonPatch
 from fedstac.domain.policy import Policy
-from fedstac.publication import Work
 from tests.db import writing
 from tests.db.writing import ANNA, Connect, version
 
@@ -64,7 +63,7 @@ async def test_the_version_before_is_latest_again_everywhere(west: Node, east: C
     assert orjson.loads(events)["data"]["document"]["id"] == OLD["id"]
     await writing.sequence_all(conn)
     async with east.transaction():
-        await publication.apply(east, await writing.whole_feed(conn))
+        await applying.apply(east, await writing.whole_feed(conn))
     assert await latest_of(east) == await latest_of(conn)
     assert await writing.searched(east) == await writing.searched(conn)
 
@@ -135,11 +134,11 @@ async def test_a_batch_does_what_its_steps_do_one_by_one_and_any_order_of_events
     page: list[Event] = [*datasets, *chance.sample(datasets, len(datasets) // 3)]
     chance.shuffle(page)
     async with east.transaction():
-        await publication.apply(east, [event for event in log if not isinstance(event, DatasetEvent)])
+        await applying.apply(east, [event for event in log if not isinstance(event, DatasetEvent)])
     while page:
         size = chance.choice((1, 3, 40))
         async with east.transaction():
-            await publication.apply(east, page[:size])
+            await applying.apply(east, page[:size])
         page = page[size:]
     assert await writing.stored(east) == await writing.stored(conn)
     assert await writing.searched(east) == await writing.searched(conn)

@@ -14,7 +14,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import nodes, purging
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded, sample
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.delete import Delete, Purge
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.target import Target
@@ -41,7 +41,7 @@ async def act(conn: Connection, commands: list[Command], name: str, chunk: int, 
     started = processor_seconds(conn)
     for start in range(0, len(commands), chunk):
         part = commands[start : start + chunk]
-        work = [publication.Work(command, "anna", name) for command in part]
+        work = [Work(command, "anna", name) for command in part]
         receipts = await publication.perform(conn, writing.RULES, work)
         assert {receipt.outcome for receipt in receipts} == {outcome}, receipts[0]
     return processor_seconds(conn) - started

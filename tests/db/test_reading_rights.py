@@ -16,7 +16,7 @@ from fedstac.db.connections import Connection
 from fedstac.db.subscription_events import MissedEvent
 from fedstac.domain import events
 from fedstac.domain import grants as grant_rules
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark
@@ -27,7 +27,6 @@ from fedstac.domain.grants import GrantScope, GrantTarget
 from fedstac.domain.patching import MergePatch
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import ChangeKind, Subscriber, SubscriptionFilter
-from fedstac.publication import Work
 from fedstac.workers import delivering, subscribing
 from tests.db import writing
 from tests.db.writing import ANNA

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from fedstac import bootstrap, publication
+from fedstac import applying, bootstrap, collection_writing
 from fedstac.bootstrap import Node
 from fedstac.db import collections, connections, feed, invariants, nodes, parked
 from fedstac.db.connections import Connection
@@ -61,7 +61,7 @@ def announcement(origin: str, title: str | None, seq: int = 1, *, collection: st
 
 async def apply(conn: Connection, *page: CollectionEvent) -> int:
     async with conn.transaction():
-        return (await publication.apply(conn, page)).applied_count
+        return (await applying.apply(conn, page)).applied_count
 
 
 async def shown(conn: Connection) -> str | None:
@@ -128,7 +128,7 @@ async def test_a_node_announces_its_own_word_only(east: Node, conn: Connection) 
     await apply(conn, announcement("west", "west's"), announcement("north", "north's"))
     assert [each.origin for each in await collections.of_origin(conn, "west")] == ["west"]
     assert await collections.of_origin(conn, "east") == []
-    writer = publication.CollectionWriter(conn, "east", "anna", east.collection_schema)
+    writer = collection_writing.CollectionWriter(conn, "east", "anna", east.collection_schema)
     with pytest.raises(errors.ForeignOrigin, match="north, west"):
         await writer.replace("CMIP6", sample.collection())
 
@@ -188,7 +188,7 @@ async def test_collections_that_several_origins_announce_at_once_are_all_here(ea
                 announcement("south", "south's", collection="c3"),
                 announcement("south", "south's", collection="own"),
             )
-            await publication.forget(conn, "south", before_epoch=2)
+            await applying.forget(conn, "south", before_epoch=2)
 
     await asyncio.gather(follow_origin("west"), follow_origin("north"), rebuild())
     async with east.pool.acquire() as conn:
@@ -203,14 +203,14 @@ async def test_forgetting_one_origin_leaves_what_is_the_others(east: Node, conn:
     first, second = sample.items(2)
     await follow(east, source(east, "west", [first]))
     await follow(east, source(east, "north", [second]))
-    await publication.forget(conn, "north", before_epoch=following.BEYOND_ALL)
+    await applying.forget(conn, "north", before_epoch=following.BEYOND_ALL)
     assert await ids_by_origin(conn) == {"west": [first["id"]]}
     assert await shown(conn) == "west"
     await follow(east, source(east, "north", [second]))
-    await publication.forget(conn, "west", before_epoch=following.BEYOND_ALL)
+    await applying.forget(conn, "west", before_epoch=following.BEYOND_ALL)
     assert await ids_by_origin(conn) == {"north": [second["id"]]}
     assert await shown(conn) == "north"
-    await publication.forget(conn, "north", before_epoch=following.BEYOND_ALL)
+    await applying.forget(conn, "north", before_epoch=following.BEYOND_ALL)
     assert (await ids_by_origin(conn), await shown(conn)) == ({}, None)
 
 
@@ -222,7 +222,7 @@ async def test_the_partition_stays_for_datasets_whose_origin_has_not_told_of_the
     quiet = source(east, "north", [second])
     quiet.entries.pop(0)
     await follow(east, quiet)
-    await publication.forget(conn, "west", before_epoch=following.BEYOND_ALL)
+    await applying.forget(conn, "west", before_epoch=following.BEYOND_ALL)
     assert await ids_by_origin(conn) == {"north": [second["id"]]}
     await follow(east, source(east, "west", [first]))
     assert await shown(conn) == "west"
@@ -242,15 +242,15 @@ async def test_an_origin_is_forgotten_part_by_part(
     east: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its datasets go in transactions of a few lineages each; the others' stay."""
-    monkeypatch.setattr(publication, "PART_RECORDS", 7)
+    monkeypatch.setattr(applying, "PART_RECORDS", 7)
     items = list(sample.items(40, versions=1))
     await follow(east, source(east, "west", items[:30]))
     await follow(east, source(east, "north", items[30:]))
-    await publication.forget_in_parts(conn, "west", before_epoch=following.BEYOND_ALL)
+    await applying.forget_in_parts(conn, "west", before_epoch=following.BEYOND_ALL)
     assert list(await ids_by_origin(conn)) == ["north"]
     changes = await conn.fetchval("SELECT count(DISTINCT changed) FROM fedstac.facet WHERE shown = 0")
     assert changes == 5
-    await publication.forget(conn, "west", before_epoch=following.BEYOND_ALL)
+    await applying.forget(conn, "west", before_epoch=following.BEYOND_ALL)
     assert await invariants.check(conn) == []
 
 
@@ -271,7 +271,7 @@ async def test_a_lineage_may_be_forgotten_while_another_origin_waits_for_it(east
     await follow(east, source(east, "west", [common]))
     watching = await connections.connect(east.settings.dsn)
     async with conn.transaction():
-        await publication.forget(conn, "west", before_epoch=following.BEYOND_ALL)
+        await applying.forget(conn, "west", before_epoch=following.BEYOND_ALL)
         waiting = asyncio.create_task(follow(east, source(east, "north", [common])))
         async with asyncio.timeout(PATIENCE):
             while not await watching.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
@@ -291,7 +291,7 @@ async def test_origins_that_are_taken_anew_at_the_same_time_do_not_hold_up_each_
     async def take_anew(origin: str) -> None:
         for epoch in range(1, 9):
             async with east.pool.acquire() as own:
-                await publication.forget(own, origin, before_epoch=following.BEYOND_ALL)
+                await applying.forget(own, origin, before_epoch=following.BEYOND_ALL)
             await follow(east, source(east, origin, sources[origin], epoch=epoch))
 
     await asyncio.gather(*map(take_anew, sources))

@@ -15,11 +15,11 @@ from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.delete import Delete, Purge
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.target import Target
 from fedstac.domain.model import Outcome
-from fedstac.publication import Work
 from tests.db import writing
 from tests.db.writing import ANNA, Item
 

@@ -12,11 +12,12 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from fedstac import bootstrap, publication
+from fedstac import applying, bootstrap, publication
 from fedstac.bootstrap import Node
 from fedstac.db import feed, invariants, nodes
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.retract import Retract
@@ -50,9 +51,9 @@ async def origin(west: Node, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[C
         drafts = [writing.draft(item) for item in items]
         targets = [Target("CMIP6", draft.id, draft.lineage) for draft in drafts]
         await publication.perform(conn, writing.RULES, [
-            *(publication.Work(Retract(target, ANNA, {"reason": "wrong units"}), "anna", "retract")
+            *(Work(Retract(target, ANNA, {"reason": "wrong units"}), "anna", "retract")
               for target in targets[:5]),
-            *(publication.Work(Mark(target, ANNA), "anna", "mark") for target in targets[5:8]),
+            *(Work(Mark(target, ANNA), "anna", "mark") for target in targets[5:8]),
         ])  # fmt: skip
         await writing.sequence_all(conn)
         yield conn
@@ -160,10 +161,10 @@ async def delete_one(conn: Connection) -> str:
     row = await conn.fetchrow("SELECT collection, id, lineage FROM fedstac.record WHERE state = 'published' LIMIT 1")
     assert row is not None
     target = Target(row["collection"], row["id"], row["lineage"])
-    await publication.perform(conn, writing.RULES, [publication.Work(Mark(target, ANNA), "anna", "mark")])
+    await publication.perform(conn, writing.RULES, [Work(Mark(target, ANNA), "anna", "mark")])
     await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at - interval '1 second'")
     await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'waived'")
-    work = publication.Work(Delete(target, ANNA), "anna", "delete")
+    work = Work(Delete(target, ANNA), "anna", "delete")
     [receipt] = await publication.perform(conn, writing.RULES, [work])
     assert receipt.problem is None, receipt.problem
     await writing.sequence_all(conn)
@@ -230,7 +231,7 @@ async def test_a_writer_that_died_goes_on_after_its_last_part(
     async with empty.pool.acquire() as conn:
         rest = [event for event in await writing.whole_feed(origin) if event.cursor and event.cursor > manifest.cursor]
         async with conn.transaction():
-            await publication.apply(conn, rest)
+            await applying.apply(conn, rest)
     await assert_equal(empty, origin)
 
 
@@ -240,13 +241,13 @@ async def test_a_loader_that_died_three_times_goes_on_and_loads_nothing_twice(
     await snapshots.write(west, tmp_path)
     loaded: list[int] = []
 
-    async def counted(conn: Connection, name: str, datasets: list[object]) -> publication.PageResult:
+    async def counted(conn: Connection, name: str, datasets: list[object]) -> applying.PageResult:
         result = await original(conn, name, datasets)  # type: ignore[arg-type]
         loaded.append(len(datasets))
         return result
 
-    original = publication.load
-    monkeypatch.setattr(publication, "load", counted)
+    original = applying.load
+    monkeypatch.setattr(applying, "load", counted)
     for name, nth in (("snapshot.written", 1), ("snapshot.loaded", 2), ("snapshot.written", 3)):
         die_at(name, nth)
         with pytest.raises(Died):

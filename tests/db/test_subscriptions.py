@@ -16,7 +16,7 @@ from fedstac.db.grants import NewGrant
 from fedstac.db.subscription_events import Postponement
 from fedstac.db.subscriptions import NewSubscription
 from fedstac.domain import events
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.target import Target
@@ -26,7 +26,6 @@ from fedstac.domain.grants import GIVEN, GrantScope, GrantTarget
 from fedstac.domain.patching import MergePatch
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import ChangeKind, Subscriber, SubscriptionFilter
-from fedstac.publication import Work
 from fedstac.workers import delivering
 from tests.db import writing
 from tests.db.writing import ANNA

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from fedstac import bootstrap, publication
+from fedstac import applying, bootstrap, publication
 from fedstac.bootstrap import Node
 from fedstac.db import collections, feed, invariants, nodes, queue, requests
 from fedstac.db.connections import Connection
@@ -308,9 +308,9 @@ async def east(make_database: Callable[[], str]) -> AsyncIterator[Connection]:
         yield conn
 
 
-async def deliver(conn: Connection, page: list[Event]) -> publication.PageResult:
+async def deliver(conn: Connection, page: list[Event]) -> applying.PageResult:
     async with conn.transaction():
-        return await publication.apply(conn, page)
+        return await applying.apply(conn, page)
 
 
 async def test_a_replay_is_equal_and_a_second_one_changes_nothing(

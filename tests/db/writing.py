@@ -16,20 +16,21 @@ from uuid import uuid4
 
 import orjson
 
-from fedstac import publication
+from fedstac import collection_writing, publication
 from fedstac.bootstrap import Node
 from fedstac.db import connections, facets, feed, invariants, requests
 from fedstac.db.connections import Connection
 from fedstac.db.invariants import Violation
 from fedstac.demo import sample
 from fedstac.domain import documents, events
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.documents import ItemTexts
 from fedstac.domain.events import Cursor, DatasetEvent, Event
 from fedstac.domain.model import NO_CLAIM, Draft, LatestClaim, Receipt
 from fedstac.domain.policy import Policy, Principal
 from fedstac.domain.vocabulary import DatasetName, name_of
-from fedstac.publication import NodeRules, Work
+from fedstac.publication import NodeRules
 from fedstac.vocabularies.checker import open_checker
 from tests.support.waiting import PATIENCE
 
@@ -97,7 +98,7 @@ async def prepare(conn: Connection, *items: Item) -> None:
 async def create_collections(node: Node, *names: str) -> None:
     async with node.pool.acquire() as conn:
         for name in names:
-            writer = publication.CollectionWriter(conn, node.settings.node, "anna", node.collection_schema)
+            writer = collection_writing.CollectionWriter(conn, node.settings.node, "anna", node.collection_schema)
             await writer.create(sample.collection(name))
 
 

@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from fedstac.bootstrap import Node
+from fedstac.collection_writing import CollectionWriter
 from fedstac.db import dead_letters, sinks
 from fedstac.db.cascades import CascadeOrder
 from fedstac.db.connections import Connection
@@ -23,7 +24,6 @@ from fedstac.domain import events
 from fedstac.domain.events import START, Cursor, EventFormat, LoggedEvent
 from fedstac.messaging.formats import Encoder, schema_of
 from fedstac.messaging.sinks import SinkTarget, cursors_of, open_sink, place_headers
-from fedstac.publication import CollectionWriter
 from fedstac.workers import auditing, cascading
 from tests.db import writing
 from tests.messaging import story

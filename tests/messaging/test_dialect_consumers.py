@@ -20,7 +20,7 @@ from fedstac.db import sinks
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain import patching, strict_json
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.clear import Clear, Rebuild
 from fedstac.domain.actions.delete import Delete, Purge
@@ -32,7 +32,6 @@ from fedstac.domain.actions.target import Target
 from fedstac.domain.events import EventFormat, LoggedEvent
 from fedstac.messaging.formats import KAFKA_PREFIX, Encoder, schema_of
 from fedstac.messaging.sinks import OutgoingEvent
-from fedstac.publication import Work
 from tests.db import writing
 from tests.db.writing import ANNA
 from tests.messaging.story import ERRATA

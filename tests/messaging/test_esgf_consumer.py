@@ -23,9 +23,9 @@ from fedstac.db.sinks import NewSink
 from fedstac.demo import sample
 from fedstac.demo.kafka import KafkaBroker
 from fedstac.domain import strict_json
+from fedstac.domain.actions import Work
 from fedstac.messaging.formats import EventFormat
 from fedstac.messaging.sources.addresses import read_addresses
-from fedstac.publication import Work
 from fedstac.settings import Settings
 from fedstac.workers import following, index_node
 from tests.db import writing

@@ -18,9 +18,9 @@ from fedstac.db.sinks import NewSink
 from fedstac.demo import sample
 from fedstac.demo.kafka import KafkaBroker
 from fedstac.domain import strict_json
+from fedstac.domain.actions import Work
 from fedstac.domain.events import EventFormat
 from fedstac.messaging.formats import KAFKA_PREFIX, PREFIX, Encoder
-from fedstac.publication import Work
 from tests.db import writing
 from tests.messaging import story
 from tests.messaging.relaying import relaying, sent_through

@@ -12,9 +12,9 @@ import pytest
 from fedstac import bootstrap, publication
 from fedstac.db import connections, facets
 from fedstac.demo.federation import Federation
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.policy import Principal
-from fedstac.publication import Work
 from fedstac.settings import Settings
 from tests.scenarios.watching import (
     Publisher,

@@ -13,13 +13,12 @@ from typing import Any
 from fedstac import publication
 from fedstac.db.connections import Connection
 from fedstac.domain import events
-from fedstac.domain.actions import Command
+from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.patching import MergePatch
-from fedstac.publication import Work
 from tests.db import writing
 
 COLLECTION = "plain"

@@ -13,16 +13,17 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
+from fedstac.collection_writing import CollectionWriter
 from fedstac.db import cascades, connections
 from fedstac.db.cascades import CascadeOrder
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.target import Target
 from fedstac.domain.cascade import Cascade
 from fedstac.domain.errors import CollectionClosing
 from fedstac.domain.model import Outcome
-from fedstac.publication import CollectionWriter, Work
 from fedstac.workers import cascading
 from tests.db import writing
 from tests.db.writing import ANNA

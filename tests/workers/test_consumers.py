@@ -125,18 +125,18 @@ async def test_a_fourth_role_follows_beside_an_index_node_in_one_database(
 
 KILLED_BY = """
 import os, signal, sys
-from fedstac import publication
+from fedstac import applying
 from fedstac.cli import main
 from fedstac.domain.events import DatasetEvent
 
-apply = publication.apply
+apply = applying.apply
 
 async def killing(conn, page):
     if any(isinstance(event, DatasetEvent) and event.record.id == {killer!r} for event in page):
         os.kill(os.getpid(), signal.SIGKILL)
     return await apply(conn, page)
 
-publication.apply = killing
+applying.apply = killing
 sys.argv = ["fedstac", "index-node"]
 main()
 """

@@ -20,14 +20,14 @@ import asyncpg
 import orjson
 import pytest
 
-from fedstac import bootstrap, publication
+from fedstac import applying, bootstrap, publication
 from fedstac.db import feed, grant_rights, invariants, load_comparison
 from fedstac.db import loads as stored_loads
 from fedstac.db.loads import LoadPart, StatedDataset
 from fedstac.demo import sample
 from fedstac.domain import strict_json
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.publish import Publish
-from fedstac.publication import Work
 from fedstac.settings import Settings
 from fedstac.workers import load_steps
 from tests.db import writing
@@ -252,7 +252,7 @@ async def _check_consumer(conn: asyncpg.Connection, dsn: str) -> None:
         while start < len(log):
             end = start + chance.choice((1, 7, 100, 500))
             async with there.transaction():
-                await publication.apply(there, log[start:end])
+                await applying.apply(there, log[start:end])
             start = end
         assert await writing.stored(there) == await writing.stored(conn)
         assert set(await writing.searched(there)) == set(await writing.searched(conn))

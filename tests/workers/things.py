@@ -6,10 +6,10 @@ from typing import Any
 
 from fedstac import publication
 from fedstac.db.connections import Connection
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.target import Target
 from fedstac.domain.patching import MergePatch
-from fedstac.publication import Work
 from tests.db import writing
 
 # An event of a dataset and a type is no longer one that the format `overview` can write.

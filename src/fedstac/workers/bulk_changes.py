@@ -27,7 +27,7 @@ from fedstac.db import audit, bulks, own_groups, queue
 from fedstac.db.bulks import Bulk, BulkResult, DatasetChoice, NewBulk, WaitingDataset
 from fedstac.db.connections import Connection
 from fedstac.domain import bulk
-from fedstac.domain.actions import command_of
+from fedstac.domain.actions import Work, command_of
 from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.bulk import MOST, BulkAction, BulkPreview, BulkWish, GroupKey, ShownDigest
 from fedstac.domain.errors import BadRequest, Conflict, Finding, InternalError, ItemDoesNotExist
@@ -35,7 +35,6 @@ from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import Outcome, Receipt, rfc3339
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import DatasetName
-from fedstac.publication import Work
 from fedstac.runtime import supervision
 from fedstac.runtime.causes import blames_nobody
 from fedstac.runtime.failpoints import failpoint

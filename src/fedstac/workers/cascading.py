@@ -14,16 +14,17 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
+from fedstac.collection_writing import CollectionWriter
 from fedstac.db import cascades, own_groups
 from fedstac.db.cascades import DueCascade
 from fedstac.db.connections import Connection
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.target import Target
 from fedstac.domain.cascade import CascadeState
 from fedstac.domain.errors import NotFound
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import DELETION_MANAGER, Principal
-from fedstac.publication import CollectionWriter, Work
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import pause

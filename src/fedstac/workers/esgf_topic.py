@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 import structlog
 
-from fedstac import publication
+from fedstac import applying
 from fedstac.bootstrap import Node
 from fedstac.db import collections, facets, nodes, parked, records
 from fedstac.db import esgf as kept
@@ -150,7 +150,7 @@ class EsgfHandler:
             for subject, last in outcome.editions.items()
             for edition in ((outcome.claims[subject],) if subject in outcome.claims else ()) + (last,)
         ]
-        result = await publication.apply(conn, datasets)
+        result = await applying.apply(conn, datasets)
         foreign = {
             f"{event.record.collection}/{event.record.id}"
             for event in result.foreign
@@ -171,7 +171,7 @@ class EsgfHandler:
         projects = {each.step.collection for each in steps if each.vocabulary is not None}
         missing = sorted(projects - set(await collections.names(conn))) if projects else []
         if missing:
-            await publication.apply(conn, [_collection(project, origin) for project in missing])
+            await applying.apply(conn, [_collection(project, origin) for project in missing])
             log.info("collections made for the projects of a topic", origin=origin, collections=missing)
 
     async def acknowledgeable(self, origin: str, applied_cursor: Cursor) -> Cursor:

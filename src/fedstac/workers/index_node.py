@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from fedstac import publication
+from fedstac import applying
 from fedstac.bootstrap import Node
 from fedstac.db import collections, facets, nodes, outbox
 from fedstac.db.connections import Connection
@@ -60,9 +60,9 @@ class IndexHandler:
     async def handle(self, conn: Connection, page: Page) -> HandledPage:
         """Apply events; those of foreign lineages are rejected."""
         parts = await deletion_parts.before(conn, self.consumer, page.events)
-        result = await publication.apply(conn, [page.readings[id(event)] for event in page.events])
+        result = await applying.apply(conn, [page.readings[id(event)] for event in page.events])
         if page.ends_snapshot:  # what the snapshot of a newer epoch did not list is gone at the origin
-            deletions = await publication.forget(conn, page.origin, before_epoch=page.cursor.epoch)
+            deletions = await applying.forget(conn, page.origin, before_epoch=page.cursor.epoch)
             log.info("snapshot complete", origin=page.origin, cursor=str(page.cursor), datasets_gone=deletions)
         following.log_applied(page, applied_count=result.applied_count, ignored_count=result.ignored_count)
         foreign = {id(event) for event in result.foreign}
@@ -124,8 +124,8 @@ async def rebuild(
             async with conn.transaction():  # first: whoever goes on after an interruption begins at the beginning
                 await nodes.forget_progress(conn, nodes.INDEX, name)
                 await nodes.move(conn, nodes.INDEX, name, events.START, snapshot="" if from_snapshot else None)
-            await publication.forget_in_parts(conn, name, before_epoch=BEYOND_ALL)
-            await publication.forget(conn, name, before_epoch=BEYOND_ALL)
+            await applying.forget_in_parts(conn, name, before_epoch=BEYOND_ALL)
+            await applying.forget(conn, name, before_epoch=BEYOND_ALL)
         if from_snapshot:
             await follower.take_snapshot("")
         quiet_seconds = 0

@@ -9,11 +9,12 @@ from typing import Final
 from fedstac import publication
 from fedstac.db import records
 from fedstac.db.connections import Connection
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.level import ApplyLevel
 from fedstac.domain.actions.target import Target
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal, read_level
-from fedstac.publication import NodeRules, Work
+from fedstac.publication import NodeRules
 
 PART: Final = 250  # datasets in one transaction
 

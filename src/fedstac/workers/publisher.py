@@ -17,13 +17,13 @@ from fedstac.bootstrap import Node
 from fedstac.db import audit, own_groups, queue, schema
 from fedstac.db.connections import Connection
 from fedstac.domain import events
-from fedstac.domain.actions import command_of
+from fedstac.domain.actions import Work, command_of
 from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.errors import Finding, InternalError, StacInvalid
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import UnknownVersion, name_of
-from fedstac.publication import ClaimLost, Work
+from fedstac.publication import ClaimLost
 from fedstac.runtime import metrics, supervision
 from fedstac.runtime.causes import Cause, OperatorsFault, blames_nobody, cause_of, was_ended_in_order
 from fedstac.runtime.failpoints import failpoint

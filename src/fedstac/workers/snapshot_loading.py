@@ -16,7 +16,7 @@ from typing import Final
 import orjson
 import structlog
 
-from fedstac import publication
+from fedstac import applying
 from fedstac.bootstrap import Node
 from fedstac.db import facets, nodes, own_reports
 from fedstac.db.connections import Connection
@@ -150,7 +150,7 @@ class _Loader:
             if any(not isinstance(event, CollectionEvent) or event.origin != origin for event in page):
                 raise SnapshotBroken(f"the part {part.name} has what is no collection of {origin}")
             async with self._node.pool.acquire() as conn, conn.transaction():
-                await publication.apply(conn, page)
+                await applying.apply(conn, page)
 
     async def _read(self, part: SnapshotPart) -> bytes:
         if part.size > LARGEST_BESIDE:
@@ -228,7 +228,7 @@ class _Loader:
         transaction = conn.transaction()
         await transaction.start()
         try:
-            result = await publication.load(conn, origin, datasets)
+            result = await applying.load(conn, origin, datasets)
             if result.foreign:
                 raise SnapshotBroken(
                     f"the part {group.part.name} has {len(result.foreign)} datasets that cannot be loaded: their "

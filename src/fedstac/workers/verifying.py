@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedstac import publication
+from fedstac import applying
 from fedstac.bootstrap import Node
 from fedstac.db import audit, feed, nodes, parked, records
 from fedstac.db.connections import Connection, Row
@@ -143,8 +143,8 @@ async def _repair(
     ]  # fmt: skip
     async with node.pool.acquire() as conn, conn.transaction():
         keys = await records.lineages_of(conn, collection, [place.id for place in surplus])
-        result = await publication.mend(
-            conn, publication.RepairOrder(state.origin, collection, entries, surplus=surplus, lineages=keys)
+        result = await applying.mend(
+            conn, applying.RepairOrder(state.origin, collection, entries, surplus=surplus, lineages=keys)
         )
         await parked.unpark(conn, nodes.INDEX, state.origin, [
             parked.SubjectPlace(f"{collection}/{event.record.id}", event.record.epoch, event.record.seq)

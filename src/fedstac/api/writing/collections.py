@@ -16,6 +16,7 @@ from fedstac.api.people import identity
 from fedstac.api.search import summaries
 from fedstac.api.writing import intake
 from fedstac.api.writing.options import is_dry_run, is_wanted
+from fedstac.collection_writing import CollectionWriter, WrittenCollection
 from fedstac.db import cascades, collections
 from fedstac.db.cascades import CascadeOrder
 from fedstac.db.collections import CollectionState
@@ -25,7 +26,6 @@ from fedstac.domain.collections import WARNINGS
 from fedstac.domain.errors import BadRequest, CollectionDoesNotExist, NotFound
 from fedstac.domain.groups import ANY
 from fedstac.domain.policy import Action, Resource
-from fedstac.publication import CollectionWriter, WrittenCollection
 
 
 async def get_collection(call: Call) -> Response:

@@ -20,6 +20,7 @@ from fedstac.api.writing.answers import DryRun
 from fedstac.api.writing.options import WriteOptions, options_of
 from fedstac.db import audit
 from fedstac.domain import difference, documents
+from fedstac.domain.actions import Work
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Finding, Problem
@@ -88,9 +89,9 @@ async def _rehearse(services: Services, caller: Principal, judged_body: intake.J
     targets = [Target(judged_body.collection, item.id, item.lineage) for item in valid_items]
     remaining, trials = iter(valid_items), list[Trial]()
 
-    def work_on(part: slice) -> list[publication.Work]:
+    def work_on(part: slice) -> list[Work]:
         commands = [_command(item, judged_body, caller, only_new=only_new) for item in valid_items[part]]
-        return [publication.Work(command, caller.name, "publish") for command in commands]
+        return [Work(command, caller.name, "publish") for command in commands]
 
     async def describe(receipts: list[Receipt]) -> None:
         part = [(next(remaining), receipt) for receipt in receipts]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
+from uuid import UUID
 
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.clear import Clear
@@ -32,6 +33,19 @@ class Command(Protocol):
     def principal(self) -> Principal: ...
 
     def decide(self, lineage: Lineage, world: World) -> Decision: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A command and where it comes from: its actor, its place in the queue, its request, its cause."""
+
+    command: Command
+    actor: str
+    action: str
+    item: int | None = None
+    request: UUID | None = None
+    traceparent: str | None = None
+    causation: UUID | None = None  # the event that this follows from
 
 
 @dataclass(frozen=True, slots=True)
