@@ -21,7 +21,7 @@ import pytest
 
 from fedstac.demo import sample
 from tests.support.clients import FILES, ID, ITEM, newer
-from tests.support.commands import Fedstac, alone, environment, lines, start, to
+from tests.support.commands import Fedstac, each_alone, environment, lines, start, to
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -478,13 +478,15 @@ async def test_replicas_are_added_listed_verified_and_removed(api: Api, fedstac:
 # --- help ---
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["get", "history", "diff", "patch", "retract", "reinstate", "mark", "unmark", "quarantine", "release", "delete",
-     "purge", "replica add", "replica verify"],
-)  # fmt: skip
-async def test_help_needs_no_server_parts_and_fits_80_columns(command: str, tmp_path: Path) -> None:
-    code, stdout, stderr = await alone(tmp_path, *command.split(), "--help")
-    assert (code, stderr) == (0, "")
-    assert max(map(len, stdout.splitlines())) <= 80
-    assert "Examples" in stdout
+async def test_help_needs_no_server_parts_and_fits_80_columns(tmp_path: Path) -> None:
+    names = (
+        "get", "history", "diff", "patch", "retract", "reinstate", "mark", "unmark", "quarantine", "release", "delete",
+        "purge", "replica add", "replica verify",
+    )  # fmt: skip
+    for name, done in zip(
+        names, await each_alone(tmp_path, [[*name.split(), "--help"] for name in names]), strict=True
+    ):
+        assert (done.code, done.stderr) == (0, ""), name
+        assert f"fedstac {name} " in done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 80
+        assert "Examples" in done.stdout

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,40 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 from fedstac.cli import main
+"""
+ONE = """
 sys.argv = ["fedstac", *{arguments!r}]
 main()
+"""
+EACH = """
+import functools, typer.main
+typer.main.get_command = functools.cache(typer.main.get_command)
+for arguments in {commands!r}:
+    sys.argv, code = ["fedstac", *arguments], 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code or 0
+    for stream in (sys.stdout, sys.stderr):
+        stream.write(f"\\0{{code}}\\0")
 """
 
 
 async def alone(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    script = BLOCKED.format(names=set(SERVER), arguments=arguments)
+    """Run a command where nothing of the server is installed. Return its exit code and what it wrote."""
+    return await _run_alone(folder, ONE.format(arguments=arguments))
+
+
+async def each_alone(folder: Path, commands: Sequence[Sequence[str]]) -> list[Result]:
+    """Run commands one after the other in one process, where nothing of the server is installed."""
+    code, *outputs = await _run_alone(folder, EACH.format(commands=[list(each) for each in commands]))
+    assert code == 0, outputs
+    stdout, stderr = (output.split("\0")[:-1] for output in outputs)
+    return [Result(int(code), *texts) for code, *texts in zip(stdout[1::2], stdout[::2], stderr[::2], strict=True)]
+
+
+async def _run_alone(folder: Path, script: str) -> tuple[int, str, str]:
+    script = BLOCKED.format(names=set(SERVER)) + script
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-c", script, stdout=pipe, stderr=pipe, cwd=folder, env=environment()
