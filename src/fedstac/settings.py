@@ -96,7 +96,10 @@ class Settings(BaseSettings):
         description="Searches are answered from columns in the memory of the api process, about 130 bytes a dataset",
     )
     document_cache_bytes: int = Field(
-        32 << 20, ge=0, description="Memory for datasets that searches showed of late, in each api process; 0: none"
+        32 << 20,
+        ge=0,
+        description="Memory for datasets that searches showed of late, in each api process; half as much comes on top"
+        " for answers about one; 0: none",
     )
     search_limit: int = Field(10, ge=1, description="Items a page of a search that names no limit")
     max_search_limit: int = Field(

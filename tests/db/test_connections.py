@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from asyncpg.pool import PoolConnectionProxy
 
-from fedstac.db import connections
+from fedstac.db import connections, pools
 from fedstac.db.connections import Connection
 from fedstac.db.pools import Pool
 from fedstac.runtime.budget import Budget, Lane
@@ -89,9 +89,11 @@ async def test_a_request_that_ends_while_it_gives_its_connection_back_cuts_it_fo
     is_giving_back, budget = asyncio.Event(), Budget(PATIENCE, Lane.READER, TimeoutError)
 
     class WatchedPool(Pool):
-        async def _give_back(self, conn: PoolConnectionProxy[asyncpg.Record]) -> None:
+        async def give_back(
+            self, conn: PoolConnectionProxy[asyncpg.Record], taken_in: int, *, is_in_order: bool
+        ) -> None:
             is_giving_back.set()
-            await super()._give_back(conn)
+            await super().give_back(conn, taken_in, is_in_order=False)
 
     lane = WatchedPool(await connections.pool(dsn, size=1), Lane.READER, 1)
 
@@ -143,3 +145,107 @@ async def test_no_turn_is_lost_or_given_twice_whoever_leaves_when(dsn: str, seed
         lane.terminate()
     assert (most, holders, lane.users) == (2, 0, 0)
     assert all(task.cancelled() or task.exception() is None for task in tasks)
+
+
+PROCESS = "SELECT pg_backend_pid()"
+IS_LOCKED = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711)"
+
+
+async def test_a_connection_that_comes_back_in_order_is_the_next_ones_and_soon_asyncpgs(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "KEPT_SECONDS", 0.01)
+    pool = await connections.pool(dsn, size=2)
+    lane = Pool(pool, Lane.READER, 2)
+    try:
+        processes = []
+        for _ in range(3):
+            async with lane.acquire() as conn:
+                processes.append(await conn.fetchval(PROCESS))
+        assert len(set(processes)) == 1
+        assert pool.get_idle_size() == 0
+
+        async def are_idle() -> bool:
+            return pool.get_idle_size() == pool.get_size()
+
+        await until(are_idle)
+        async with lane.acquire() as conn:
+            lane._begin_round()
+        assert pool.get_idle_size() == 1, "it was taken in the round before"
+        async with lane.acquire() as conn:
+            assert await conn.fetchval(PROCESS) == processes[0]
+    finally:
+        lane.terminate()
+
+
+async def test_a_connection_that_comes_back_in_disorder_is_asyncpgs_at_once(dsn: str, conn: Connection) -> None:
+    """In a transaction, or after an exception: then a statement may still be under way."""
+    pool = await connections.pool(dsn, size=1)
+    lane = Pool(pool, Lane.READER, 1)
+    try:
+        async with lane.acquire() as own:
+            await own.execute("BEGIN; SELECT pg_advisory_xact_lock(4711)")
+        assert not await conn.fetchval(IS_LOCKED)
+        assert pool.get_idle_size() == 1
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            async with lane.acquire() as own:
+                await own.execute("SELECT 1 / 0")
+        assert pool.get_idle_size() == 1
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), lane.acquire() as own:
+                await own.execute("SELECT pg_advisory_lock(4711), pg_sleep(60)")
+        async with lane.acquire() as own:
+            assert await own.fetchval("SELECT 1") == 1
+    finally:
+        lane.terminate()
+
+
+async def test_a_kept_connection_that_broke_is_replaced(dsn: str, conn: Connection) -> None:
+    lane = Pool(await connections.pool(dsn, size=1), Lane.READER, 1)
+    try:
+        for _ in range(2):
+            async with lane.acquire() as own:
+                process = await own.fetchval(PROCESS)
+            await conn.fetchval("SELECT pg_terminate_backend($1, 5000)", process)
+
+            async def is_gone() -> bool:
+                return not any(pools._is_open(spare) for spare in lane._spare)
+
+            await until(is_gone)
+            async with lane.acquire() as own:
+                assert await own.fetchval(PROCESS) != process
+        assert lane.users == 0
+    finally:
+        lane.terminate()
+
+
+async def test_who_reads_in_memory_needs_no_connection_and_is_counted_all_the_same(dsn: str) -> None:
+    lane = Pool(await connections.pool(dsn, size=1), Lane.READER, 1)
+    readers, waiting = pools.READING_PER_CONNECTION, 2
+    go = asyncio.Event()
+    began: list[int] = []
+    ended: list[int] = []
+
+    async def read(number: int) -> None:
+        async with lane.reading() as conn:
+            began.append(number)
+            await go.wait()
+            ended.append(await conn.fetchval("SELECT $1::int", number))
+
+    async def have_begun() -> bool:
+        return len(began) == readers
+
+    try:
+        async with asyncio.TaskGroup() as tasks, lane.acquire():
+            for number in range(readers + waiting):
+                tasks.create_task(read(number))
+            await until(have_begun)
+            assert lane.users == readers + waiting + 1
+            go.set()
+            await asyncio.sleep(0)
+            assert not ended, "somebody else has the connection"
+        assert began == list(range(readers + waiting))
+        assert sorted(ended) == began
+        assert lane.users == 0
+    finally:
+        lane.terminate()

@@ -17,7 +17,7 @@ import orjson
 from fedstac.columns.table import Array
 from fedstac.db import columns
 from fedstac.db.columns import COLLECTION, FLAGS, FOOTPRINT, PLACES, TERM, Term
-from fedstac.db.connections import Connection
+from fedstac.db.connections import Reader
 from fedstac.domain.errors import BadRequest
 
 UNKNOWN, TRUE, FALSE, UNDECIDED = 0, 1, 2, 3  # of an entry; UNDECIDED: the item itself has to be asked
@@ -198,7 +198,7 @@ class Dictionaries:
 
     # --- conditions ---
 
-    async def verdicts(self, conn: Connection, leaves: Iterable[Leaf]) -> dict[Leaf, Verdicts]:
+    async def verdicts(self, conn: Reader, leaves: Iterable[Leaf]) -> dict[Leaf, Verdicts]:
         """Return what conditions are of the entries of their dictionaries; without those that cannot be told."""
         answers: dict[Leaf, Verdicts] = {}
         # by dictionary and how many of its entries are told, with the answers that tell them: others may displace those
@@ -263,7 +263,7 @@ class Dictionaries:
         """Return a number that grows whenever a property has another value: ranks from before lack that one."""
         return max(self.collections.values(), default=0) if name == COLLECTION else len(self.of((TERM, name)))
 
-    async def ranks(self, conn: Connection, name: str) -> Array:
+    async def ranks(self, conn: Reader, name: str) -> Array:
         """Return the place of each code of a property in the order of its values; null after all others."""
         if name == COLLECTION:
             keys = [key for _, key in sorted(self.collections.items())]

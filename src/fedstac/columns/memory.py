@@ -7,13 +7,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
+import orjson
 import structlog
 
+from fedstac.columns.answer_cache import AnswerCache
 from fedstac.columns.dictionaries import Dictionaries, Leaf, Verdicts
 from fedstac.columns.document_cache import DocumentCache
 from fedstac.columns.gate import Gate
@@ -24,7 +26,7 @@ from fedstac.columns.shown_values import ShownValues, ValuesByProperty
 from fedstac.columns.table import Array, CopyReader, FacetTable, Numbers, sent_rows
 from fedstac.db import columns, conditions, connections, search
 from fedstac.db.columns import DatasetRow
-from fedstac.db.connections import Connection
+from fedstac.db.connections import Connection, Reader
 from fedstac.db.search import PAGE_BYTES, Anchor, ItemPage, ServedItem
 from fedstac.domain.errors import Unavailable
 from fedstac.runtime import budget, supervision
@@ -46,6 +48,7 @@ IDLE_SECONDS = 5.0  # without a search, after which a look is taken: each has li
 FILL_SECONDS = 1.0  # between looks whether all datasets have their rows by now
 MOST_ANSWERS = 16  # of counts that are kept: those of the pages that people begin with
 SHOWN_SECONDS = 600.0  # after which values are counted anew: a property that had very many may have few by now
+MOST_CHOICES, LARGEST_CHOICE = 500, 100  # pages that are kept as chosen, and datasets of each
 ATTEMPTS = 3  # at a page while its datasets change, or values come that its order lacks
 log = structlog.get_logger()
 
@@ -61,6 +64,12 @@ class PageQuestion:
     order: Sequence[tuple[str, bool]] = ()
     limit: int = 0
     anchor: Anchor | None = None
+
+    @property
+    def key(self) -> bytes:
+        """The same for questions that have the same answer."""
+        parts = (self.conditions, self.order, self.limit, self.anchor)
+        return orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +100,13 @@ class IncompleteOrder(Exception):
 class Chosen:
     """What the columns say of a search: the numbers of the page, their places, and which transactions changed them.
 
-    Where datasets are `doubtful`, the page is for later.
+    Where datasets are `doubtful`, the page is for later, and made of the `selection`.
+    changes: rows that had been written by then.
     """
 
-    selection: Selection
+    selection: Selection | None
     doubtful: Numbers
+    changes: int
     count: int = 0
     numbers: tuple[int, ...] = ()
     places: tuple[Place, ...] = ()
@@ -122,11 +133,12 @@ class CountAttempt(Generic[T]):
 class FacetColumns:
     """All searches of a process share it. It has a connection of its own, to the server that has the documents.
 
-    cache_bytes: of the datasets that were shown of late; 0: none is kept.
+    cache_bytes: of the datasets that were shown of late, and half as many of answers about one; 0: none is kept.
     """
 
     def __init__(self, dsn: str, application: str, *, cache_bytes: int = 0) -> None:
         self.documents = DocumentCache(cache_bytes)
+        self.answers: AnswerCache[Any] = AnswerCache(cache_bytes // 2)
         self._connect = partial(connections.connect, dsn, application=f"{application} columns")
         self._conn: Connection | None = None
         self._gate = Gate()
@@ -150,7 +162,9 @@ class FacetColumns:
         self._answers: OrderedDict[str, KeptAnswer] = OrderedDict()  # of `count`
         self._shown_values: ShownValues | None = None
         self._shown_until = 0.0  # by the monotonic clock
+        self._choices: OrderedDict[bytes, Chosen] = OrderedDict()  # of pages
         self.documents.clear()
+        self.answers.clear()
         self.loaded = 0
         self._due.set()
 
@@ -324,32 +338,30 @@ class FacetColumns:
                 self._places = places
             for rows in pieces:
                 self.table.apply(rows)
-                self.documents.drop(rows["n"].tolist())
+                numbers = rows["n"].tolist()
+                self.documents.drop(numbers)
+                self.answers.drop(numbers)
 
     # --- searches ---
 
-    async def page(
-        self, conn: Connection, threads: Threads, question: PageQuestion, *, whole: bool = True
-    ) -> Found | None:
+    async def page(self, conn: Reader, threads: Threads, question: PageQuestion, *, whole: bool = True) -> Found | None:
         """Return a page of a search, of all that was committed before; None where memory cannot tell.
 
         whole: with its documents, of large ones only the first few; else all of it is `rest`. BadRequest where
         PostgreSQL cannot evaluate a condition. Unavailable where only memory can go on, and is not up to date.
         """
-        where = conditions.where(question.conditions)
         for attempt in range(ATTEMPTS):
             if not await self._is_current():
                 break
-            meaning = await self._understand(conn, question)
             try:
-                choice = await self._choose(conn, threads, meaning, where) if meaning is not None else None
+                choice = self._kept_choice(question) or await self._choose(conn, threads, question)
             except IncompleteOrder:
                 continue
             if choice is None:
                 return None
             if not whole:
                 return await _large_page(conn, choice, question)
-            answer = await self._page(conn, choice, question, again=where if attempt else None)
+            answer = await self._page(conn, choice, question, is_again=attempt > 0)
             if answer is not None:
                 return answer
         if question.anchor is not None:  # PostgreSQL could not go on from it
@@ -432,7 +444,7 @@ class FacetColumns:
             self._shown_values, self._shown_until = anew, until
         return values
 
-    async def _understand(self, conn: Connection, question: PageQuestion) -> Understood | None:
+    async def _understand(self, conn: Reader, question: PageQuestion) -> Understood | None:
         if not self.is_ready:
             return None
         parts, dictionaries = plan(question.conditions), self.dictionaries
@@ -445,12 +457,35 @@ class FacetColumns:
         verdicts = await dictionaries.verdicts(conn, parts.leaves)
         return Understood(question, dictionaries, parts, verdicts, numbers_by_id, ordered)
 
-    async def _choose(self, conn: Connection, threads: Threads, meaning: Understood, where: str) -> Chosen | None:
+    def _kept_choice(self, question: PageQuestion) -> Chosen | None:
+        """Return a page as it was chosen before, if no row was written since."""
+        if question.limit > LARGEST_CHOICE:
+            return None
+        choice = self._choices.get(key := question.key)
+        if choice is None or choice.changes != self.table.changes:
+            return None
+        self._choices.move_to_end(key)
+        return choice
+
+    def _keep_choice(self, meaning: Understood, choice: Chosen) -> None:
+        if meaning.question.limit <= LARGEST_CHOICE and self._is_known(meaning):
+            self._choices[meaning.question.key] = replace(choice, selection=None)
+            while len(self._choices) > MOST_CHOICES:
+                self._choices.popitem(last=False)
+
+    async def _choose(self, conn: Reader, threads: Threads, question: PageQuestion) -> Chosen | None:
+        meaning = await self._understand(conn, question)
+        if meaning is None:
+            return None
         choice = await self._run(threads, meaning, partial(self._select, meaning))
-        if choice is None or not len(choice.doubtful):
+        if choice is None:
+            return None
+        if choice.selection is None or not len(choice.doubtful):
+            self._keep_choice(meaning, choice)
             return choice
         if len(choice.doubtful) > MOST_DOUBTFUL:
             return None
+        where = conditions.where(question.conditions)
         matching = await columns.matching(conn, where, choice.doubtful.tolist())
         return await self._run(threads, meaning, partial(self._select, meaning, choice.selection.with_hits(matching)))
 
@@ -493,20 +528,18 @@ class FacetColumns:
         selection = selection or evaluation.select(meaning.plan)
         doubtful = selection.doubtful
         if len(doubtful):
-            return Chosen(selection, doubtful)
+            return Chosen(selection, doubtful, self.table.changes)
         numbers = pager.page(selection, meaning.question.limit + 1, meaning.question.anchor)
         change_ids = self.table.column("changed")[numbers]
         return Chosen(
-            selection, doubtful, selection.count, tuple(numbers.tolist()), tuple(pager.places(numbers)),
-            tuple(change_ids.tolist()),
+            selection, doubtful, self.table.changes, selection.count, tuple(numbers.tolist()),
+            tuple(pager.places(numbers)), tuple(change_ids.tolist()),
         )  # fmt: skip
 
-    async def _page(
-        self, conn: Connection, choice: Chosen, question: PageQuestion, *, again: str | None
-    ) -> Found | None:
+    async def _page(self, conn: Reader, choice: Chosen, question: PageQuestion, *, is_again: bool) -> Found | None:
         """Return the page with its documents; None where a dataset changed since the columns were read.
 
-        again: where that has happened before, what a dataset that changed has to meet; the others are left out.
+        is_again: that has happened before; what changed is asked whether it still meets the conditions, or left out.
         """
         numbers = choice.numbers[: question.limit]
         change_ids = dict(zip(choice.numbers, choice.change_ids, strict=True))
@@ -522,9 +555,9 @@ class FacetColumns:
         count = numbers.index(rows[-1].number) + 1 if is_cut else len(numbers)
         count_to_read = count if is_cut else len(missing)
         if len(rows) < count_to_read or any(row.changed != change_ids[row.number] for row in rows):
-            if again is None:
+            if not is_again:
                 return None
-            rows = await _unchanged(conn, rows, change_ids, again)
+            rows = await _unchanged(conn, rows, change_ids, conditions.where(question.conditions))
         items |= {row.number: row.item for row in rows}
         return _answer(choice, question, count, items=tuple(item for item in items.values() if item is not None))
 
@@ -534,7 +567,7 @@ def _most_bytes(text: str) -> int:
     return len(text) if text.isascii() else 4 * len(text)
 
 
-async def _large_page(conn: Connection, choice: Chosen, question: PageQuestion) -> Found:
+async def _large_page(conn: Reader, choice: Chosen, question: PageQuestion) -> Found:
     """Return the page with the places of its items only."""
     numbers, places = choice.numbers[: question.limit], choice.places[: question.limit]
     names = await columns.names(conn, numbers)
@@ -561,7 +594,7 @@ def _answer(
 
 
 async def _unchanged(
-    conn: Connection, rows: Sequence[DatasetRow], change_ids: Mapping[int, int], where: str
+    conn: Reader, rows: Sequence[DatasetRow], change_ids: Mapping[int, int], where: str
 ) -> list[DatasetRow]:
     """Return the datasets that did not change, and of the others those that still meet the conditions."""
     others = [row.number for row in rows if row.changed != change_ids[row.number]]

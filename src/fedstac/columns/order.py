@@ -17,7 +17,7 @@ from fedstac.columns.plan import COLUMN_OF, is_coded
 from fedstac.columns.selection import BITS, Evaluation, Selection
 from fedstac.columns.table import Array, FacetTable, Numbers
 from fedstac.db.columns import COLLECTION
-from fedstac.db.connections import Connection
+from fedstac.db.connections import Reader
 from fedstac.db.search import Anchor
 from fedstac.runtime import budget
 
@@ -52,7 +52,7 @@ class Order:
         return len(self.keys) == 1 and COLUMN_OF.get(self.keys[0].name) == "starts"
 
 
-async def order(conn: Connection, fields: Sequence[tuple[str, bool]], dictionaries: Dictionaries) -> Order | None:
+async def order(conn: Reader, fields: Sequence[tuple[str, bool]], dictionaries: Dictionaries) -> Order | None:
     """Return the order by properties, given as (name, descending); None where memory does not have it."""
     keys = []
     for name, descending in fields:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from fedstac.db import conditions, words
-from fedstac.db.connections import Connection, Row
+from fedstac.db.connections import Connection, Reader, Row
 from fedstac.db.search import for_the_caller
 from fedstac.domain.events import CollectionEvent
 from fedstac.domain.visibility import Visibility
@@ -53,7 +53,7 @@ async def lock(conn: Connection, collection: str) -> list[CollectionState]:
     return [_from_row(row) for row in rows]
 
 
-async def get(conn: Connection, collection: str) -> CollectionState | None:
+async def get(conn: Reader, collection: str) -> CollectionState | None:
     """Return the collection as it is shown; None where there is none."""
     row = await conn.fetchrow(
         f"""SELECT {COLUMNS} FROM fedstac.collection WHERE id = $1 AND document IS NOT NULL
@@ -90,7 +90,7 @@ async def titles(conn: Connection) -> dict[str, str | None]:
     return {row["id"]: row["title"] for row in rows}
 
 
-async def names(conn: Connection) -> list[str]:
+async def names(conn: Reader) -> list[str]:
     """Return the ids of the collections that are shown."""
     rows = await conn.fetch("SELECT DISTINCT id FROM fedstac.collection WHERE document IS NOT NULL ORDER BY id")
     return [row["id"] for row in rows]

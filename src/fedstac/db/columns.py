@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from fedstac.db import conditions, search
-from fedstac.db.connections import Connection
+from fedstac.db.connections import Connection, Reader
 from fedstac.db.search import PAGE_BYTES, STATE_COLUMNS, ServedItem
 
 PLACES = 24  # of codes in a row
@@ -140,7 +140,7 @@ async def slots(conn: Connection) -> list[tuple[str, str, int]]:
 
 
 async def truths(
-    conn: Connection, dictionary: tuple[str, str], predicates: Sequence[Any], codes: Sequence[int]
+    conn: Reader, dictionary: tuple[str, str], predicates: Sequence[Any], codes: Sequence[int]
 ) -> dict[int, list[bool | None]]:
     """Return what each filter is of each entry of a dictionary, by code; code 0 is an item without the property.
 
@@ -173,7 +173,7 @@ def _entries(kind: str, name: str) -> str:
             return "VALUES " + ", ".join(f"({code}, {conditions.literal(text)}::jsonb)" for code, text in values)
 
 
-async def ranks(conn: Connection, name: str, codes: Sequence[int]) -> dict[int, int | None]:
+async def ranks(conn: Reader, name: str, codes: Sequence[int]) -> dict[int, int | None]:
     """Return the place of each term of a property in its order; None for null, which comes after all others."""
     value, _ = conditions.column_or_path(name)
     rows = await conn.fetch(
@@ -188,7 +188,7 @@ async def ranks(conn: Connection, name: str, codes: Sequence[int]) -> dict[int, 
 # --- datasets by their numbers ---
 
 
-async def numbers(conn: Connection, collections: Sequence[str], ids: Sequence[str]) -> dict[str, list[int]]:
+async def numbers(conn: Reader, collections: Sequence[str], ids: Sequence[str]) -> dict[str, list[int]]:
     """Return the numbers of datasets by id, in these collections."""
     rows = await conn.fetch(
         "SELECT id, n FROM fedstac.record WHERE collection = ANY ($1::text[]) AND id = ANY ($2::text[])",
@@ -200,7 +200,7 @@ async def numbers(conn: Connection, collections: Sequence[str], ids: Sequence[st
     return by_id
 
 
-async def matching(conn: Connection, where: str, among: Sequence[int]) -> list[int]:
+async def matching(conn: Reader, where: str, among: Sequence[int]) -> list[int]:
     """Return those of the numbers whose datasets meet the conditions."""
     with search.for_the_caller():
         rows = await conn.fetch(
@@ -212,7 +212,7 @@ async def matching(conn: Connection, where: str, among: Sequence[int]) -> list[i
     return [row["n"] for row in rows]
 
 
-async def names(conn: Connection, of: Sequence[int]) -> dict[int, tuple[str, str]]:
+async def names(conn: Reader, of: Sequence[int]) -> dict[int, tuple[str, str]]:
     """Return collection and id of datasets by their numbers."""
     rows = await conn.fetch("SELECT n, collection, id FROM fedstac.record WHERE n = ANY ($1::bigint[])", of)
     return {row["n"]: (row["collection"], row["id"]) for row in rows}
@@ -228,7 +228,7 @@ class DatasetRow:
     item: ServedItem
 
 
-async def documents(conn: Connection, of: Sequence[int]) -> list[DatasetRow]:
+async def documents(conn: Reader, of: Sequence[int]) -> list[DatasetRow]:
     """Return datasets in the order of these numbers, without hidden ones; of large ones only the first few."""
     rows = await conn.fetch(
         f"""SELECT n, changed, through, {STATE_COLUMNS.replace("r.", "")} FROM (

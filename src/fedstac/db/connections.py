@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 import stamina
@@ -16,6 +16,34 @@ from fedstac.runtime.outages import Outage
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Row = asyncpg.Record
+
+
+class LazyConnection:
+    """A connection for statements that maybe nobody sends: the first one takes it, and it is kept for the others."""
+
+    def __init__(self, take: Callable[[], Awaitable[Connection]]) -> None:
+        self._take = take
+        self._conn: Connection | None = None
+
+    async def fetch(self, query: str, *args: object, timeout: float | None = None) -> list[Row]:
+        """Return the rows of a statement."""
+        return await (await self._connection()).fetch(query, *args, timeout=timeout)
+
+    async def fetchrow(self, query: str, *args: object, timeout: float | None = None) -> Row | None:
+        """Return the first row of a statement."""
+        return await (await self._connection()).fetchrow(query, *args, timeout=timeout)
+
+    async def fetchval(self, query: str, *args: object, timeout: float | None = None) -> Any:
+        """Return the first value of the first row of a statement."""
+        return await (await self._connection()).fetchval(query, *args, timeout=timeout)
+
+    async def _connection(self) -> Connection:
+        if self._conn is None:
+            self._conn = await self._take()
+        return self._conn
+
+
+Reader: TypeAlias = "Connection | LazyConnection"
 
 # pgstac's functions need its schema on the path; parallel plans and jit cost more than they bring on these queries
 SESSION = {

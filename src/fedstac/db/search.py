@@ -12,7 +12,7 @@ import asyncpg
 import orjson
 
 from fedstac.db import conditions
-from fedstac.db.connections import Connection, Row
+from fedstac.db.connections import Connection, Reader, Row
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.policy import Level
 from fedstac.domain.visibility import Visibility
@@ -22,6 +22,7 @@ STATE_COLUMNS = (
     "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.replicas, r.document, "
     "r.access"
 )
+ITEM_COLUMNS = STATE_COLUMNS.replace("r.document, ", "")
 PAGE_BYTES = 4 << 20  # of the documents of a page
 # SQLSTATE: data exception, program limit, not supported. What is missing (a table, a right) is no searcher's doing.
 SEARCHERS_STATES = ("22", "54", "0A000")
@@ -117,11 +118,22 @@ async def item(
 ) -> tuple[ServedItem, bytes] | None:
     """Return a dataset as it is served, with links to other versions, and its digest; None where it is not here.
 
-    It may be private: then the caller of this function decides who gets it. For whom no private dataset can be, it is
-    not even read, so that the time tells nothing. No link leads to a private one.
+    It may be private: then the caller of this function decides who gets it.
     """
-    row = await conn.fetchrow(
-        f"""SELECT {STATE_COLUMNS}, r.digest, r.quarantine,
+    row = await item_row(conn, collection, item_id, with_private=with_private)
+    return item_of(row) if row is not None else None
+
+
+async def item_row(
+    conn: Connection, collection: str, item_id: str, *, with_private: bool, before: tuple[object, ...] | None = None
+) -> Row | None:
+    """Return a dataset's row, with what others say of it, for `item_of`; None where it is not here.
+
+    For whom no private dataset can be, it is not even read, so that the time tells nothing. No link leads to a private
+    one. before: the row as it was, of `without_document`; the document is left out where the same transaction wrote it.
+    """
+    return await conn.fetchrow(
+        f"""SELECT r.xmin AS version, r.n, {ITEM_COLUMNS}, r.digest, r.quarantine,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version < r.version
                     AND o.state IN ('published', 'retracted') AND o.access <> 'private'
                     ORDER BY o.version DESC LIMIT 1) AS predecessor,
@@ -137,13 +149,22 @@ async def item(
                          AND o.collection = r.collection AND o.retraction::jsonb->>'replaced_by' = r.id
                          AND o.state || '' = 'retracted'  -- not by the index of all retracted ones
                          AND o.access <> 'private'
-                         ORDER BY o.id LIMIT {MOST_REPLACED}) AS replaces
+                         ORDER BY o.id LIMIT {MOST_REPLACED}) AS replaces,
+                   CASE WHEN r.xmin = $4::xid THEN NULL ELSE r.document END AS document
             FROM fedstac.record r WHERE r.collection = $1 AND r.id = $2
               AND r.state IN ('published', 'retracted', 'quarantined') AND ($3 OR r.access <> 'private')""",
-        collection, item_id, with_private,
+        collection, item_id, with_private, before[0] if before is not None else None,
     )  # fmt: skip
-    if row is None:
-        return None
+
+
+def without_document(row: Row) -> tuple[object, ...]:
+    """Return all of a dataset's row but the document: first the transaction that wrote it."""
+    values: tuple[object, ...] = row[:-1]
+    return values
+
+
+def item_of(row: Row) -> tuple[ServedItem, bytes]:
+    """Return the dataset that a row with its document is of, and its digest."""
     versions = (row["predecessor"], row["successor"], row["latest_id"])
     linked = replace(
         from_row(row), versions=versions, replaced_by=row["replaced_by"], replaces=tuple(row["replaces"]),
@@ -373,7 +394,7 @@ class PropertySample:
     properties: tuple[SampledProperty, ...]
 
 
-async def sample_of_properties(conn: Connection, collection: str) -> PropertySample:
+async def sample_of_properties(conn: Reader, collection: str) -> PropertySample:
     """Return the properties of the newest and the oldest datasets of a collection, the most frequent first."""
     rows = await conn.fetch(
         """WITH sample AS MATERIALIZED (
@@ -399,7 +420,7 @@ async def sample_of_properties(conn: Connection, collection: str) -> PropertySam
     ))  # fmt: skip
 
 
-async def are_shown(conn: Connection, collection: str, ids: Sequence[str]) -> bool:
+async def are_shown(conn: Reader, collection: str, ids: Sequence[str]) -> bool:
     """Tell whether searches find all of these datasets."""
     shown: bool = await conn.fetchval(
         """SELECT count(*) = cardinality($2::text[]) FROM fedstac.record

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedstac.db.connections import Connection
+from fedstac.db.connections import Reader
 
 MOST_KEYS = 2000  # datasets, with a text of their own that has some words, to be named one by one
 
@@ -22,9 +22,7 @@ def predicate(expression: Any, test: Callable[[Sequence[Any]], str]) -> str:
     return f"(NOT {parts[0]})" if op == "not" else "(" + f" {op.upper()} ".join(parts) + ")"
 
 
-async def keys(
-    conn: Connection, texts: Sequence[str], collections: Sequence[str]
-) -> list[list[tuple[str, str]]] | None:
+async def keys(conn: Reader, texts: Sequence[str], collections: Sequence[str]) -> list[list[tuple[str, str]]] | None:
     """Return for each text the (collection, id) of datasets whose own texts have it; None for over MOST_KEYS in all."""
     rows = await conn.fetch(
         f"""SELECT t.place, i.collection, i.id FROM unnest($1::text[]) WITH ORDINALITY t (text, place),

@@ -11,7 +11,7 @@ from fedstac.api.search.query import PROPERTIES, Query, visible
 from fedstac.api.search.words import FacetWords, as_filter, texts_of, with_facets
 from fedstac.bootstrap import Node
 from fedstac.db import collections, search, words
-from fedstac.db.connections import Connection
+from fedstac.db.connections import Connection, Reader
 from fedstac.domain import filters, queryables
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.queryables import Schemas
@@ -67,7 +67,7 @@ class QueryableNames:
             cached = cache[collection] = digest, make(vocabulary)
         return cached[1]
 
-    async def of(self, conn: Connection, collection: str) -> Schemas:
+    async def of(self, conn: Reader, collection: str) -> Schemas:
         """Return the properties of one collection."""
         sampled = self._sampled.get(collection)
         is_fresh = sampled is not None and sampled.until >= time.monotonic()
@@ -88,12 +88,12 @@ class QueryableNames:
             return await self.of(conn, next(iter(names)))
         return queryables.common_to([self.declared(name) for name in names])
 
-    async def searched(self, conn: Connection, ids: Sequence[str]) -> list[str]:
+    async def searched(self, conn: Reader, ids: Sequence[str]) -> list[str]:
         """Return those of these collections that are here; all that are here where none is named."""
         there = await self._names_of_collections(conn, ids)
         return [name for name in dict.fromkeys(ids or there) if name in there]
 
-    async def _names_of_collections(self, conn: Connection, names: Iterable[str] = ()) -> Schemas:
+    async def _names_of_collections(self, conn: Reader, names: Iterable[str] = ()) -> Schemas:
         """Return the collections; read again where one of `names` is not among them."""
         cached = self._collections
         if cached.until < time.monotonic() or any(name not in cached.names for name in names):
@@ -101,7 +101,7 @@ class QueryableNames:
             cached = self._collections = CachedNames(every, time.monotonic() + FRESH_SECONDS)
         return cached.names
 
-    async def understand(self, conn: Connection, query: Query) -> tuple[Query, tuple[Finding, ...]]:
+    async def understand(self, conn: Reader, query: Query) -> tuple[Query, tuple[Finding, ...]]:
         """Return the search with the full names of its properties, and warnings about unknown names.
 
         A name without its prefix stands for the full name if one collection is searched and it has one such property.
@@ -132,7 +132,7 @@ class QueryableNames:
             query = with_names(query, compared_names, selected_names)
         return query, tuple(warnings)
 
-    async def _with_words(self, conn: Connection, query: Query, searched: Sequence[str]) -> Query:
+    async def _with_words(self, conn: Reader, query: Query, searched: Sequence[str]) -> Query:
         """Return the search with a filter for its free text; many datasets with a text that has it stay for the SQL."""
         expression = with_facets(query.conditions["q"], [self.facet_words(name) for name in searched])
         texts = texts_of(expression)

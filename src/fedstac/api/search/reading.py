@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from email.utils import format_datetime
 from functools import partial
 from typing import TypeVar
@@ -35,9 +35,10 @@ from fedstac.api.search.parquet import ItemFile
 from fedstac.api.search.query import Query
 from fedstac.api.writing.collections import existing
 from fedstac.bootstrap import Node
+from fedstac.columns.answer_cache import AnswerCache, CachedAnswer
 from fedstac.columns.memory import FacetColumns, Found, PageQuestion
 from fedstac.db import collections, conditions, search, tombstones
-from fedstac.db.connections import Connection
+from fedstac.db.connections import Connection, LazyConnection, Reader
 from fedstac.db.search import Anchor
 from fedstac.db.tombstones import Tombstone
 from fedstac.domain import strict_json
@@ -49,6 +50,7 @@ from fedstac.domain.visibility import Visibility
 T = TypeVar("T")
 
 LARGE = 8 << 10  # bytes of a search that is read beside the event loop
+BESIDE = 3_000  # bytes that a kept answer takes beside its body
 
 
 async def landing_page(call: Call) -> Response:
@@ -120,15 +122,22 @@ async def get_item(call: Call) -> Response:
     collection, item_id = call.path_params["collection_id"], call.path_params["item_id"]
     asks_for_tombstone = queries.deleted_of(call.query_params.get("deleted") or None)
     with_private = _asks_for_files(call) and await views.may_read_some_private(call, collection)
+    answers = _answers_at(call)
+    entry = answers.find((collection, item_id)) if answers is not None else None
     async with node.search_pool.acquire() as conn:
-        row = await search.item(conn, collection, item_id, with_private=with_private)
-        is_private = row is not None and row[0].access is Level.PRIVATE
+        read = partial(search.item_row, conn, collection, item_id, with_private=with_private)
+        row = await read(before=entry.row if entry else None)
+        if entry is not None and row is not None and row["document"] is None:
+            if entry.row == search.without_document(row):
+                return _kept_answer(call, entry.answer)
+            row = await read()  # other rows say another thing of it
+        is_private = row is not None and row["access"] == Level.PRIVATE
         if row is None or is_private:
             await existing(conn, collection)
             tombstone = await tombstones.read(conn, collection, item_id)  # for all alike: the time tells nothing
     if row is None:
         return await _answer_of_missing(call, tombstone, is_asked_for=asks_for_tombstone)
-    item, digest = row
+    item, digest = search.item_of(row)
     if is_private and not await views.may_read_private(call, item):
         return await _answer_of_missing(call, tombstone, is_asked_for=asks_for_tombstone)
     asks_for_files = queries.access_of(call.query_params.get("access") or None)
@@ -139,9 +148,32 @@ async def get_item(call: Call) -> Response:
         headers |= views.PRIVATE
     if preconditions.is_unchanged(call.headers, etag):  # not by date: other versions change what is shown beside it
         return Response(status_code=304, headers=headers)
-    return Response(
-        links.item_text(call.base_url, item, shows_files=shows_files), headers=headers, media_type=links.GEOJSON
-    )
+    text = links.item_text(call.base_url, item, shows_files=shows_files).encode()
+    answer = ItemAnswer(Response(text, headers=headers, media_type=links.GEOJSON), headers)
+    if answers is not None:
+        entry = CachedAnswer(answer, search.without_document(row), row["n"], len(text) + BESIDE)
+        answers.keep((collection, item_id), entry)
+    return answer.response
+
+
+@dataclass(frozen=True, slots=True)
+class ItemAnswer:
+    """The answer to GET of a dataset, and the headers that it shares with a 304."""
+
+    response: Response
+    headers: Mapping[str, str]
+
+
+def _answers_at(call: Call) -> AnswerCache[ItemAnswer] | None:
+    """Return the answers that are kept, those that everybody gets; None where another one is asked for."""
+    columns = call.services.columns
+    return columns.answers if columns is not None and columns.is_ready and not call.query_string else None
+
+
+def _kept_answer(call: Call, answer: ItemAnswer) -> Response:
+    if preconditions.is_unchanged(call.headers, answer.headers["ETag"]):
+        return Response(status_code=304, headers=answer.headers)
+    return answer.response
 
 
 def _asks_for_files(call: Call) -> bool:
@@ -267,7 +299,7 @@ async def find(services: Services, query: Query, *, collection: str | None = Non
     place = queries.place_of(query.token, query, node.signing_key) if query.token else None
     anchor = place.anchor if place else None
     whole = whole or query.limit <= FEW_ITEMS
-    async with node.search_pool.acquire() as conn:
+    async with node.search_pool.reading() as conn:
         if collection is not None:
             await existing(conn, collection)
         full, warnings = await services.queryables.understand(conn, query)
@@ -287,19 +319,21 @@ async def find(services: Services, query: Query, *, collection: str | None = Non
     return SearchPage(items, matched, is_exact, warnings, full.include, full.exclude, visibility, token_for)
 
 
-def columns_at(services: Services, conn: Connection) -> FacetColumns | None:
+def columns_at(services: Services, conn: Reader) -> FacetColumns | None:
     """Return the columns, if they are loaded and a connection leads to the server that they are of; else None."""
     columns = services.columns
     return columns if columns is not None and columns.is_ready and is_of_columns(services.node, conn) else None
 
 
-def is_of_columns(node: Node, conn: Connection) -> bool:
+def is_of_columns(node: Node, conn: Reader) -> bool:
     """Tell whether a connection leads to the server that the columns are of: the standby, where there is one."""
-    return not node.settings.read_dsn or getattr(conn.get_settings(), "in_hot_standby", "off") == "on"
+    if not node.settings.read_dsn:
+        return True
+    return not isinstance(conn, LazyConnection) and getattr(conn.get_settings(), "in_hot_standby", "off") == "on"
 
 
 async def _from_memory(
-    services: Services, conn: Connection, query: Query, anchor: Anchor | None, *, whole: bool
+    services: Services, conn: Reader, query: Query, anchor: Anchor | None, *, whole: bool
 ) -> Found | None:
     """Search in the columns; None where they cannot tell, and so for the pages beside one that PostgreSQL found.
 

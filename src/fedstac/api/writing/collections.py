@@ -20,7 +20,7 @@ from fedstac.collection_writing import CollectionWriter, WrittenCollection
 from fedstac.db import cascades, collections
 from fedstac.db.cascades import CascadeOrder
 from fedstac.db.collections import CollectionState
-from fedstac.db.connections import Connection
+from fedstac.db.connections import Connection, Reader
 from fedstac.domain import cascade, patching
 from fedstac.domain.collections import WARNINGS
 from fedstac.domain.errors import BadRequest, CollectionDoesNotExist, NotFound
@@ -41,7 +41,7 @@ async def get_collection(call: Call) -> Response:
     return Response(body, headers=headers, media_type=links.JSON)
 
 
-async def existing(conn: Connection, name: str) -> CollectionState:
+async def existing(conn: Reader, name: str) -> CollectionState:
     """Return the collection as it is shown. CollectionDoesNotExist without one."""
     state = await collections.get(conn, name)
     if state is None:
