@@ -300,7 +300,10 @@ def is_allowed(caller: str, question: Question, answer: Answer) -> bool:
     Whoever may publish versions of the dataset learns that an id was used before, and which version is the newest. What
     is under quarantine is there for whoever names it. What is private is there for its publishers and for nodes. A
     deleted id is gone, and GET says so. A node follows the events. Changes have places in the log, and name what left.
+    A monitor learns how far the log is.
     """
+    if question.path == "/federation":
+        return caller == MONITOR
     if question.path in LOG:
         return caller == NODE
     if question.path.startswith("/changes"):
