@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
 from fedstac.columns import memory
 from fedstac.columns.memory import Chosen, FacetColumns, PageQuestion, Understood
-from fedstac.columns.selection import Selection
+from fedstac.columns.plan import Plan
+from fedstac.columns.selection import Evaluation, Selection
 from fedstac.db import columns as stored
 from fedstac.db.connections import Connection
 from fedstac.db.search import Anchor
@@ -89,3 +90,60 @@ async def test_few_are_kept_and_none_of_a_large_page(
     for limit in (1, 2, 3, 3, 2, 1, 11, 11):
         await matched(columns, conn, PageQuestion({}, (("datetime", True),), limit))
     assert [question.limit for question in columns.questions] == [1, 2, 3, 1, 11, 11]
+
+
+@pytest.fixture
+def put_while_understood(
+    conn: Connection, columns: NotingColumns, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], None]:
+    """Return what has a dataset of the id `late` come after it was looked up, and a look before rows are chosen."""
+
+    def expect(number: int) -> None:
+        stock: list[int] = []
+
+        async def numbers(_: Connection, collections: Sequence[str], ids: Sequence[str]) -> dict[str, list[int]]:
+            answer = {"late": [*stock]}
+            if not stock:
+                stock.append(number)
+                await conn.execute(PUT, [number], 1, 0)
+                await columns.catch_up()
+            return answer
+
+        monkeypatch.setattr(stored, "numbers", numbers)
+
+    return expect
+
+
+async def test_a_page_that_lacks_what_came_meanwhile_is_not_kept(
+    conn: Connection, columns: NotingColumns, put_while_understood: Callable[[int], None]
+) -> None:
+    await conn.execute(PUT, [1, 2, 3], 1, 0)
+    await columns.catch_up()
+    put_while_understood(9)
+    question = PageQuestion({"ids": ["late"]}, (("datetime", True),), 5)
+    assert [await matched(columns, conn, question) for _ in range(3)] == [0, 1, 1]
+
+
+async def test_a_count_that_lacks_what_came_meanwhile_is_not_kept(
+    conn: Connection, columns: NotingColumns, put_while_understood: Callable[[int], None]
+) -> None:
+    await conn.execute(PUT, [1, 2, 3], 1, 0)
+    await columns.catch_up()
+    put_while_understood(9)
+    question, threads = PageQuestion({"ids": ["late"]}), Threads()
+
+    def count(_: Evaluation, __: Plan, selection: Selection) -> int:
+        return selection.count
+
+    try:
+        counts = [await columns.count(conn, threads, question, count, key="late") for _ in range(3)]
+    finally:
+        threads.close()
+    assert counts == [0, 1, 1]
+
+
+def test_a_long_question_has_a_short_key() -> None:
+    ids = [f"{n:0200}" for n in range(10_000)]
+    first, second = PageQuestion({"ids": ids}, limit=5), PageQuestion({"ids": ids[1:]}, limit=5)
+    assert len(first.key) == len(second.key) == 32
+    assert first.key != second.key

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fedstac.columns.dictionaries import Dictionaries
 from fedstac.columns.shown_values import ShownValues
 from fedstac.columns.table import Array, FacetTable
 from fedstac.db.columns import PLACES, Term
+from fedstac.domain import aggregating
 from tests.columns import tables
 
 MOST = 5
@@ -96,3 +98,35 @@ def test_a_change_that_nobody_sees_is_not_noted() -> None:
     rows["updated"] += 1
     table.apply(rows)
     assert table.shown_changes.count == noted
+
+
+def test_values_are_put_in_order_anew_where_they_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, table, names = random.Random(1), FacetTable(), dictionaries()
+    rows = drawn(draw, [0, 1, 2])
+    rows["collection"], rows["shown"] = 1, tables_module.PUBLISHED
+    codes = np.zeros((3, PLACES), np.int32)
+    codes[:, 0], codes[:, 1] = (1, 1, 2), (3, 4, 4)
+    rows["codes"]["code"] = codes
+    table.apply(rows)
+    kept, orders = ShownValues(table, MOST), list[list[str]]()
+
+    def members(values: Iterable[Any]) -> list[Any]:
+        orders.append(sorted(values))
+        return [*orders[-1]]
+
+    monkeypatch.setattr(aggregating, "members", members)
+
+    def shown() -> Mapping[str, Mapping[str, list[str]]]:
+        assert kept.follow(table.shown_changes)
+        return kept.by_property(names)
+
+    assert shown() == shown() == {"CMIP6": {"kind": ["v1", "v2"], "tag": ["v3", "v4"]}}
+    assert orders == [["v1", "v2"], ["v3", "v4"]]
+    rows["shown"] = (0, 1, 1)  # its kind has another dataset, its tag none
+    table.apply(rows)
+    assert shown() == {"CMIP6": {"kind": ["v1", "v2"], "tag": ["v4"]}}
+    assert orders[2:] == [["v4"]]
+    rows["shown"] = 1
+    table.apply(rows)
+    assert shown() == {"CMIP6": {"kind": ["v1", "v2"], "tag": ["v3", "v4"]}}
+    assert orders[3:] == [["v3", "v4"]]

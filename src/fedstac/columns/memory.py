@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -67,9 +68,9 @@ class PageQuestion:
 
     @property
     def key(self) -> bytes:
-        """The same for questions that have the same answer."""
+        """The same for questions that have the same answer; it is short, however long the question is."""
         parts = (self.conditions, self.order, self.limit, self.anchor)
-        return orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
+        return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class Understood:
     verdicts: Mapping[Leaf, Verdicts]
     numbers_by_id: Mapping[str, Sequence[int]]  # numbers of datasets by id
     order: Order
+    changes: int  # rows that had been written before: of those that come meanwhile, not all is known
 
 
 class IncompleteOrder(Exception):
@@ -101,7 +103,7 @@ class Chosen:
     """What the columns say of a search: the numbers of the page, their places, and which transactions changed them.
 
     Where datasets are `doubtful`, the page is for later, and made of the `selection`.
-    changes: rows that had been written by then.
+    changes: as of Understood.
     """
 
     selection: Selection | None
@@ -115,7 +117,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
-    """What was counted, and of which rows: how many had been written."""
+    """What was counted, and how many rows had been written when the search was understood."""
 
     changes: int
     result: Any
@@ -400,7 +402,7 @@ class FacetColumns:
             selection = self._evaluation(meaning).select(meaning.plan)
             is_sure = not len(selection.doubtful)
             result = count(self._evaluation(meaning), meaning.plan, selection) if is_sure else None
-            answer = KeptAnswer(self.table.changes, result)
+            answer = KeptAnswer(meaning.changes, result)
             return CountAttempt(answer, selection, result)
 
         values = sum(len(self.dictionaries.values_of(name)) for name in properties)
@@ -432,11 +434,11 @@ class FacetColumns:
         counts = self._shown_values
         if counts is not None and time.monotonic() < self._shown_until and counts.follow(self.table.shown_changes):
             return counts.by_property(self.dictionaries)
-        dictionaries, until = self.dictionaries, time.monotonic() + SHOWN_SECONDS
+        table, dictionaries, until = self.table, self.dictionaries, time.monotonic() + SHOWN_SECONDS
 
         def count() -> tuple[ShownValues, ValuesByProperty]:
             with self._gate.reading():
-                anew = ShownValues(self.table, most)
+                anew = ShownValues(table, most)
                 return anew, anew.by_property(dictionaries)
 
         anew, values = await threads.run(count)
@@ -447,7 +449,7 @@ class FacetColumns:
     async def _understand(self, conn: Reader, question: PageQuestion) -> Understood | None:
         if not self.is_ready:
             return None
-        parts, dictionaries = plan(question.conditions), self.dictionaries
+        changes, parts, dictionaries = self.table.changes, plan(question.conditions), self.dictionaries
         ordered = await order(conn, question.order, dictionaries)
         ids, names = parts.ids, dictionaries.collections.keys()
         searched = names if parts.collections is None else names & parts.collections
@@ -455,7 +457,7 @@ class FacetColumns:
             return None
         numbers_by_id = await columns.numbers(conn, sorted(searched), sorted(ids)) if ids else {}
         verdicts = await dictionaries.verdicts(conn, parts.leaves)
-        return Understood(question, dictionaries, parts, verdicts, numbers_by_id, ordered)
+        return Understood(question, dictionaries, parts, verdicts, numbers_by_id, ordered, changes)
 
     def _kept_choice(self, question: PageQuestion) -> Chosen | None:
         """Return a page as it was chosen before, if no row was written since."""
@@ -528,11 +530,11 @@ class FacetColumns:
         selection = selection or evaluation.select(meaning.plan)
         doubtful = selection.doubtful
         if len(doubtful):
-            return Chosen(selection, doubtful, self.table.changes)
+            return Chosen(selection, doubtful, meaning.changes)
         numbers = pager.page(selection, meaning.question.limit + 1, meaning.question.anchor)
         change_ids = self.table.column("changed")[numbers]
         return Chosen(
-            selection, doubtful, self.table.changes, selection.count, tuple(numbers.tolist()),
+            selection, doubtful, meaning.changes, selection.count, tuple(numbers.tolist()),
             tuple(pager.places(numbers)), tuple(change_ids.tolist()),
         )  # fmt: skip
 
