@@ -14,3 +14,10 @@ def test_lines_are_written_together_as_far_as_a_pipe_takes_them_whole() -> None:
     assert all(len(piece) < select.PIPE_BUF for piece in pieces[:-1])
     assert len(pieces) < len(lines) / 5
     assert list(_pieces([])) == []
+
+
+def test_a_pipe_takes_bytes_not_characters() -> None:
+    lines = ["ä" * 1000, "b" * 1000, "c" * 1094, "d", "€" * 1000, "e"]
+    pieces = list(_pieces(lines))
+    assert all(len(piece.encode()) + 1 <= select.PIPE_BUF for piece in pieces)
+    assert "\n".join(pieces).split("\n") == lines

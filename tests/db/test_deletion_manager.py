@@ -151,6 +151,23 @@ async def test_reminders_are_sent_once_when_due_and_again_after_a_day(west: Node
     assert await count(conn, "audit", f"action = 'remind-deletion' AND actor = '{DELETION_MANAGER}'") == 2
 
 
+async def test_reminders_of_what_a_process_of_the_release_before_ended_are_forgotten(
+    west: Node, conn: Connection
+) -> None:
+    await mark(conn, *IDS[:2])
+    await conn.execute(
+        "UPDATE fedstac.deletion SET state = 'unmarked', ended_at = now(), ended_by = 'anna' WHERE dataset = $1", IDS[0]
+    )
+    await conn.execute("UPDATE fedstac.deletion_dependency SET remind_next = clock_timestamp() - interval '1 minute'")
+    due = await deletions.due_reminders(conn, now=await deletions.now(conn), limit=100)
+    assert {each.dataset for each in due} == {IDS[1]}
+    rows = await conn.fetch(
+        """SELECT DISTINCT d.dataset, p.remind_next IS NULL AS is_forgotten, p.alerted_at = p.due AS is_known_late
+           FROM fedstac.deletion_dependency p JOIN fedstac.deletion d ON d.id = p.deletion ORDER BY 1"""
+    )
+    assert [tuple(row) for row in rows] == [(IDS[0], True, True), (IDS[1], False, None)]
+
+
 async def test_operators_hear_of_a_late_dependency_once(west: Node, conn: Connection) -> None:
     await mark(conn, *IDS[:3])
     await conn.execute(

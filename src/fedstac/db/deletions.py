@@ -538,12 +538,22 @@ async def now(conn: Connection) -> datetime:
 
 
 async def due_reminders(conn: Connection, *, now: datetime, limit: int) -> list[Reminder]:
-    """Lock and return the reminders that are due, each with its number. Call it in a transaction."""
+    """Lock and return the reminders that are due, each with its number. Call it in a transaction.
+
+    Who ends a deletion forgets its reminders. A process of a release before did not: its are forgotten here.
+    """
     rows = await conn.fetch(
-        """SELECT d.id AS deletion, d.collection, d.dataset, p.name, p.contact, p.due, p.reminders + 1 AS reminders
-           FROM fedstac.deletion_dependency p JOIN fedstac.deletion d ON d.id = p.deletion AND d.state = 'open'
-           WHERE p.state IN ('pending', 'failed') AND p.remind_next <= $1
-           ORDER BY p.remind_next LIMIT $2 FOR UPDATE OF p SKIP LOCKED""",
+        """WITH late AS (
+               SELECT d.id AS deletion, d.collection, d.dataset, p.name, p.contact, p.due,
+                      p.reminders + 1 AS reminders, p.remind_next, d.state = 'open' AS is_open
+               FROM fedstac.deletion_dependency p JOIN fedstac.deletion d ON d.id = p.deletion
+               WHERE p.state IN ('pending', 'failed') AND p.remind_next <= $1
+               ORDER BY p.remind_next LIMIT $2 FOR UPDATE OF p SKIP LOCKED),
+           others AS (
+               UPDATE fedstac.deletion_dependency p SET remind_next = NULL, alerted_at = coalesce(p.alerted_at, p.due)
+               FROM late l WHERE NOT l.is_open AND p.deletion = l.deletion AND p.name = l.name)
+           SELECT deletion, collection, dataset, name, contact, due, reminders FROM late
+           WHERE is_open ORDER BY remind_next""",
         now, limit,
     )  # fmt: skip
     return [Reminder(**dict(row)) for row in rows]

@@ -73,12 +73,13 @@ class _Texts(list[str]):
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
     """Yield texts, as many at once as a pipe takes in one go."""
-    piece = ""
+    piece, size = "", 0
     for text in texts:
-        if piece and len(piece) + len(text) + 2 > select.PIPE_BUF:
+        length = 1 + (len(text) if text.isascii() else len(text.encode(errors="replace")))  # bytes, with its line break
+        if piece and size + length > select.PIPE_BUF:
             yield piece
-            piece = ""
-        piece += f"\n{text}" if piece else text
+            piece, size = "", 0
+        piece, size = f"{piece}\n{text}" if piece else text, size + length
     if piece:
         yield piece
 
