@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fedstac.api.call import Services
 from fedstac.api.search import summaries
 from fedstac.demo import sample
 from fedstac.domain import aggregating
@@ -55,6 +56,19 @@ async def test_summaries_follow_the_datasets_and_hidden_ones_do_not_count(free: 
     assert answer.status_code < 300, answer.text
     left = await shown(free)
     assert (left["x:kind"], left["x:tags"], left["x:n"]) == (["rain"], ["fog", "sun"], [1])
+
+
+async def test_no_connection_is_held_while_values_are_counted(free: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    users: list[int] = []
+
+    async def of_collections(services: Services) -> dict[str, dict[str, list[Any]]]:
+        users.append(services.node.pool.users)
+        return {}
+
+    monkeypatch.setattr(summaries, "of_collections", of_collections)
+    for path in ("/collections", "/collections/free"):
+        assert (await free.anyone.get(path)).status_code == 200
+    assert users == [0, 0]
 
 
 async def test_a_page_that_is_kept_is_asked_for_again_when_the_values_are_others(free: Api) -> None:

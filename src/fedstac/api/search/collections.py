@@ -126,11 +126,11 @@ async def _answer(call: Call, request: PageRequest, path: str, member: str, extr
             page = await collections.page(
                 conn, after=request.after, before=request.before, limit=request.limit, search=request.search
             )
-            values = await summaries.of_collections(call.services)
     except collections.PlaceIsGone:
         raise BadRequest(
             "the paging token leads nowhere: the collection before this page is not found any more; begin again"
         ) from None
+    values = await summaries.of_collections(call.services)
     assemble = partial(_page_text, call, request, page, path, member, extra, values)
     size = sum(len(each.document or "") + summaries.size_of(values.get(each.id, {})) for each in page.collections)
     if size <= LARGE:
