@@ -8,7 +8,7 @@ from fedstac.columns.answer_cache import LARGEST_PART, AnswerCache, CachedAnswer
 from fedstac.columns.memory import FacetColumns
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
-from tests.columns.test_catch_up import PUT
+from tests.columns.tables import PUT
 from tests.support.nodes import StartApi
 
 ITEMS = "/collections/CMIP6/items"

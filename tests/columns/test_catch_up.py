@@ -23,16 +23,12 @@ from fedstac.domain.errors import Unavailable
 from fedstac.runtime.capacity import Threads
 from fedstac.runtime.outages import Outage
 from fedstac.runtime.supervision import Expected, Parts
+from tests.columns.tables import PUT
 
 T = TypeVar("T")
 Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 WRITERS, LOOKS, MANY_LOOKS = 4, 25, 400
 ROWS = 300
-PUT = """
-    INSERT INTO fedstac.facet (n, collection, shown, starts, ends, updated, footprint, size, files, codes)
-    SELECT n, 1 + n % 3, $2, now(), now(), clock_timestamp(), 0, $3, 1, array_fill((n % 5)::int, ARRAY[24])
-    FROM unnest($1::bigint[]) n
-    ON CONFLICT (n) DO UPDATE SET changed = pg_current_xact_id(), shown = EXCLUDED.shown, size = EXCLUDED.size"""
 GROUPS = "SELECT collection, shown, size, codes[24] AS code, count(*) AS count FROM fedstac.facet GROUP BY 1, 2, 3, 4"
 
 

@@ -14,7 +14,7 @@ from fedstac.db import columns as stored
 from fedstac.db.connections import Connection
 from fedstac.db.search import Anchor
 from fedstac.runtime.capacity import Threads
-from tests.columns.test_catch_up import PUT
+from tests.columns.tables import PUT
 
 FIRST = PageQuestion({}, (("datetime", True),), 5)
 
