@@ -10,11 +10,12 @@ import numpy as np
 
 from fedstac.columns.table import SENT, Array
 
+# $1 numbers, $2 `shown`, $3 `size`
 PUT = """
     INSERT INTO fedstac.facet (n, collection, shown, starts, ends, updated, footprint, size, files, codes)
     SELECT n, 1 + n % 3, $2, now(), now(), clock_timestamp(), 0, $3, 1, array_fill((n % 5)::int, ARRAY[24])
     FROM unnest($1::bigint[]) n
-    ON CONFLICT (n) DO UPDATE SET changed = pg_current_xact_id(), shown = EXCLUDED.shown, size = EXCLUDED.size"""  # rows of fedstac.facet: numbers, `shown`, `size`
+    ON CONFLICT (n) DO UPDATE SET changed = pg_current_xact_id(), shown = EXCLUDED.shown, size = EXCLUDED.size"""
 
 
 def rows(numbers: Sequence[int], rng: random.Random, *, starts: int = 50) -> Array:
