@@ -22,6 +22,7 @@ from fedstac.runtime import budget
 
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL; moments are microseconds since
 MICROSECONDS_OF_YEAR: Final = 365.2425 * 86_400e6  # on average
+FEW_ROWS: Final = 10_000  # whose codes are sorted; those of more are counted
 PIECE: Final = 1 << 16  # rows of one look for a value
 
 
@@ -141,9 +142,19 @@ class NearRows:
 
 def by_code(codes: Array, numbers: Numbers) -> dict[int, int]:
     """Return how many of the rows have each code; without those that have none, or one of no dictionary."""
-    counts = np.bincount(np.add(codes[numbers], 1, dtype=np.intp))
-    present = np.flatnonzero(counts[2:]) + 2
-    return dict(zip((present - 1).tolist(), counts[present].tolist(), strict=True))
+    return of_codes(codes[numbers])
+
+
+def of_codes(codes: Array) -> dict[int, int]:
+    """Return how often each code of a dictionary comes, in the order of the codes."""
+    if len(codes) < FEW_ROWS:
+        present, counts = np.unique(codes, return_counts=True)
+    else:
+        counts = np.bincount(np.maximum(codes, 0))
+        present = np.flatnonzero(counts)
+        counts = counts[present]
+    real = present > 0
+    return dict(zip(present[real].tolist(), counts[real].tolist(), strict=True))
 
 
 def by_key(keys: Array, numbers: Numbers) -> dict[int, int]:

@@ -7,10 +7,11 @@ while many are marked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from fedstac.columns.counts import of_codes
 from fedstac.columns.dictionaries import Dictionaries
 from fedstac.columns.table import PUBLISHED, Array, FacetTable, ShownChanges
 from fedstac.db.columns import PLACES
@@ -18,7 +19,6 @@ from fedstac.domain import aggregating
 from fedstac.runtime import budget
 
 ValuesByProperty: TypeAlias = dict[str, dict[str, list[Any]]]  # by collection and property
-FEW_ROWS: Final = 10_000  # whose codes are sorted; those of more are counted
 
 
 class ShownValues:
@@ -35,14 +35,16 @@ class ShownValues:
         self._through = table.shown_changes.count
         numbers = np.flatnonzero(table.column("shown") & PUBLISHED)
         keys = table.column("collection")[numbers]
+        if len(table.collections) > 1:
+            order = np.argsort(keys, kind="stable")
+            numbers, keys = numbers[order], keys[order]
         for key in sorted(table.collections):
-            rows = numbers[keys == key] if len(table.collections) > 1 else numbers
+            rows = numbers[np.searchsorted(keys, key, "left") : np.searchsorted(keys, key, "right")]
             for place in range(PLACES):
                 budget.checkpoint()
-                codes, counts = _code_counts(table.place(place)[rows])
-                if len(codes):
-                    is_few = len(codes) <= most
-                    self._counts[key, place] = dict(zip(codes, counts, strict=True)) if is_few else None
+                counts = of_codes(table.place(place)[rows])
+                if counts:
+                    self._counts[key, place] = counts if len(counts) <= most else None
 
     def follow(self, changes: ShownChanges) -> bool:
         """Take up what searches began and ceased to find since. False where that is not kept any more."""
@@ -61,7 +63,7 @@ class ShownValues:
         counts = self._counts.setdefault(at, {})
         if counts is None:
             return
-        for code, count in zip(*_code_counts(codes), strict=True):
+        for code, count in of_codes(codes).items():
             before = counts.get(code, 0)
             counts[code] = before + sign * count
             if not counts[code]:
@@ -92,15 +94,3 @@ class ShownValues:
             members = aggregating.members(by_code[code] for code in sorted(counts) if code in by_code)
             entry = self._values[at] = property, len(by_code), members
         return entry[2]
-
-
-def _code_counts(codes: Array) -> tuple[list[int], list[int]]:
-    """Return the codes of a dictionary that rows have, in their order, and how many have each."""
-    if len(codes) < FEW_ROWS:
-        present, counts = np.unique(codes, return_counts=True)
-    else:
-        counts = np.bincount(np.maximum(codes, 0))
-        present = np.flatnonzero(counts)
-        counts = counts[present]
-    real = present > 0
-    return present[real].tolist(), counts[real].tolist()

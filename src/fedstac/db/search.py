@@ -18,11 +18,10 @@ from fedstac.domain.policy import Level
 from fedstac.domain.visibility import Visibility
 from fedstac.runtime.causes import Cause, cause_of
 
-STATE_COLUMNS = (
-    "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.replicas, r.document, "
-    "r.access"
+ITEM_COLUMNS = (
+    "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.replicas, r.access"
 )
-ITEM_COLUMNS = STATE_COLUMNS.replace("r.document, ", "")
+STATE_COLUMNS = f"{ITEM_COLUMNS}, r.document"
 PAGE_BYTES = 4 << 20  # of the documents of a page
 # SQLSTATE: data exception, program limit, not supported. What is missing (a table, a right) is no searcher's doing.
 SEARCHERS_STATES = ("22", "54", "0A000")
