@@ -33,6 +33,10 @@ async def test_a_script_looks_and_has_done_what_it_saw(west: Api, fedstac: Fedst
     nobody = await fedstac(*mark, **to(west))
     assert (nobody.code, "--yes --digest" in nobody.stderr) == (2, True)
     assert (await fedstac(*mark, "--yes", **to(west))).code == 2
+    for more in ((), ("--digest", preview["digest"])):
+        tried = await fedstac(*mark, "--dry-run", "--yes", *more, "-o", "json", **to(west))
+        assert (tried.code, json.loads(tried.stdout)["total"]) == (0, 2), tried.stderr
+    assert (await fedstac("bulk", "list", "-o", "ndjson", **to(west))).lines == []
     assert await matched(west) == 2
 
     done = await fedstac(*mark, "--yes", "--digest", preview["digest"], "-o", "json", **to(west))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import signal
 from pathlib import Path
 
 import asyncpg
@@ -10,8 +13,9 @@ import pytest
 
 from fedstac.db import nodes
 from fedstac.demo import sample
-from tests.support.commands import Fedstac, to
+from tests.support.commands import Fedstac, start, to
 from tests.support.nodes import Api
+from tests.support.waiting import PATIENCE, until
 
 WAIT = {"Prefer": "wait=20"}
 DATASETS = list(sample.items(2, versions=1))
@@ -78,7 +82,14 @@ async def test_rules_are_shown_tried_and_stored(west: Api, fedstac: Fedstac, tmp
     wrong = await fedstac("deletion", "config", "CMIP6", "--set", str(file), **to(west))
     assert wrong.code == 2
     assert "a dependency is a JSON object with some of name, required, days" in wrong.stderr
-    assert (await fedstac("deletion", "config", "CMIP6", "--dry-run", **to(west))).code == 2
+    for arguments in (
+        ("CMIP6", "--dry-run"), ("--version", "1"), ("CMIP6", "--version", "1", "--set", str(file)),
+    ):  # fmt: skip
+        assert (await fedstac("deletion", "config", *arguments, **to(west))).code == 2, arguments
+    unknown = await fedstac("deletion", "config", "CMIP6", "--version", "9", **to(west))
+    assert (unknown.code, unknown.stderr) == (
+        3, "fedstac: CMIP6 has no version 9 of its rules of deletion; ask without a version\n"
+    )  # fmt: skip
     assert (await fedstac("deletion", "config", "CMIP6", **to(west, west.tokens["node:east"]))).code == 4
 
 
@@ -116,3 +127,28 @@ async def test_a_deletion_is_listed_reminded_waived_and_run(west: Api, fedstac: 
     assert (done.code, done.stdout) == (0, "2 datasets deleted, by 1 request\n")
     gone = await fedstac("deletion", "list", "--state", "deleted", "-o", "ndjson", **to(west))
     assert sorted(each["dataset"] for each in gone.lines) == sorted(IDS)
+
+
+async def test_whoever_stops_waiting_is_told_what_goes_on_and_how_to_follow_it(west: Api, tmp_path: Path) -> None:
+    await mark(west, IDS[0])
+    conn = await asyncpg.connect(west.settings.dsn)
+    await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'ok'")
+    holder = conn.transaction()
+    await holder.start()
+    await conn.execute("LOCK TABLE fedstac.outbox IN SHARE ROW EXCLUSIVE MODE")  # the workers wait at their events
+    process = await start("deletion", "run", folder=tmp_path, **to(west))
+
+    async def is_waiting() -> bool:
+        return 'method="GET",route="/requests/' in (await west.admin.get("/metrics")).text
+
+    await until(is_waiting)
+    process.send_signal(signal.SIGINT)
+    _, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
+    await holder.rollback()
+    await conn.close()
+    pattern = r"goes on with 1 request; to follow the next: fedstac requests show ([0-9a-f-]{36})"
+    found = re.search(pattern, stderr.decode())
+    assert found, stderr
+    assert process.returncode == 130
+    status = await west.admin.get(f"/requests/{found[1]}")
+    assert status.status_code == 200

@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -278,6 +278,31 @@ async def test_what_was_refused_is_asked_for_again_when_something_changed_and_op
     await work_off(west, conn)
     assert await states(conn) == {IDS[0]: "deleted"}
     assert await count(conn, "trouble", "kind = 'deletion-refused'") == 1
+
+
+async def test_who_deletes_all_that_is_ready_asks_for_each_once_whatever_is_refused_meanwhile(
+    west: Node, conn: Connection
+) -> None:
+    await mark(conn, *IDS[:2])
+    await settle(conn, *IDS[:2])
+    begun = await deletions.now(conn)
+    bert = manager.Submitter("bert")  # may delete nothing: the workers refuse it
+
+    async def ask(since: datetime) -> int:
+        request = await manager.ask_to_delete(west, conn, bert, EVERY, "plain", asked_before=since)
+        await work_off(west, conn)
+        return request.total if request else 0
+
+    assert [await ask(begun) for _ in range(2)] == [2, 0]
+    assert await states(conn) == {IDS[0]: "open", IDS[1]: "open"}
+    assert await ask(await deletions.now(conn)) == 2, "later it is asked for again"
+    await mark(conn, IDS[2])
+    await settle(conn, IDS[2])
+    async with conn.transaction():
+        [first] = await deletion_lists.take_ready(
+            conn, EVERY, "plain", moments=None, now=await deletions.now(conn), limit=1
+        )
+    assert first.dataset == IDS[2], "nobody has asked for it yet"
 
 
 async def test_the_schedule_leaves_what_is_under_quarantine_to_people_who_are_told_once(

@@ -57,11 +57,11 @@ def run(action: str, members: Mapping[str, Any], options: ManyOptions) -> None:
     change = options.change
     form = form_of(change.ctx, change.output)
     wish = _wish(action, members, options)
-    if change.yes and not options.digest:
+    if change.yes and not (options.digest or change.dry_run):
         raise typer.BadParameter("--yes needs the digest of what you saw: --dry-run shows it", param_hint="--digest")
     with client_of(change.ctx, change.url, change.token) as client:
         digest = options.digest
-        if not change.yes:
+        if change.dry_run or not change.yes:
             preview = client.preview_bulk(wish)
             _show_preview(preview, form, dry_run=change.dry_run)
             if change.dry_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -230,14 +230,11 @@ def run(
             if not requests:
                 counts = {each["project"]: each["count"] for each in answer["ready"]}
             requests += answer["requests"]
-            more = answer["more"]
+            asked_count = sum(each["total"] for each in requests)
+            more = answer["more"] and asked_count < sum(counts.values())  # what is refused is ready again
         total = sum(each["total"] for each in requests)
         if wait:
-            deleted_count = 0
-            for each in requests:
-                each["counts"] = _wait_for(server, each["id"])
-                deleted_count += each["counts"]["done"]
-                bars.set("deleted", deleted_count, total)
+            _wait_for_all(server, requests, lambda count: bars.set("deleted", count, total))
     refusals = sum(each["total"] - each["counts"]["done"] for each in requests) if wait else 0
     if form_of(ctx, output) is not Output.TABLE:
         terminal.dump({"ready": counts, "requests": requests, "dry_run": dry_run})
@@ -250,8 +247,23 @@ def run(
         what = "deleted" if wait else "to be deleted"
         out(f"{number(total - refusals, 'dataset')} {what}, by {number(len(requests), 'request')}")
     if refusals:
-        say(f"{number(refusals, 'dataset')} not deleted; see fedstac requests show {requests[0]['id']} --items", "bold")
+        first = next(each["id"] for each in requests if each["counts"]["done"] < each["total"])
+        say(f"{number(refusals, 'dataset')} not deleted; see fedstac requests show {first} --items", "bold")
         raise typer.Exit(terminal.REJECTED)
+
+
+def _wait_for_all(server: Transport, requests: list[dict[str, Any]], show: Callable[[int], None]) -> None:
+    """Wait until all requests are final, and put their counts into them."""
+    deleted_count = 0
+    for n, each in enumerate(requests):
+        try:
+            each["counts"] = _wait_for(server, each["id"])
+        except KeyboardInterrupt:
+            rest = number(len(requests) - n, "request")
+            say(f"the server goes on with {rest}; to follow the next: fedstac requests show {each['id']}")
+            raise
+        deleted_count += each["counts"]["done"]
+        show(deleted_count)
 
 
 def _wait_for(server: Transport, request: str) -> dict[str, int]:
@@ -298,8 +310,10 @@ def config(
     form = form_of(ctx, output)
     if file is None and (dry_run or apply_to_open):
         raise typer.BadParameter("it goes with --set FILE")
-    if file is not None and not project:
+    if not project and (file is not None or version is not None):
         raise typer.BadParameter("say of which project", param_hint="PROJECT")
+    if file is not None and version is not None:
+        raise typer.BadParameter("it shows a version of before; --set makes the next one", param_hint="--version")
     path = f"/deletions/rules/{quote(project, safe='')}"
     with server_of(ctx, url, token) as server:
         if not project:

@@ -16,7 +16,7 @@ from fedstac.db import collections, deletions
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import deletion
 from fedstac.domain.deletion import NO_RULES, DeletionRules, Dependency
-from fedstac.domain.errors import BadRequest, NotFound, Problem
+from fedstac.domain.errors import BadRequest, Problem
 from fedstac.domain.policy import Action, Resource
 from fedstac.workers import deleting
 
@@ -48,7 +48,7 @@ async def get_one(visit: Visit) -> Response:
         if await collections.get(conn, project) is None:
             raise collection_rules.missing(project)
         if newest is None and pages.wants_json(call):
-            raise NotFound(f"{project[:100]} has no rules of deletion; marks wait for nobody, for 30 days")
+            raise deleting.no_rules(project)
         versions = [deleting.rules_document(each) for each in await deleting.versions(conn, caller, project)]
     rules = newest.rules if newest else NO_RULES
     document = deleting.rules_document(newest) if newest else {}

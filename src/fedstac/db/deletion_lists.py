@@ -322,12 +322,14 @@ ASK_AGAIN = timedelta(days=1)  # for a deletion that was refused, where nobody h
 
 
 async def take_ready(
-    conn: Connection, sight: Sight, project: str, *, moments: Mapping[int, datetime] | None, now: datetime, limit: int
-) -> list[ReadyDeletion]:
+    conn: Connection, sight: Sight, project: str, *, moments: Mapping[int, datetime] | None, now: datetime, limit: int,
+    asked_before: datetime | None = None,
+) -> list[ReadyDeletion]:  # fmt: skip
     """Lock and return deletions of a project that are ready, and for which no request waits. Call it in a transaction.
 
     moments: of the schedule, by version of the rules: those that were ready before their moment, and that are not
-    under quarantine, about which people decide. None: all.
+    under quarantine, about which people decide. None: all. asked_before: those that were not asked for since then, so
+    that what is refused meanwhile is not asked for again and again. What nobody has asked for comes first.
     """
     # One after the other: a row that another one asked for meanwhile is read anew, the items of its request are not.
     await conn.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", ASKING_LOCK, project)
@@ -335,6 +337,7 @@ async def take_ready(
     at = choice.place(now)
     versions = choice.place(list(moments) if moments is not None else None)
     times = choice.place(list(moments.values()) if moments is not None else None)
+    before = choice.place(asked_before)
     rows = await conn.fetch(
         f"""SELECT d.id, d.dataset, r.lineage, d.delete_request AS earlier_request
             FROM fedstac.deletion d JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.dataset
@@ -351,7 +354,9 @@ async def take_ready(
                        OR d.delete_asked_at < {at} - {choice.place(ASK_AGAIN)}::interval)
                       AND NOT EXISTS (SELECT FROM fedstac.request_item i WHERE i.request = d.delete_request
                                       AND i.dataset = d.dataset AND i.status = 'queued'))
-            ORDER BY d.grace_until, d.id LIMIT {choice.place(limit)} FOR UPDATE OF d SKIP LOCKED""",
+              AND ({before}::timestamptz IS NULL OR d.delete_asked_at IS NULL OR d.delete_asked_at < {before})
+            ORDER BY d.delete_asked_at NULLS FIRST, d.grace_until, d.id LIMIT {choice.place(limit)}
+            FOR UPDATE OF d SKIP LOCKED""",
         *choice.values,
     )
     return [ReadyDeletion(**dict(row)) for row in rows]

@@ -256,9 +256,16 @@ async def rules(conn: Connection, caller: Caller, project: str, version: int | N
     caller.require(Action.DELETIONS, Resource.of_collection(project))
     project_rules = await deletions.stored_rules(conn, project, version)
     if project_rules is None:
-        which = "rules of deletion" if version is None else f"version {version} of its rules of deletion"
-        raise NotFound(f"{project[:100]} has no {which}; marks wait for nobody, for 30 days")
+        if version is not None:
+            raise NotFound(f"{project[:100]} has no version {version} of its rules of deletion; ask without a version")
+        raise no_rules(project)
     return project_rules
+
+
+def no_rules(project: str) -> NotFound:
+    """Return the refusal that says what holds for a project that has no rules."""
+    days = f"{rules_of_deletion.GRACE_DAYS:g}"
+    return NotFound(f"{project[:100]} has no rules of deletion; marks wait for nobody, for {days} days")
 
 
 async def all_rules(conn: Connection, caller: Caller) -> list[StoredRules]:

@@ -224,18 +224,20 @@ async def _leave_to_people(conn: Connection, project: str, now: datetime) -> int
 
 async def ask_to_delete(
     node: Node, conn: Connection, submitter: Submitter, sight: Sight, project: str, *,
-    moments: Mapping[int, datetime] | None = None,
+    moments: Mapping[int, datetime] | None = None, asked_before: datetime | None = None,
 ) -> DeleteRequest | None:  # fmt: skip
     """Make a request to delete up to AT_ONCE datasets that are ready; None where none is.
 
-    The workers decide each anew, under its lock. `moments` are as take_ready has them.
+    The workers decide each anew, under its lock. `moments` and `asked_before` are as take_ready has them.
     """
     vocabulary = node.checker.vocabularies.current(project)
     version = vocabulary.version if vocabulary else None
     await node.vocabulary_store.keep(node.pool, project, version)
     async with conn.transaction():
         now = await deletions.now(conn)
-        ready = await deletion_lists.take_ready(conn, sight, project, moments=moments, now=now, limit=AT_ONCE)
+        ready = await deletion_lists.take_ready(
+            conn, sight, project, moments=moments, now=now, limit=AT_ONCE, asked_before=asked_before
+        )
         if not ready:
             return None
         request = NewRequest(

@@ -173,8 +173,9 @@ async def post_delete(call: Call) -> Response:
 async def post_run(call: Call) -> Response:
     """Delete all that is ready now and that the caller may delete, of a project or of all: {project}.
 
-    The answer names the requests that were made, each of up to 500 datasets. `more` says that there are further ones:
-    ask again. With `dry_run=true` it only counts, by project.
+    The answer names the requests that were made, each of up to 500 datasets, and each dataset once. `more` says that
+    there may be further ones: ask again, until you have asked for as many as were ready. With `dry_run=true` it only
+    counts, by project.
     """
     caller = caller_of(call)
     caller.require_somewhere((Action.DELETE,), deleting.EVERYTHING)
@@ -184,10 +185,11 @@ async def post_run(call: Call) -> Response:
     requests: list[DeleteRequest] = []
     async with call.node.pool.acquire() as conn:
         sight = await deleting.deletable(conn, caller)
-        ready = await deletion_lists.ready_projects(conn, sight, project=project, now=await deletions.now(conn))
+        beginning = await deletions.now(conn)
+        ready = await deletion_lists.ready_projects(conn, sight, project=project, now=beginning)
         for name in () if is_dry_run(call) else ready:
             while len(requests) < MOST_REQUESTS and (
-                request := await ask_to_delete(call.node, conn, _submitter(call), sight, name)
+                request := await ask_to_delete(call.node, conn, _submitter(call), sight, name, asked_before=beginning)
             ):
                 requests.append(request)
     return _answer({
