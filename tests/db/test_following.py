@@ -24,7 +24,7 @@ from fedstac.messaging.sources import EventPage, NotServed, SourceAway, SourceRe
 from fedstac.settings import Settings
 from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import snapshot_of
-from fedstac.workers import following
+from fedstac.workers import following, pages
 from fedstac.workers.following import Follower, OriginRolledBack
 from fedstac.workers.index_node import IndexHandler
 from tests.db.sources import RAW, Json, Source, entry, follow, follower_of
@@ -134,14 +134,14 @@ async def test_the_next_page_is_judged_before_this_one_is_committed_and_none_is_
     prepare, write = IndexHandler.prepare, Follower._write
     is_broken = True
 
-    async def prepare_and_tell(handler: IndexHandler, page: following.Page) -> following.PageReading:
+    async def prepare_and_tell(handler: IndexHandler, page: pages.Page) -> pages.PageReading:
         reading = await prepare(handler, page)
         if page.cursor.pos == 6:
             judged.set()
         return reading
 
     async def write_when_judged(
-        follower: Follower, conn: Connection, page: following.Page, rejections: Sequence[following.Rejection]
+        follower: Follower, conn: Connection, page: pages.Page, rejections: Sequence[pages.Rejection]
     ) -> following._WrittenPage:
         if page.cursor.pos == 4:
             await judged.wait()  # it never comes where no page is read ahead

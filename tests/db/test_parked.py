@@ -16,7 +16,7 @@ from fedstac.demo import sample
 from fedstac.domain.errors import Conflict, NotFound
 from fedstac.messaging.sources import NotServed, SourceRefused, UnreadableMessage
 from fedstac.runtime.metrics import process_families, text_of
-from fedstac.workers import following
+from fedstac.workers import following, pages
 from tests.db.sources import RAW, Json, Source, entry, follow, follower_of
 from tests.support.nodes import StartApi
 
@@ -108,8 +108,8 @@ async def test_a_message_that_is_no_event_is_rejected_and_can_only_be_discarded(
     source = Source([])
     follower = await follow(node, source)
     message = UnreadableMessage("partition 3, offset 17", "its headers say no place", "hello\0")
-    page = following.Page("north", [], follower.applied_cursor)
-    await follower._apply(following.ComingPage(page, [following._rejection(message, "north")]))
+    page = pages.Page("north", [], follower.applied_cursor)
+    await follower._apply(pages.ComingPage(page, [following._rejection(message, "north")]))
     [row] = await parked.every(conn)
     assert (row.outcome, row.subject, row.detail) == ("rejected", message.place, message.reason)
     assert follower.exceptions == [{"event_id": message.place, "outcome": "rejected", "detail": message.reason}]

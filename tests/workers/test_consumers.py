@@ -21,7 +21,7 @@ from fedstac.demo import embedded, sample
 from fedstac.domain.events import Cursor
 from fedstac.messaging.origin import Origin
 from fedstac.workers import roles
-from fedstac.workers.following import HandledPage, Page, PageReading, Rejection
+from fedstac.workers.pages import HandledPage, Page, PageReading, Rejection
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 

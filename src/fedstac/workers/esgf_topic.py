@@ -30,7 +30,7 @@ from fedstac.domain.model import Judge, Lineage, Record
 from fedstac.domain.vocabulary import Vocabulary, VocabularyBroken
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import RawEvent
-from fedstac.workers.following import HandledPage, Page, PageReading, Rejection
+from fedstac.workers.pages import HandledPage, Page, PageReading, Rejection
 
 WAITS: Final = "it came before the item that it changes; it is kept and applied when that comes"
 MIXED: Final = "its dataset is one that a fedstac node announces; what another program says of it has no place there"

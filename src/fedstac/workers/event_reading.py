@@ -19,7 +19,7 @@ from fedstac.messaging.sources import NotServed
 from fedstac.vocabularies import judging, store
 from fedstac.vocabularies.judging import EventBatch, JudgeLost, Objection
 from fedstac.vocabularies.registry import Snapshot, Vocabularies, snapshot_of
-from fedstac.workers.following import LONG_PAGE, Page, PageReading, Rejection
+from fedstac.workers.pages import LONG_PAGE, Page, PageReading, Rejection
 
 log = structlog.get_logger()
 

@@ -29,7 +29,6 @@ from fedstac.messaging.sources import (
     BehindRetention,
     EventSource,
     NotServed,
-    Offsets,
     RawEvent,
     SourceAway,
     SourceRefused,
@@ -43,8 +42,9 @@ from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.metrics import ACKNOWLEDGEMENT_SECONDS, APPLY_SECONDS, CONSUMED
 from fedstac.runtime.wakeup import Backoff, pause, unless
 from fedstac.workers.deletion_parts import PartReporter
+from fedstac.workers.pages import LONG_PAGE, ComingPage, HandledPage, Handler, Page, PageReading, Rejection, without
 
-PAGE, LONG_PAGE = 500, 250  # events
+PAGE = 500  # events
 EXCEPTIONS_AT_ONCE = 1000  # the origin takes 2 000
 LONGEST_NAME, LONGEST_DETAIL = 650, 2000  # characters; of a name what fits into an index
 LONG_POLL_SECONDS = 10
@@ -77,53 +77,6 @@ class FollowedElsewhere(Exception):
     """Another process follows the origin into this database; the text says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some events of an origin in their order; `cursor` is the place in its feed after them."""
-
-    origin: str
-    events: Sequence[RawEvent]
-    cursor: Cursor
-    ends_snapshot: bool = False
-    offsets: Offsets = field(default_factory=dict)  # the broker's own place after the page
-    readings: Mapping[int, Any] = field(default_factory=dict)  # what the handler made of events, by their identity
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """An event that cannot be applied, and why. `is_final`: this node takes no such event, whatever is mended."""
-
-    event: RawEvent
-    reason: str
-    is_final: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PageReading:
-    """What a handler made of the events of a page, by their identity, and those that cannot be applied."""
-
-    values: Mapping[int, Any]
-    rejections: Sequence[Rejection] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class HandledPage:
-    """The result of events that a handler applied."""
-
-    applied_count: int
-    ignored_count: int  # here already, or older than what is here
-    rejections: Sequence[Rejection] = ()  # of those that this node does not take
-
-
-def log_applied(page: Page, *, applied_count: int, ignored_count: int) -> None:
-    """Log what a handler applied of a page; nothing where that is nothing."""
-    if applied_count:
-        log.info(
-            "applied", origin=page.origin, events=applied_count, ignored=ignored_count, cursor=str(page.cursor),
-            traces=events.traces_of(event.get("traceparent") for event in page.events),
-        )  # fmt: skip
-
-
 class Acknowledger(Protocol):
     """Tells an origin what is done here: the origin itself over HTTP, or a topic."""
 
@@ -134,46 +87,12 @@ class Acknowledger(Protocol):
         ...
 
 
-class Handler(Protocol):
-    """What a consumer makes of the events of one origin."""
-
-    consumer: str  # its name: cursor, parked events and lock are kept by consumer and origin
-
-    async def prepare(self, page: Page) -> PageReading:
-        """Do what has no place in a transaction: fetch, read, judge. The page before may not be applied yet."""
-        ...
-
-    async def handle(self, conn: Connection, page: Page) -> HandledPage:
-        """Apply events that have their readings in the page. Return what became of them.
-
-        It joins the caller's transaction, which moves the cursor. The same events again change nothing.
-        """
-        ...
-
-    async def acknowledgeable(self, origin: str, applied_cursor: Cursor) -> Cursor:
-        """Return through where the origin may be told that everything is done; it may lag behind what is applied."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _WrittenPage:
     """What was written of a page; it counts once the transaction is committed."""
 
     outcome: HandledPage
     parked_events: Sequence[parked.ParkedEvent]
-
-
-@dataclass(frozen=True, slots=True)
-class ComingPage:
-    """A page that was received. reading: of its own events, unless the page is to be read when it is applied.
-
-    following: where the next page of a snapshot is. None: this is the last one, or no snapshot.
-    """
-
-    page: Page
-    rejections: Sequence[Rejection] = ()  # of what is no event of this origin
-    reading: PageReading | None = None
-    following: str | None = None
 
 
 @dataclass(slots=True)
@@ -316,7 +235,7 @@ class Follower:
     ) -> ComingPage:
         """Set aside what is no event of this origin; read the others where the page comes ahead of its turn."""
         strangers = _strangers(page)
-        own = _without(page, strangers)
+        own = without(page, strangers)
         reading = await self.handler.prepare(own) if is_ahead else None
         return ComingPage(own, [*unreadable, *strangers], reading, following)
 
@@ -421,7 +340,7 @@ class Follower:
         if reading is None:
             reading = await self.handler.prepare(page)
         rejections = [*rejections, *reading.rejections]
-        rest = replace(_without(page, reading.rejections), readings=reading.values)
+        rest = replace(without(page, reading.rejections), readings=reading.values)
         async with self.node.pool.acquire() as conn:
             try:
                 await self._commit(conn, rest, rejections, snapshot=snapshot, moves=moves)
@@ -459,7 +378,7 @@ class Follower:
         if untaken:
             await parked.park(conn, consumer, page.origin, page.cursor.pos, untaken)
         if await parked.has_any(conn, consumer, page.origin):
-            applied_events = _without(page, outcome.rejections).events
+            applied_events = without(page, outcome.rejections).events
             places = [parked.SubjectPlace(_subject(event), *_place(event)) for event in applied_events]
             await parked.unpark(conn, consumer, page.origin, places)
         return _WrittenPage(outcome, [*unread, *untaken])
@@ -597,14 +516,6 @@ def _strangers(page: Page) -> list[Rejection]:
 
 def _killer(event: RawEvent) -> Rejection:
     return Rejection(event, f"{ATTEMPTS} processes of this node ended while they applied it")
-
-
-def _without(page: Page, rejections: Sequence[Rejection]) -> Page:
-    """Return the page less some of its events."""
-    if not rejections:
-        return page
-    omitted = {id(rejection.event) for rejection in rejections}
-    return replace(page, events=[event for event in page.events if id(event) not in omitted])
 
 
 async def _may_be_of_an_event(conn: Connection, error: Exception) -> bool:

@@ -17,19 +17,11 @@ from fedstac.messaging.origin import Origin, TopicOrigin
 from fedstac.messaging.sources import EventSource
 from fedstac.runtime import supervision
 from fedstac.runtime.wakeup import pause
-from fedstac.workers import deletion_parts, following
+from fedstac.workers import deletion_parts, following, pages
 from fedstac.workers.esgf_topic import EsgfHandler
 from fedstac.workers.event_reading import EventReader
-from fedstac.workers.following import (
-    BEYOND_ALL,
-    FollowedElsewhere,
-    Follower,
-    HandledPage,
-    Handler,
-    Page,
-    PageReading,
-    Rejection,
-)
+from fedstac.workers.following import BEYOND_ALL, FollowedElsewhere, Follower
+from fedstac.workers.pages import HandledPage, Handler, Page, PageReading, Rejection
 
 REBUILD_PATIENCE_SECONDS = 10  # without an event, though the origin's head is further: a broker may take its time
 FOREIGN = "its lineage is another origin's, or its collection is not here"
@@ -64,7 +56,7 @@ class IndexHandler:
         if page.ends_snapshot:  # what the snapshot of a newer epoch did not list is gone at the origin
             deletions = await applying.forget(conn, page.origin, before_epoch=page.cursor.epoch)
             log.info("snapshot complete", origin=page.origin, cursor=str(page.cursor), datasets_gone=deletions)
-        following.log_applied(page, applied_count=result.applied_count, ignored_count=result.ignored_count)
+        pages.log_applied(page, applied_count=result.applied_count, ignored_count=result.ignored_count)
         foreign = {id(event) for event in result.foreign}
         foreign_keys = {
             (event.record.collection, event.record.id) for event in result.foreign if isinstance(event, DatasetEvent)

@@ -34,7 +34,7 @@ from fedstac.replication.policy_file import PolicyFile
 from fedstac.settings import Misconfigured, Settings
 from fedstac.workers import (
     deletion_parts,
-    following,
+    pages,
     replica_announcing,
     replica_identity,
     replica_policy,
@@ -43,7 +43,7 @@ from fedstac.workers import (
     replica_watching,
 )
 from fedstac.workers.event_reading import EventReader
-from fedstac.workers.following import HandledPage, Handler, Page, PageReading, Rejection
+from fedstac.workers.pages import HandledPage, Handler, Page, PageReading, Rejection
 from fedstac.workers.replica_removals import Remover
 
 FOREIGN: Final = "its dataset is another origin's here"
@@ -126,7 +126,7 @@ class ReplicaHandler:
                 conn, page.origin, before_epoch=page.cursor.epoch, pos=page.cursor.pos
             )
             log.info("snapshot complete", origin=page.origin, cursor=str(page.cursor), datasets_restricted=count)
-        following.log_applied(page, applied_count=result.applied_count, ignored_count=result.ignored_count)
+        pages.log_applied(page, applied_count=result.applied_count, ignored_count=result.ignored_count)
         foreign = {id(newest) for newest in result.foreign}
         foreign_keys = {(newest.key.collection, newest.key.id) for newest in result.foreign}
         await deletion_parts.store(conn, self.consumer, page.origin, parts, foreign=foreign_keys)

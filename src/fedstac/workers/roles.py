@@ -1,6 +1,6 @@
 """Roles: what a node's process does. Each says which parts run, what its settings have to be, and how it stands.
 
-A consumer that follows other nodes is a handler (workers/following.py) and a role made with `consumer`. Several roles
+A consumer that follows other nodes is a handler (workers/pages.py) and a role made with `consumer`. Several roles
 share one database: each has its own cursor, parked events and lock.
 """
 

@@ -19,8 +19,8 @@ from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import RawEvent
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import Backoff
-from fedstac.workers.following import Page
 from fedstac.workers.index_node import IndexHandler
+from fedstac.workers.pages import Page
 
 AT_ONCE = 100  # datasets that are mended in one transaction; the origin takes no more ids
 NOT_NOW = "it changed meanwhile, or its collection or lineage is another origin's; verify again"
