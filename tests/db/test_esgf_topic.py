@@ -23,7 +23,7 @@ from fedstac.messaging.dialects import esgf
 from fedstac.messaging.formats import Encoder, EventFormat
 from fedstac.messaging.origin import TopicOrigin
 from fedstac.messaging.sources import EventPage, Offsets, RawEvent
-from fedstac.workers import following
+from fedstac.workers import page_applying, pages
 from fedstac.workers.esgf_topic import FOREIGN, MIXED, WAITS, EsgfHandler
 from fedstac.workers.following import Follower
 from tests.messaging import story
@@ -306,7 +306,7 @@ def random_log(chance: random.Random) -> dict[str, list[bytes]]:
 async def take(node: Node, conn: Connection, log: dict[str, list[bytes]], chance: random.Random) -> list[Any]:
     """Return what is shown after a topic came in one of its orders, in pages of any size, with repeats."""
     async with conn.transaction():
-        await applying.forget(conn, "esgf", before_epoch=following.BEYOND_ALL)
+        await applying.forget(conn, "esgf", before_epoch=pages.BEYOND_ALL)
         await nodes.forget_progress(conn, nodes.INDEX, "esgf")
     queues = {name: list(steps) for name, steps in log.items()}
     values: list[bytes] = []
@@ -444,7 +444,7 @@ async def test_a_killed_follower_goes_on_where_its_transaction_ended(
     def die(name: str) -> None:
         raise SystemExit(name)
 
-    monkeypatch.setattr(following, "failpoint", die)
+    monkeypatch.setattr(page_applying, "failpoint", die)
     with pytest.raises(SystemExit, match=r"index\.written"):
         await follow(node, [patch(RETRACT, 2)])
     monkeypatch.undo()

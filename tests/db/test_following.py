@@ -25,8 +25,9 @@ from fedstac.settings import Settings
 from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import snapshot_of
 from fedstac.workers import following, pages
-from fedstac.workers.following import Follower, OriginRolledBack
+from fedstac.workers.following import OriginRolledBack
 from fedstac.workers.index_node import IndexHandler
+from fedstac.workers.page_applying import PageApplier, _WrittenPage
 from tests.db.sources import RAW, Json, Source, entry, follow, follower_of
 from tests.db.spoiling import LONG, SPOILS
 
@@ -131,7 +132,7 @@ async def test_the_next_page_is_judged_before_this_one_is_committed_and_none_is_
     follower = follower_of(node, source)
     follower.snapshot_first = False
     judged = asyncio.Event()  # the third page
-    prepare, write = IndexHandler.prepare, Follower._write
+    prepare, write = IndexHandler.prepare, PageApplier._write
     is_broken = True
 
     async def prepare_and_tell(handler: IndexHandler, page: pages.Page) -> pages.PageReading:
@@ -141,16 +142,16 @@ async def test_the_next_page_is_judged_before_this_one_is_committed_and_none_is_
         return reading
 
     async def write_when_judged(
-        follower: Follower, conn: Connection, page: pages.Page, rejections: Sequence[pages.Rejection]
-    ) -> following._WrittenPage:
+        applier: PageApplier, conn: Connection, page: pages.Page, rejections: Sequence[pages.Rejection]
+    ) -> _WrittenPage:
         if page.cursor.pos == 4:
             await judged.wait()  # it never comes where no page is read ahead
             if is_broken:
                 raise SourceAway("in the middle of it")
-        return await write(follower, conn, page, rejections)
+        return await write(applier, conn, page, rejections)
 
     monkeypatch.setattr(IndexHandler, "prepare", prepare_and_tell)
-    monkeypatch.setattr(Follower, "_write", write_when_judged)
+    monkeypatch.setattr(PageApplier, "_write", write_when_judged)
     await follower.begin()
     await follower.step(0)
     with pytest.raises(SourceAway):
@@ -310,7 +311,7 @@ async def test_what_is_told_of_a_parked_event_is_what_the_source_can_store(node:
     broken = orjson.loads(entry(node, item, CMIP6, digest="00" * 32))
     broken |= {"id": "an\0id", "source": "north\0"}
     follower = await follow(node, Source([orjson.dumps(broken).decode()]))
-    [exception] = follower.exceptions
+    [exception] = follower.acknowledgements.exceptions
     assert exception["event_id"] == "an\ufffdid"
     assert "\0" not in exception["detail"]
 
@@ -365,7 +366,7 @@ async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_
     assert (await here(conn))[0] == sorted([first["id"], second["id"]])
     assert node.parts.troubles() == {"follower acknowledgements": "the source refuses an acknowledgement; trying again"}
     source.is_refusing = False
-    follower._acknowledge_at = 0.0
+    follower.acknowledgements._next_at = 0.0
     await follower.step(0)
     assert source.acknowledged == follower.applied_cursor
     assert node.parts.troubles() == {}

@@ -16,7 +16,7 @@ from fedstac.demo import sample
 from fedstac.domain.errors import Conflict, NotFound
 from fedstac.messaging.sources import NotServed, SourceRefused, UnreadableMessage
 from fedstac.runtime.metrics import process_families, text_of
-from fedstac.workers import following, pages
+from fedstac.workers import pages
 from tests.db.sources import RAW, Json, Source, entry, follow, follower_of
 from tests.support.nodes import StartApi
 
@@ -109,10 +109,12 @@ async def test_a_message_that_is_no_event_is_rejected_and_can_only_be_discarded(
     follower = await follow(node, source)
     message = UnreadableMessage("partition 3, offset 17", "its headers say no place", "hello\0")
     page = pages.Page("north", [], follower.applied_cursor)
-    await follower._apply(pages.ComingPage(page, [following._rejection(message, "north")]))
+    await follower._apply(pages.ComingPage(page, [pages.unreadable(message, "north")]))
     [row] = await parked.every(conn)
     assert (row.outcome, row.subject, row.detail) == ("rejected", message.place, message.reason)
-    assert follower.exceptions == [{"event_id": message.place, "outcome": "rejected", "detail": message.reason}]
+    assert follower.acknowledgements.exceptions == [
+        {"event_id": message.place, "outcome": "rejected", "detail": message.reason}
+    ]
     with pytest.raises(Conflict, match="no event that this node would ever take"):
         await parked.requeue(conn, [row.id], actor="anna")
     await parked.discard(conn, [row.id], actor="anna")

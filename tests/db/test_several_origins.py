@@ -21,7 +21,7 @@ from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import NotServed, open_source
 from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Settings
-from fedstac.workers import following, index_node
+from fedstac.workers import index_node, pages
 from tests.db.sources import Source, digest_of, entry, follow
 from tests.support.waiting import PATIENCE
 
@@ -155,7 +155,7 @@ async def test_a_lineage_has_one_origin_and_the_claim_of_another_is_parked(east:
     await follow(east, source(east, "west", [common]))
     follower = await follow(east, source(east, "north", [common, other]))
     assert await ids_by_origin(conn) == {"north": [other["id"]], "west": [common["id"]]}
-    assert [each["outcome"] for each in follower.exceptions] == ["parked"]
+    assert [each["outcome"] for each in follower.acknowledgements.exceptions] == ["parked"]
     assert await parked.exceptions(conn, nodes.INDEX, "west") == []
     assert "another origin's" in (await parked.exceptions(conn, nodes.INDEX, "north"))[0]["detail"]
 
@@ -203,14 +203,14 @@ async def test_forgetting_one_origin_leaves_what_is_the_others(east: Node, conn:
     first, second = sample.items(2)
     await follow(east, source(east, "west", [first]))
     await follow(east, source(east, "north", [second]))
-    await applying.forget(conn, "north", before_epoch=following.BEYOND_ALL)
+    await applying.forget(conn, "north", before_epoch=pages.BEYOND_ALL)
     assert await ids_by_origin(conn) == {"west": [first["id"]]}
     assert await shown(conn) == "west"
     await follow(east, source(east, "north", [second]))
-    await applying.forget(conn, "west", before_epoch=following.BEYOND_ALL)
+    await applying.forget(conn, "west", before_epoch=pages.BEYOND_ALL)
     assert await ids_by_origin(conn) == {"north": [second["id"]]}
     assert await shown(conn) == "north"
-    await applying.forget(conn, "north", before_epoch=following.BEYOND_ALL)
+    await applying.forget(conn, "north", before_epoch=pages.BEYOND_ALL)
     assert (await ids_by_origin(conn), await shown(conn)) == ({}, None)
 
 
@@ -222,7 +222,7 @@ async def test_the_partition_stays_for_datasets_whose_origin_has_not_told_of_the
     quiet = source(east, "north", [second])
     quiet.entries.pop(0)
     await follow(east, quiet)
-    await applying.forget(conn, "west", before_epoch=following.BEYOND_ALL)
+    await applying.forget(conn, "west", before_epoch=pages.BEYOND_ALL)
     assert await ids_by_origin(conn) == {"north": [second["id"]]}
     await follow(east, source(east, "west", [first]))
     assert await shown(conn) == "west"
@@ -246,11 +246,11 @@ async def test_an_origin_is_forgotten_part_by_part(
     items = list(sample.items(40, versions=1))
     await follow(east, source(east, "west", items[:30]))
     await follow(east, source(east, "north", items[30:]))
-    await applying.forget_in_parts(conn, "west", before_epoch=following.BEYOND_ALL)
+    await applying.forget_in_parts(conn, "west", before_epoch=pages.BEYOND_ALL)
     assert list(await ids_by_origin(conn)) == ["north"]
     changes = await conn.fetchval("SELECT count(DISTINCT changed) FROM fedstac.facet WHERE shown = 0")
     assert changes == 5
-    await applying.forget(conn, "west", before_epoch=following.BEYOND_ALL)
+    await applying.forget(conn, "west", before_epoch=pages.BEYOND_ALL)
     assert await invariants.check(conn) == []
 
 
@@ -271,7 +271,7 @@ async def test_a_lineage_may_be_forgotten_while_another_origin_waits_for_it(east
     await follow(east, source(east, "west", [common]))
     watching = await connections.connect(east.settings.dsn)
     async with conn.transaction():
-        await applying.forget(conn, "west", before_epoch=following.BEYOND_ALL)
+        await applying.forget(conn, "west", before_epoch=pages.BEYOND_ALL)
         waiting = asyncio.create_task(follow(east, source(east, "north", [common])))
         async with asyncio.timeout(PATIENCE):
             while not await watching.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
@@ -291,7 +291,7 @@ async def test_origins_that_are_taken_anew_at_the_same_time_do_not_hold_up_each_
     async def take_anew(origin: str) -> None:
         for epoch in range(1, 9):
             async with east.pool.acquire() as own:
-                await applying.forget(own, origin, before_epoch=following.BEYOND_ALL)
+                await applying.forget(own, origin, before_epoch=pages.BEYOND_ALL)
             await follow(east, source(east, origin, sources[origin], epoch=epoch))
 
     await asyncio.gather(*map(take_anew, sources))

@@ -20,8 +20,8 @@ from fedstac.runtime.wakeup import pause
 from fedstac.workers import deletion_parts, following, pages
 from fedstac.workers.esgf_topic import EsgfHandler
 from fedstac.workers.event_reading import EventReader
-from fedstac.workers.following import BEYOND_ALL, FollowedElsewhere, Follower
-from fedstac.workers.pages import HandledPage, Handler, Page, PageReading, Rejection
+from fedstac.workers.following import FollowedElsewhere, Follower
+from fedstac.workers.pages import BEYOND_ALL, HandledPage, Handler, Page, PageReading, Rejection
 
 REBUILD_PATIENCE_SECONDS = 10  # without an event, though the origin's head is further: a broker may take its time
 FOREIGN = "its lineage is another origin's, or its collection is not here"

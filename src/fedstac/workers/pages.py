@@ -1,6 +1,7 @@
 """Pages: what a follower gives to the handler of a consumer, and what it gets back.
 
-workers/following.py receives pages. A consumer is a handler of them, in a module of its own.
+workers/following.py receives pages, and page_applying.py applies them. A consumer is a handler of them, in a module of
+its own.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import structlog
 from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.events import Cursor
-from fedstac.messaging.sources import Offsets, RawEvent
+from fedstac.messaging.sources import Offsets, RawEvent, UnreadableMessage
 
 LONG_PAGE = 250  # events
+BEYOND_ALL = 2**63 - 1  # an epoch that none is after
 log = structlog.get_logger()
 
 
@@ -107,3 +109,18 @@ def without(page: Page, rejections: Sequence[Rejection]) -> Page:
         return page
     omitted = {id(rejection.event) for rejection in rejections}
     return replace(page, events=[event for event in page.events if id(event) not in omitted])
+
+
+def strangers(page: Page) -> list[Rejection]:
+    """Reject the events that are another origin's than the one that announced them."""
+    return [
+        Rejection(event, f"{page.origin} announced what {str(event.get('source'))[:63]} is the origin of", True)
+        for event in page.events
+        if event.get("source") != page.origin
+    ]
+
+
+def unreadable(message: UnreadableMessage, origin: str) -> Rejection:
+    """Return what is parked of a message that is no event: its place in the broker is its name."""
+    event = {"id": message.place, "subject": message.place, "source": origin, "message": message.text}
+    return Rejection(event, message.reason, is_final=True)
