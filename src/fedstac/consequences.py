@@ -16,8 +16,9 @@ from uuid import UUID
 
 import orjson
 
-from fedstac.db import deletions, file_marks, file_references, grants, outbox, purging
+from fedstac.db import deletion_rules, deletions, file_marks, file_references, grants, outbox, purging, quarantine_cases
 from fedstac.db.connections import Connection
+from fedstac.db.quarantine_cases import CaseEnd, QuarantineCase
 from fedstac.domain import crosschecks, deletion, events, shared_files
 from fedstac.domain import grants as grant_rules
 from fedstac.domain.actions import Work
@@ -52,7 +53,7 @@ async def follow_deletions(
     if not steps:
         return
     projects = sorted({change.after.collection for change, _, _ in steps if change.event_type == events.MARKED})
-    rules = await deletions.rules_of(conn, projects) if projects else {}
+    rules = await deletion_rules.rules_of(conn, projects) if projects else {}
     for event_type, group in groupby(steps, key=lambda each: each[0].event_type):
         if event_type == events.MARKED:
             await deletions.begin(conn, [
@@ -62,16 +63,16 @@ async def follow_deletions(
                 for change, entry, event_id in group
             ])  # fmt: skip
         elif event_type == events.QUARANTINED:
-            await deletions.open_cases(conn, [
-                deletions.QuarantineCase(
+            await quarantine_cases.open_cases(conn, [
+                QuarantineCase(
                     uuid7(now), change.after.collection, change.after.id, event_id, entry.actor,
                     orjson.loads(change.after.quarantine or "{}"),
                 )
                 for change, entry, event_id in group
             ], now=now)  # fmt: skip
         elif event_type == events.RELEASED:
-            await deletions.close_cases(conn, [
-                deletions.CaseEnd(change.after.collection, change.after.id, entry.actor, change.reason)
+            await quarantine_cases.close_cases(conn, [
+                CaseEnd(change.after.collection, change.after.id, entry.actor, change.reason)
                 for change, entry, _ in group
             ], now=now)  # fmt: skip
         else:
@@ -82,8 +83,8 @@ async def follow_deletions(
                 )
                 for change, entry, _ in ends
             ], now=now)  # fmt: skip
-            await deletions.close_cases(conn, [
-                deletions.CaseEnd(change.after.collection, change.after.id, entry.actor, "the dataset was deleted")
+            await quarantine_cases.close_cases(conn, [
+                CaseEnd(change.after.collection, change.after.id, entry.actor, "the dataset was deleted")
                 for change, entry, _ in ends
                 if event_type == events.DELETED and change.before is not None and change.before.quarantine is not None
             ], now=now)  # fmt: skip

@@ -18,7 +18,7 @@ from uuid import UUID
 import asyncpg
 
 from fedstac import consequences
-from fedstac.db import audit, cascades, deletions, facets, outbox, queue, records
+from fedstac.db import audit, cascades, deletion_rules, deletions, facets, outbox, queue, records
 from fedstac.db.connections import Connection
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import events, versions
@@ -130,7 +130,7 @@ async def _share_rules(conn: Connection, work: Sequence[Work]) -> None:
     """
     projects = {entry.command.target.collection for entry in work if isinstance(entry.command, Mark)}
     if projects:
-        await deletions.share_rules(conn, sorted(projects))
+        await deletion_rules.share_rules(conn, sorted(projects))
 
 
 async def rehearse(

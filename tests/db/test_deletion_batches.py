@@ -8,7 +8,7 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import deletions, invariants
+from fedstac.db import deletion_rules, deletions, invariants
 from fedstac.db.connections import Connection
 from fedstac.domain import deletion
 from fedstac.domain.actions import Command, Work
@@ -128,7 +128,7 @@ async def test_a_mark_waits_for_rules_before_it_locks_anything_that_they_need(
 ) -> None:
     worker, watcher = await connect(), await connect()
     async with conn.transaction():
-        await deletions.hold_rules(conn, "plain")
+        await deletion_rules.hold_rules(conn, "plain")
         work = asyncio.create_task(perform(worker, UNMARK, Mark(B, ANNA)))
         await writing.is_blocked(watcher, worker, conn)
         assert len(await deletions.lock_open_before(conn, "plain", 2, limit=9)) == 1

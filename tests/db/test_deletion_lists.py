@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from fedstac.bootstrap import Node
-from fedstac.db import deletion_lists, deletion_reports, deletions, invariants
+from fedstac.db import deletion_lists, deletion_reports, deletion_rules, deletions, invariants
 from fedstac.db.connections import Connection
 from fedstac.db.deletion_lists import DeletionFilter, ListOrder, OpenStand, Sight
 from fedstac.db.deletions import DeletionEnd
@@ -183,8 +183,8 @@ async def test_everybody_gets_the_list_and_the_counts_that_the_rules_say_whateve
         assert await conn.fetch(summed_up.query) == [], f"step {step}"
         if step % 20 == 19:
             await check_lists(conn, now)
-    await deletions.store_rules(conn, "plain", DeletionRules(version=2), actor="anna", now=now)
-    await deletions.begin_revision(conn, "plain", 2)
+    await deletion_rules.store_rules(conn, "plain", DeletionRules(version=2), actor="anna", now=now)
+    await deletion_rules.begin_revision(conn, "plain", 2)
     await check_lists(conn, now)
 
 

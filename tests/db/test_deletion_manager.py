@@ -16,7 +16,7 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import deletion_lists, deletions
+from fedstac.db import deletion_lists, deletion_rules, deletions
 from fedstac.db.connections import Connection
 from fedstac.db.deletion_lists import DeletionFilter, ListOrder, OpenStand, Sight
 from fedstac.domain import deletion
@@ -475,7 +475,7 @@ async def test_rules_that_are_applied_in_parts_survive_a_kill_between_any_two_of
     await mark(conn, *IDS)
     rules = deletion.read_rules({"dependencies": [{"name": "desk"}], "grace_days": 5})
     effect = await deleting.configure(conn, CALLER, "plain", rules, expected=None)
-    await deletions.begin_revision(conn, "plain", effect.after.version)
+    await deletion_rules.begin_revision(conn, "plain", effect.after.version)
     for words, revised in (("revising=kill", 0), ("revised=kill", 2), ("revised=kill:2", 6), ("revising=kill", 6)):
         await die(west, words, revised_at_once=2)
         assert await count(conn, "deletion", f"configuration = {effect.after.version}") == revised, words

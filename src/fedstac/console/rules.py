@@ -12,7 +12,7 @@ from fedstac.api.deletions import manager
 from fedstac.console import pages
 from fedstac.console.pages import ConsolePage, PageQuery
 from fedstac.console.visits import Visit
-from fedstac.db import collections, deletions
+from fedstac.db import collections, deletion_rules
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import deletion
 from fedstac.domain.deletion import NO_RULES, DeletionRules, Dependency
@@ -44,7 +44,7 @@ async def get_one(visit: Visit) -> Response:
     caller = manager.caller_of(call)
     caller.require(Action.DELETIONS, Resource.of_collection(project))
     async with call.node.pool.acquire() as conn:
-        newest = await deletions.stored_rules(conn, project)
+        newest = await deletion_rules.stored_rules(conn, project)
         if await collections.get(conn, project) is None:
             raise collection_rules.missing(project)
         if newest is None and pages.wants_json(call):
@@ -96,7 +96,7 @@ async def _form_page(
     """Show the form as it was sent, and what is wrong with it."""
     fields = {**{name: form.get(name, "") for name in ("grace_days", "automatic", "schedule")}, "rows": _rows(form)}
     async with visit.call.node.pool.acquire() as conn:
-        newest = await deletions.stored_rules(conn, project)
+        newest = await deletion_rules.stored_rules(conn, project)
     content = {
         **_form_content(project, fields, version), "newest": deleting.rules_document(newest) if newest else {},
         "is_saved": "", "versions": [],

@@ -1,4 +1,4 @@
-"""Deletions: the rules of projects, the entries that marks open, waivers, reminders, and cases of quarantine."""
+"""Deletions: the entries that marks open, what each waits for, waivers and reminders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from fedstac.db.connections import Connection, Row
 from fedstac.domain import deletion
 from fedstac.domain.deletion import (
     Deletion,
-    DeletionRules,
     DeletionState,
     DependencyState,
     DependencyStatus,
@@ -30,19 +29,8 @@ COLUMNS = f"""id, collection, dataset, event_id, marked_at, grace_until, actor, 
               configuration AS rules, identifiers, state, ended_at, ended_by, institution,
               {AWAITS_RULES} AS awaits_rules"""
 MANAGER_LOCK = 0x666564_08  # advisory lock of the one deletion manager
-RULES_LOCK = 0x66656409  # advisory locks of rules that change; the second key is the hash of the project
 DEPENDENCY_COLUMNS = """name, required, owns_identifier, due, contact, state, comment, reported_at, reminded_at,
                         reminders"""
-
-
-async def rules_of(conn: Connection, projects: Sequence[str]) -> dict[str, DeletionRules]:
-    """Return the newest rules of projects; one that has none is left out."""
-    rows = await conn.fetch(
-        """SELECT DISTINCT ON (project) project, version, body FROM fedstac.deletion_configuration
-           WHERE project = ANY ($1::text[]) ORDER BY project, version DESC""",
-        projects,
-    )
-    return {row["project"]: deletion.read_rules(orjson.loads(row["body"]), version=row["version"]) for row in rows}
 
 
 async def open_of(
@@ -173,126 +161,7 @@ async def end(conn: Connection, endings: Sequence[DeletionEnd], *, now: datetime
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class QuarantineCase:
-    """A case of quarantine that begins. `quarantine` has reason, case, contact and links."""
-
-    id: UUID
-    collection: str
-    dataset: str
-    event_id: UUID
-    actor: str
-    quarantine: Mapping[str, Any]
-
-
-async def open_cases(conn: Connection, cases: Sequence[QuarantineCase], *, now: datetime) -> None:
-    """Store cases of quarantine; what one says replaces what was said before of the same open case."""
-    await conn.execute(
-        """INSERT INTO fedstac.quarantine_case AS q (id, collection, dataset, event_id, opened_by, reason, reference,
-                                                     contact, links, opened_at)
-           SELECT c.id, c.collection, c.dataset, c.event_id, c.actor, c.body ->> 'reason', c.body ->> 'case',
-                  c.body ->> 'contact', ARRAY(SELECT jsonb_array_elements_text(c.body -> 'links')), $7
-           FROM (SELECT id, collection, dataset, event_id, actor, body::jsonb AS body
-                 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[])
-                      u (id, collection, dataset, event_id, actor, body)) c
-           ON CONFLICT (collection, dataset) WHERE closed_at IS NULL DO UPDATE SET
-               reason = EXCLUDED.reason, reference = EXCLUDED.reference, contact = EXCLUDED.contact,
-               links = EXCLUDED.links""",
-        [each.id for each in cases], [each.collection for each in cases], [each.dataset for each in cases],
-        [each.event_id for each in cases], [each.actor for each in cases],
-        [orjson.dumps({"links": [], **each.quarantine}).decode() for each in cases], now,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class CaseEnd:
-    """How the quarantine of a dataset ends."""
-
-    collection: str
-    dataset: str
-    actor: str
-    decision: str | None
-
-
-async def close_cases(conn: Connection, endings: Sequence[CaseEnd], *, now: datetime) -> None:
-    """Close the open cases of datasets."""
-    await conn.execute(
-        """UPDATE fedstac.quarantine_case q SET closed_at = $5, closed_by = e.actor, decision = e.decision
-           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) e (collection, dataset, actor, decision)
-           WHERE q.collection = e.collection AND q.dataset = e.dataset AND q.closed_at IS NULL""",
-        [each.collection for each in endings], [each.dataset for each in endings],
-        [each.actor for each in endings], [each.decision for each in endings], now,
-    )  # fmt: skip
-
-
-# --- for the manager: rules ---
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRules:
-    """A version of a project's rules, who stored it, and when."""
-
-    project: str
-    rules: DeletionRules
-    actor: str
-    at: datetime
-
-
-RULES = "project, version, body, actor, at"
-
-
-def _rules_of_row(row: Row) -> StoredRules:
-    rules = deletion.read_rules(orjson.loads(row["body"]), version=row["version"])
-    return StoredRules(row["project"], rules, row["actor"], row["at"])
-
-
-async def stored_rules(conn: Connection, project: str, version: int | None = None) -> StoredRules | None:
-    """Return the newest rules of a project, or those of a version; None where there are none."""
-    row = await conn.fetchrow(
-        f"""SELECT {RULES} FROM fedstac.deletion_configuration
-            WHERE project = $1 AND ($2::integer IS NULL OR version = $2) ORDER BY version DESC LIMIT 1""",
-        project, version,
-    )  # fmt: skip
-    return _rules_of_row(row) if row else None
-
-
-async def newest_rules(conn: Connection) -> list[StoredRules]:
-    """Return the newest rules of all projects that have some, by project."""
-    rows = await conn.fetch(
-        f"""SELECT DISTINCT ON (project) {RULES} FROM fedstac.deletion_configuration
-            ORDER BY project, version DESC"""
-    )
-    return [_rules_of_row(row) for row in rows]
-
-
-async def rules_versions(conn: Connection, project: str, limit: int) -> list[StoredRules]:
-    """Return the versions of a project's rules, the newest first."""
-    rows = await conn.fetch(
-        f"""SELECT {RULES} FROM fedstac.deletion_configuration WHERE project = $1 ORDER BY version DESC LIMIT $2""",
-        project, limit,
-    )  # fmt: skip
-    return [_rules_of_row(row) for row in rows]
-
-
-async def hold_rules(conn: Connection, project: str) -> None:
-    """Let nobody else change the rules of a project before this transaction ends."""
-    await conn.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", RULES_LOCK, project)
-
-
-async def share_rules(conn: Connection, projects: Sequence[str]) -> None:
-    """Let nobody change the rules of projects before this transaction ends; others may share them."""
-    await conn.execute(
-        "SELECT pg_advisory_xact_lock_shared($1, hashtext(project)) FROM unnest($2::text[]) project",
-        RULES_LOCK, projects,
-    )  # fmt: skip
-
-
-async def store_rules(conn: Connection, project: str, rules: DeletionRules, *, actor: str, now: datetime) -> None:
-    """Store a version of a project's rules; its number is that of the rules."""
-    await conn.execute(
-        "INSERT INTO fedstac.deletion_configuration (project, version, body, actor, at) VALUES ($1, $2, $3, $4, $5)",
-        project, rules.version, orjson.dumps(rules.as_json()).decode(), actor, now,
-    )  # fmt: skip
+# --- for the manager: other rules for open deletions ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,30 +190,6 @@ async def lock_open_before(conn: Connection, project: str, version: int, *, limi
         project, version, limit,
     )  # fmt: skip
     return await with_dependencies(conn, rows)
-
-
-async def begin_revision(conn: Connection, project: str, version: int) -> None:
-    """Note that the open deletions of a project get the rules of a version; none of them is deleted before."""
-    await conn.execute(
-        """INSERT INTO fedstac.deletion_revision (project, version) VALUES ($1, $2)
-           ON CONFLICT (project) DO UPDATE SET version = EXCLUDED.version, begun_at = clock_timestamp()
-           WHERE deletion_revision.version < EXCLUDED.version""",
-        project, version,
-    )  # fmt: skip
-
-
-async def revisions(conn: Connection) -> list[StoredRules]:
-    """Return the rules that open deletions of projects are about to get."""
-    rows = await conn.fetch(
-        f"""SELECT {RULES} FROM fedstac.deletion_configuration JOIN fedstac.deletion_revision USING (project, version)
-            ORDER BY project"""
-    )
-    return [_rules_of_row(row) for row in rows]
-
-
-async def end_revision(conn: Connection, project: str, version: int) -> None:
-    """Note that every open deletion of a project has the rules of a version, or later ones."""
-    await conn.execute("DELETE FROM fedstac.deletion_revision WHERE project = $1 AND version = $2", project, version)
 
 
 async def store_revised(conn: Connection, revised: Sequence[tuple[Deletion, Deletion]]) -> None:
@@ -475,52 +320,6 @@ async def remind(conn: Connection, reminders: Sequence[Reminder], *, now: dateti
         [each.reminders for each in reminders],
         [deletion.next_reminder(now, each.reminders) for each in reminders], now,
     )  # fmt: skip
-
-
-# --- cases of quarantine ---
-
-
-@dataclass(frozen=True, slots=True)
-class StoredCase:
-    """A case of quarantine: who, when, why, the correspondence, the decision."""
-
-    id: UUID
-    collection: str
-    dataset: str
-    reason: str
-    reference: str | None
-    contact: str | None
-    links: tuple[str, ...]
-    opened_at: datetime
-    opened_by: str
-    decision: str | None
-    closed_at: datetime | None
-    closed_by: str | None
-
-
-async def cases(
-    conn: Connection, *, projects: Sequence[str] | None, is_open: bool | None, text: str | None, after: UUID | None,
-    limit: int,
-) -> list[StoredCase]:  # fmt: skip
-    """Return cases of quarantine, the newest first; of these projects, None: of all."""
-    rows = await conn.fetch(
-        """SELECT id, collection, dataset, reason, reference, contact, links, opened_at, opened_by, decision, closed_at,
-                  closed_by
-           FROM fedstac.quarantine_case
-           WHERE ($1::text[] IS NULL OR collection = ANY ($1)) AND ($2::boolean IS NULL OR (closed_at IS NULL) = $2)
-             AND ($3::text IS NULL OR strpos(lower(dataset), lower($3)) > 0)
-             AND ($4::uuid IS NULL OR (opened_at, id) < (
-                 SELECT opened_at, id FROM fedstac.quarantine_case WHERE id = $4))
-           ORDER BY opened_at DESC, id DESC LIMIT $5""",
-        projects, is_open, text, after, limit,
-    )  # fmt: skip
-    return [StoredCase(**{**dict(row), "links": tuple(row["links"])}) for row in rows]
-
-
-async def case_projects(conn: Connection) -> list[str]:
-    """Return the projects that cases of quarantine are of."""
-    rows = await conn.fetch("SELECT DISTINCT collection FROM fedstac.quarantine_case")
-    return [row["collection"] for row in rows]
 
 
 # --- for the manager's own work ---

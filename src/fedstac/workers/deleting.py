@@ -13,11 +13,13 @@ from uuid import UUID
 
 import orjson
 
-from fedstac.db import audit, collections, deletion_lists, deletions, notifications
+from fedstac.db import audit, collections, deletion_lists, deletion_rules, deletions, notifications, quarantine_cases
 from fedstac.db.audit import NewRow
 from fedstac.db.connections import Connection
 from fedstac.db.deletion_lists import DeletionFilter, ListOrder, Sight
-from fedstac.db.deletions import HistoryEntry, OpenDeletions, Reminder, StoredCase, StoredRules
+from fedstac.db.deletion_rules import StoredRules
+from fedstac.db.deletions import HistoryEntry, OpenDeletions, Reminder
+from fedstac.db.quarantine_cases import StoredCase
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import deletion as rules_of_deletion
 from fedstac.domain import destinations
@@ -254,7 +256,7 @@ async def _write_down(
 async def rules(conn: Connection, caller: Caller, project: str, version: int | None = None) -> StoredRules:
     """Return the newest rules of a project, or those of a version. NotFound where there are none."""
     caller.require(Action.DELETIONS, Resource.of_collection(project))
-    project_rules = await deletions.stored_rules(conn, project, version)
+    project_rules = await deletion_rules.stored_rules(conn, project, version)
     if project_rules is None:
         if version is not None:
             raise NotFound(f"{project[:100]} has no version {version} of its rules of deletion; ask without a version")
@@ -270,7 +272,7 @@ def no_rules(project: str) -> NotFound:
 
 async def all_rules(conn: Connection, caller: Caller) -> list[StoredRules]:
     """Return the newest rules of all projects that a caller manages."""
-    project_rules = await deletions.newest_rules(conn)
+    project_rules = await deletion_rules.newest_rules(conn)
     mine = [each for each in project_rules if caller.may((Action.DELETIONS,), Resource.of_collection(each.project))]
     caller.require_somewhere((Action.DELETIONS,), EVERYTHING)
     return mine
@@ -279,7 +281,7 @@ async def all_rules(conn: Connection, caller: Caller) -> list[StoredRules]:
 async def versions(conn: Connection, caller: Caller, project: str) -> list[StoredRules]:
     """Return the versions of a project's rules, the newest first, MOST_VERSIONS of them."""
     caller.require(Action.DELETIONS, Resource.of_collection(project))
-    return await deletions.rules_versions(conn, project, MOST_VERSIONS)
+    return await deletion_rules.rules_versions(conn, project, MOST_VERSIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +311,7 @@ async def affected_by(conn: Connection, caller: Caller, project: str, wish: Dele
 
 
 async def _affected(conn: Connection, project: str, wish: DeletionRules) -> RuleEffect:
-    before = await deletions.stored_rules(conn, project)
+    before = await deletion_rules.stored_rules(conn, project)
     last = before.rules if before else rules_of_deletion.NO_RULES
     changes = rules_of_deletion.compare(last, wish)
     version = last.version + 1 if changes or before is None else last.version
@@ -343,16 +345,16 @@ async def configure(
     _require_configuring(caller, project, wish)
     async with conn.transaction():
         await _require_project(conn, project)
-        await deletions.hold_rules(conn, project)
+        await deletion_rules.hold_rules(conn, project)
         affected = replace(await _affected(conn, project, wish), applies_to_open=apply_to_open)
         last = affected.before.rules.version if affected.before else 0
         if expected is not None and expected != last:
             raise PreconditionFailed(f"the rules of {project} are at version {last} now; read them again")
         now = datetime.now(UTC)
         if affected.is_stored:
-            await deletions.store_rules(conn, project, affected.after, actor=caller.name, now=now)
+            await deletion_rules.store_rules(conn, project, affected.after, actor=caller.name, now=now)
         if apply_to_open and await revise_some(conn, project, affected.after, now):
-            await deletions.begin_revision(conn, project, affected.after.version)
+            await deletion_rules.begin_revision(conn, project, affected.after.version)
         if affected.is_stored or apply_to_open:
             detail = {
                 "version": affected.after.version, "changes": [each.as_json() for each in affected.changes],
@@ -385,9 +387,9 @@ async def cases(
     projects = None
     if not caller.may(right, everything):
         caller.require_somewhere(right, everything)
-        case_projects = await deletions.case_projects(conn)
+        case_projects = await quarantine_cases.case_projects(conn)
         projects = [project for project in case_projects if caller.may(right, Resource.of_collection(project))]
-    return await deletions.cases(conn, projects=projects, is_open=is_open, text=text, after=after, limit=limit)
+    return await quarantine_cases.cases(conn, projects=projects, is_open=is_open, text=text, after=after, limit=limit)
 
 
 # --- JSON ---

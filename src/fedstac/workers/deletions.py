@@ -17,7 +17,7 @@ import orjson
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import audit, deletion_lists, deletions, requests, troubles
+from fedstac.db import audit, deletion_lists, deletion_rules, deletions, requests, troubles
 from fedstac.db.audit import NewRow
 from fedstac.db.connections import Connection
 from fedstac.db.deletion_lists import AutomaticRules, ReadyDeletion, ScheduleInputs, Sight
@@ -77,13 +77,13 @@ async def _revise(conn: Connection) -> bool:
     A deletion that has them is of their version. So whoever goes on after a kill finds the others.
     """
     is_more = False
-    for project_rules in await deletions.revisions(conn):
+    for project_rules in await deletion_rules.revisions(conn):
         project, rules = project_rules.project, project_rules.rules
         async with conn.transaction():
             if await deleting.revise_some(conn, project, rules, await deletions.now(conn)):
                 is_more = True
             else:
-                await deletions.end_revision(conn, project, rules.version)
+                await deletion_rules.end_revision(conn, project, rules.version)
                 log.info("all open deletions have other rules", project=project, version=rules.version)
             failpoint("deletions.revising")
         failpoint("deletions.revised")
