@@ -24,7 +24,7 @@ from httpx._transports import default as httpx_transports
 from fedstac import bootstrap
 from fedstac.demo import dapr, embedded, sample
 from fedstac.demo.identity_provider import CLIENT
-from fedstac.identity import oidc
+from fedstac.identity import provider_answers
 from fedstac.settings import Settings
 from fedstac.vocabularies import extensions, registry
 from tests.support import containers
@@ -245,8 +245,8 @@ def provider(provider_process: Provider) -> Provider:
 @pytest.fixture
 def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a provider said, or failed to say, holds for the moment only."""
-    monkeypatch.setattr(oidc, "REFETCH_SECONDS", 0.0)
-    monkeypatch.setattr(oidc, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(provider_answers, "REFETCH_SECONDS", 0.0)
+    monkeypatch.setattr(provider_answers, "REST_SECONDS", 0.0)
 
 
 @pytest.fixture

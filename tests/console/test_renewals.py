@@ -29,7 +29,7 @@ async def alice(
 ) -> Visitor:  # fmt: skip
     """Somebody who is logged in with a token that has ended; the next one lives longer."""
     clock = StoppedClock()
-    for module in ("fedstac.identity.oidc", "fedstac.api.people.identity"):
+    for module in ("fedstac.identity.oidc", "fedstac.identity.provider_answers", "fedstac.api.people.identity"):
         monkeypatch.setattr(f"{module}.time", clock)
     provider.set(lifetime=HOUR)
     browser = await open_browser(node.url)

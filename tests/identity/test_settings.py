@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedstac.identity import oidc
+from fedstac.identity import issuers
 from fedstac.settings import Misconfigured
 from tests.support.commands import Fedstac
 
@@ -19,14 +19,14 @@ ASKS = {"introspect": True, "client_id": "west", "client_secret": "s3cret"}
 def test_issuers_come_as_json_or_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "issuers.json"
     path.write_text(json.dumps([GOOD]))
-    assert oidc.issuers_of(str(path), "") == oidc.issuers_of(json.dumps([GOOD]), "")
-    [found] = oidc.issuers_of(json.dumps([{"issuer": GOOD["issuer"]}]), "https://default.example")
+    assert issuers.issuers_of(str(path), "") == issuers.issuers_of(json.dumps([GOOD]), "")
+    [found] = issuers.issuers_of(json.dumps([{"issuer": GOOD["issuer"]}]), "https://default.example")
     assert found.audience == "https://default.example"
-    assert oidc.issuers_of("", "") == ()
+    assert issuers.issuers_of("", "") == ()
 
 
 def test_a_secret_is_not_shown() -> None:
-    [found] = oidc.issuers_of(json.dumps([{**GOOD, **ASKS}]), "")
+    [found] = issuers.issuers_of(json.dumps([{**GOOD, **ASKS}]), "")
     assert "s3cret" not in repr(found)
 
 
@@ -52,7 +52,7 @@ def test_a_secret_is_not_shown() -> None:
 )
 def test_what_is_not_safe_is_refused(entries: object) -> None:
     with pytest.raises(Misconfigured, match="FEDSTAC_ISSUERS"):
-        oidc.issuers_of(json.dumps(entries), "")
+        issuers.issuers_of(json.dumps(entries), "")
 
 
 @pytest.mark.parametrize(

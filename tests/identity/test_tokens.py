@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from fedstac.api.people import identity
 from fedstac.demo import sample
 from fedstac.domain.policy import Action
-from fedstac.identity import oidc
+from fedstac.identity import oidc, provider_answers
 from tests.support.identity import AUDIENCE, CREATE, INTROSPECTS, Provider, StartNode, bearer, public, segment, signed
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import StoppedClock, until
@@ -278,7 +278,7 @@ async def test_a_scope_that_is_required_has_to_be_there(start_node: StartNode, p
 def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
     """The clock by which the node judges tokens."""
     stopped = StoppedClock()
-    for module in (identity, oidc):
+    for module in (identity, oidc, provider_answers):
         monkeypatch.setattr(module, "time", stopped)
     return stopped
 
@@ -329,7 +329,7 @@ async def test_unusable_keys_are_left_out(start_node: StartNode, provider: Provi
         {"redirects": {"/jwks": "/keys"}},
         {"jwks": {"keys": []}},
         {"jwks": ["no object"]},
-        {"jwks": {"keys": [], "padding": "x" * (oidc.MAX_ANSWER + 1)}},
+        {"jwks": {"keys": [], "padding": "x" * (provider_answers.MAX_ANSWER + 1)}},
     ],
     ids=["issuer", "plain http elsewhere", "no text", "redirect", "no keys", "no object", "too large"],
 )
@@ -374,7 +374,7 @@ async def test_keys_of_an_hour_are_renewed_beside(
 ) -> None:
     api = await start_node()
     assert (await me(api, provider.token())).status_code == 200
-    monkeypatch.setattr(oidc, "KEYS_FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(provider_answers, "KEYS_FRESH_SECONDS", 0.0)
     assert (await me(api, provider.token(jti="another"))).status_code == 200
 
     async def renewed() -> bool:
@@ -453,7 +453,7 @@ async def test_answers_are_kept_for_a_while_and_never_beyond_the_end(
     clock.advance(11)
     assert await refused(api, "short")
     assert (await me(api, "long")).status_code == 200, "within the half minute that is promised"
-    clock.advance(oidc.INTROSPECTED_SECONDS)
+    clock.advance(provider_answers.INTROSPECTED_SECONDS)
     assert await refused(api, "long")
 
 
@@ -520,7 +520,7 @@ async def test_entitlements_are_shown_as_they_were_understood(start_node: StartN
 async def test_a_provider_that_says_nothing_costs_a_moment_once(
     start_node: StartNode, provider: Provider, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oidc, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(provider_answers, "ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         api = await start_node({"issuer": url})

@@ -16,7 +16,8 @@ from fedstac.api.call import Call
 from fedstac.console import pages, visits
 from fedstac.console.visits import ConsolePlace, Visit
 from fedstac.domain.errors import BadRequest, InvalidToken, MissingPermission, Problem, Unauthenticated
-from fedstac.identity.oidc import MAX_TOKEN, CodeLogin, Issuer, LoginTokens
+from fedstac.identity.issuers import Issuer
+from fedstac.identity.oidc import MAX_TOKEN, CodeLogin, LoginTokens
 
 ATTEMPT_SECONDS = 600  # that somebody has to log in
 ATTEMPT_FIELDS = ("state", "nonce", "verifier", "csrf", "next", "issuer")

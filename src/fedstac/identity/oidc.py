@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 import httpx
 from joserfc import jwk, jws, jwt
 from joserfc.errors import ClaimError, ExpiredTokenError, JoseError
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from fedstac import __version__
 from fedstac.domain import groups, strict_json
@@ -36,89 +33,23 @@ from fedstac.domain.errors import (
     Unavailable,
 )
 from fedstac.domain.groups import Identity
+from fedstac.identity.issuers import Issuer
+from fedstac.identity.provider_answers import (
+    ANSWER_SECONDS,
+    KEYS_FRESH_SECONDS,
+    Introspections,
+    ProviderAway,
+    SigningKeys,
+    fetch,
+    read_key,
+)
 from fedstac.runtime.outages import Outage
-from fedstac.settings import Misconfigured
 
-ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
-LEAST_RSA_BITS = 2048
 MAX_TOKEN = 8192  # characters
-MAX_ANSWER = 1 << 20  # bytes of any answer of a provider's
-ANSWER_SECONDS = 5.0  # for an answer as a whole
-KEYS_FRESH_SECONDS, KEYS_KEPT_SECONDS = 3600.0, 86_400.0
-REFETCH_SECONDS = 10.0  # least time between two fetches of one issuer's keys, whatever kids tokens name
-INTROSPECTED_SECONDS = 30.0  # with identity.KEPT_SECONDS less than the minute in which a withdrawal takes effect
-INTROSPECTIONS_KEPT, INTROSPECTIONS_AT_ONCE = 4096, 16
-REST_SECONDS = 2.0  # after an introspection that failed, nobody else waits for the same
 TYPES = (None, "jwt", "at+jwt", "application/at+jwt", "application/jwt")  # of the header typ, in lower case
 _JWT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)", re.ASCII)
 _CLAIMS = ("iss", "aud", "exp", "nbf", "iat")  # that decide about a token, in this order
 _EMBEDDED = ("jwk", "jku", "x5u", "x5c")
-_KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}  # by the beginning of an algorithm's name
-
-
-class Issuer(BaseModel):
-    """One identity provider, as the operator configures it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    issuer: str  # exactly as in the provider's metadata
-    audience: str = ""  # instead of the setting
-    algorithms: tuple[str, ...] = ALGORITHMS
-    required_scopes: tuple[str, ...] = ()
-    introspect: bool = False  # its tokens are opaque, or are to be asked about all the same
-    client_id: str = ""  # of this node, for introspection
-    client_secret: str = Field("", repr=False)
-    client_secret_file: str = ""
-    login_client_id: str = ""  # the public client of `fedstac login`
-    login_scope: str = "openid profile email offline_access"
-
-    @field_validator("issuer")
-    @classmethod
-    def _is_safe(cls, url: str) -> str:
-        if urlsplit(url).query or urlsplit(url).fragment or not is_safe(url, of=url):
-            raise ValueError("is no https address (http is for loopback only)")
-        return url
-
-    @field_validator("algorithms")
-    @classmethod
-    def _are_asymmetric(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if not names or set(names) - set(ALGORITHMS):
-            raise ValueError(f"may only hold {', '.join(ALGORITHMS)}")
-        return names
-
-    @model_validator(mode="after")
-    def _can_introspect(self) -> Issuer:
-        if self.introspect and not (self.client_id and (self.client_secret or self.client_secret_file)):
-            raise ValueError("introspect needs client_id, and client_secret or client_secret_file")
-        return self
-
-    @property
-    def secret(self) -> str:
-        """Return the client's secret. A file is read each time, so that it can be changed in place."""
-        return self.client_secret or Path(self.client_secret_file).read_text().strip()
-
-
-def issuers_of(text: str, audience: str) -> tuple[Issuer, ...]:
-    """Return the issuers of the setting: a JSON array, or the name of a file with one. Misconfigured if it is wrong."""
-    if not text.strip():
-        return ()
-    try:
-        raw = text if text.lstrip().startswith("[") else Path(text).read_text()
-        issuers = TypeAdapter(tuple[Issuer, ...]).validate_json(raw)
-    except OSError as error:
-        raise Misconfigured(f"FEDSTAC_ISSUERS: {error}") from None
-    except ValidationError as error:
-        faults = (f"{'/'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise Misconfigured(f"FEDSTAC_ISSUERS: {'; '.join(faults)}") from None
-    issuers = tuple(each.model_copy(update={"audience": each.audience or audience}) for each in issuers)
-    for each in issuers:
-        if not each.audience:
-            raise Misconfigured(f"FEDSTAC_ISSUERS: say the audience of {each.issuer}'s tokens, or FEDSTAC_AUDIENCE")
-    if len({each.issuer for each in issuers}) < len(issuers):
-        raise Misconfigured("FEDSTAC_ISSUERS: an issuer is there twice")
-    if sum(each.introspect for each in issuers) > 1:  # an opaque token would be shown to the wrong one
-        raise Misconfigured("FEDSTAC_ISSUERS: only one issuer can introspect; an opaque token names none")
-    return issuers
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,14 +157,6 @@ async def providers(configured: Sequence[Issuer], *, groups_claim: str, leeway: 
         yield Providers(configured, http, groups_claim=groups_claim, leeway=leeway)
 
 
-class _Away(Exception):
-    """A provider does not answer, or not with what it should. status: of its answer, where that is all it has."""
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class _Provider:
     """One issuer: its metadata and keys, and its answers about opaque tokens."""
 
@@ -241,9 +164,9 @@ class _Provider:
         self.issuer, self.leeway = issuer, leeway
         self._http = http
         self._outage = Outage(f"the identity provider {issuer.issuer}")
-        self._keys = _Keys(self._fetch_keys)
+        self._keys = SigningKeys(self._fetch_keys)
         self._metadata: tuple[float, dict[str, Any]] | None = None
-        self._introspections = _Introspections()
+        self._introspections = Introspections()
 
     # --- JWTs ---
 
@@ -260,7 +183,7 @@ class _Provider:
             is_new = kid is None or not keys  # the provider may sign with a key that is not here yet
             if claims is None and is_new and await self._keys.renew():
                 claims = _verified_claims(token, await self._keys.of(kid, algorithm), algorithm)
-        except _Away as error:
+        except ProviderAway as error:
             raise self._unavailable(error) from None
         if claims is None:
             raise InvalidToken("the token's signature is of no key of its issuer; log in again")
@@ -326,7 +249,7 @@ class _Provider:
     async def authorization_url(self, login: CodeLogin, *, state: str, challenge: str) -> str:
         try:
             endpoint = await self._endpoint("authorization_endpoint")
-        except _Away as error:
+        except ProviderAway as error:
             raise self._unavailable(error) from None
         scope = " ".join(dict.fromkeys(("openid", *self.issuer.login_scope.split())))
         query = urlencode({
@@ -345,9 +268,9 @@ class _Provider:
             answer = await self._tokens(form, "the code of the login is used or too old; begin again")
             access, proof = answer.get("access_token"), answer.get("id_token")
             if not isinstance(access, str) or not isinstance(proof, str):
-                raise _Away("it answered a code without an access token and an ID token")
+                raise ProviderAway("it answered a code without an access token and an ID token")
             subject = await self._subject_of(proof, login.nonce)
-        except _Away as error:
+        except ProviderAway as error:
             raise self._unavailable(error) from None
         if (parts := _JWT.fullmatch(access)) and (claims := _json_object(parts[2])) and claims.get("sub") != subject:
             raise InvalidToken("the two tokens of the login are of different people; log in again")
@@ -359,14 +282,14 @@ class _Provider:
             answer = await self._tokens(form, "the login has ended at the identity provider; log in again")
             access = answer.get("access_token")
             if not isinstance(access, str):
-                raise _Away("it answered a refresh token without an access token")
-        except _Away as error:
+                raise ProviderAway("it answered a refresh token without an access token")
+        except ProviderAway as error:
             raise self._unavailable(error) from None
         return LoginTokens(access, _refresh_token(answer) or refresh)
 
     async def revoke(self, refresh: str) -> None:
         form = {"token": refresh, "token_type_hint": "refresh_token", "client_id": self.issuer.login_client_id}
-        with suppress(_Away, httpx.HTTPError, httpx.InvalidURL, TimeoutError):
+        with suppress(ProviderAway, httpx.HTTPError, httpx.InvalidURL, TimeoutError):
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._http.post(await self._endpoint("revocation_endpoint"), data=form)
 
@@ -374,8 +297,8 @@ class _Provider:
         """Return the answer of the token endpoint. InvalidToken with this text where it refuses what it is given."""
         endpoint = await self._endpoint("token_endpoint")
         try:
-            return await _fetch(self._http, "POST", endpoint, data=form)
-        except _Away as error:
+            return await fetch(self._http, "POST", endpoint, data=form)
+        except ProviderAway as error:
             if error.status in (400, 401):  # RFC 6749, 5.2
                 raise InvalidToken(refusal) from None
             raise
@@ -412,7 +335,7 @@ class _Provider:
         """Return the claims that the issuer answers a token with; None if it is not active, or of another issuer."""
         try:
             claims = await self._introspections.of(token, self._introspect)
-        except _Away as error:
+        except ProviderAway as error:
             raise self._unavailable(error) from None
         if claims is not None:
             self._check_claims(claims)
@@ -423,10 +346,10 @@ class _Provider:
         try:
             user, secret = quote_plus(self.issuer.client_id), quote_plus(self.issuer.secret)  # RFC 6749, 2.3.1
         except OSError as error:
-            raise _Away(f"the client's secret cannot be read: {error}") from None
+            raise ProviderAway(f"the client's secret cannot be read: {error}") from None
         basic = base64.b64encode(f"{user}:{secret}".encode()).decode()
         form = {"token": token, "token_type_hint": "access_token"}
-        answer = await _fetch(self._http, "POST", endpoint, data=form, headers={"Authorization": f"Basic {basic}"})
+        answer = await fetch(self._http, "POST", endpoint, data=form, headers={"Authorization": f"Basic {basic}"})
         self._outage.ended()
         if answer.get("active") is not True:
             return None
@@ -437,34 +360,34 @@ class _Provider:
     async def _fetch_keys(self) -> list[jwk.Key]:
         try:
             keys = await self._published_keys()
-        except _Away as error:
+        except ProviderAway as error:
             self._outage.failed(error)
             raise
         self._outage.ended()
         return keys
 
     async def _published_keys(self) -> list[jwk.Key]:
-        answer = await _fetch(self._http, "GET", await self._endpoint("jwks_uri"))
+        answer = await fetch(self._http, "GET", await self._endpoint("jwks_uri"))
         entries = answer.get("keys")
-        keys = [key for entry in entries if (key := _key(entry))] if isinstance(entries, list) else []
+        keys = [key for entry in entries if (key := read_key(entry))] if isinstance(entries, list) else []
         if not keys:
-            raise _Away("it publishes no key that could sign a token")
+            raise ProviderAway("it publishes no key that could sign a token")
         return keys
 
     async def _endpoint(self, name: str) -> str:
         """Return an address of the provider's metadata (OpenID Connect Discovery 1.0, section 4)."""
         if self._metadata is None or self._metadata[0] < time.monotonic():
             url = self.issuer.issuer.rstrip("/") + "/.well-known/openid-configuration"
-            metadata = await _fetch(self._http, "GET", url)
+            metadata = await fetch(self._http, "GET", url)
             if metadata.get("issuer") != self.issuer.issuer:
-                raise _Away("its metadata is of another issuer")
+                raise ProviderAway("its metadata is of another issuer")
             self._metadata = time.monotonic() + KEYS_FRESH_SECONDS, metadata
         endpoint = self._metadata[1].get(name)
         if not isinstance(endpoint, str) or not is_safe(endpoint, of=self.issuer.issuer):
-            raise _Away(f"its metadata has no usable {name}")
+            raise ProviderAway(f"its metadata has no usable {name}")
         return endpoint
 
-    def _unavailable(self, error: _Away) -> Problem:
+    def _unavailable(self, error: ProviderAway) -> Problem:
         self._outage.failed(error)
         return Unavailable(
             f"the identity provider {self.issuer.issuer} cannot be asked just now; try again", retry_after=10
@@ -503,143 +426,3 @@ class _JwsRegistry(jws.JWSRegistry):
     """joserfc's limits for a token whose length is checked already."""
 
     max_header_length = MAX_TOKEN
-
-
-def _key(entry: object) -> jwk.Key | None:
-    """Return the public key of a JWK (RFC 7517) that verifies signatures; None for any other."""
-    if not isinstance(entry, dict) or entry.get("kty") not in _KEY_TYPES.values() or "d" in entry:
-        return None
-    operations = entry.get("key_ops", ["verify"])
-    if entry.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
-        return None
-    if entry["kty"] == "RSA" and len(str(entry.get("n", ""))) * 6 < LEAST_RSA_BITS:
-        return None
-    try:
-        return jwk.import_key(entry)
-    except (JoseError, ValueError, TypeError, KeyError):
-        return None
-
-
-class _Keys:
-    """An issuer's keys. One caller fetches them while the others wait: every hour, and for a key that is not here."""
-
-    def __init__(self, fetch: Callable[[], Awaitable[list[jwk.Key]]]) -> None:
-        self._fetch = fetch
-        self._keys: list[jwk.Key] = []
-        self._fetch_time = self._last_try = float("-inf")
-        self._failure: _Away | None = None
-        self._fetching: asyncio.Task[None] | None = None
-
-    async def of(self, kid: str | None, algorithm: str) -> list[jwk.Key]:
-        """Return the keys that may have signed. _Away if there are none and none can be fetched."""
-        age = time.monotonic() - self._fetch_time
-        if age > KEYS_KEPT_SECONDS:
-            self._keys = []
-        if not self._keys:
-            await self.renew()
-            if not self._keys:
-                raise self._failure or _Away("its keys could not be fetched a moment ago")
-        elif age > KEYS_FRESH_SECONDS:
-            self._start()  # beside the request: what is here still works
-        return [key for key in self._keys if None in (kid, key.kid) or kid == key.kid if _fits(key, algorithm)]
-
-    async def renew(self) -> bool:
-        """Fetch the keys, at most once in REFETCH_SECONDS. Return whether they are newer now; _Away if that failed."""
-        before = self._fetch_time
-        if not self._start() and self._failure:
-            raise self._failure
-        if self._fetching is not None:
-            await asyncio.shield(self._fetching)
-        if self._failure:
-            raise self._failure
-        return self._fetch_time > before
-
-    def _start(self) -> bool:
-        """Start a fetch unless one is under way or just was. Return whether one is under way."""
-        if self._fetching is not None and not self._fetching.done():
-            return True
-        if time.monotonic() - self._last_try < REFETCH_SECONDS:
-            return False
-        self._last_try = time.monotonic()
-        self._fetching = asyncio.create_task(self._renew())
-        return True
-
-    async def _renew(self) -> None:
-        try:
-            self._keys = await self._fetch()
-            self._fetch_time, self._failure = time.monotonic(), None
-        except _Away as error:
-            self._failure = error
-        finally:
-            self._last_try = time.monotonic()
-
-
-def _fits(key: jwk.Key, algorithm: str) -> bool:
-    """Return whether a key is one for an algorithm: by its member alg, and by its type and curve."""
-    return key.get("alg") in (None, algorithm) and key.key_type == _KEY_TYPES[algorithm[:2]]
-
-
-class _Introspections:
-    """An issuer's answers about tokens, for a short time, by the tokens' hashes; one question a token at once."""
-
-    def __init__(self) -> None:
-        self._answers: dict[bytes, tuple[float, Mapping[str, Any] | None]] = {}
-        self._asking: dict[bytes, asyncio.Task[Mapping[str, Any] | None]] = {}
-        self._at_once = asyncio.Semaphore(INTROSPECTIONS_AT_ONCE)
-        self._failure: tuple[float, _Away] | None = None
-
-    async def of(
-        self, token: str, ask: Callable[[str], Awaitable[Mapping[str, Any] | None]]
-    ) -> Mapping[str, Any] | None:
-        """Return the claims that `ask` answers, or answered a moment ago; None for a token that is not active."""
-        name = hashlib.sha256(token.encode()).digest()
-        answer = self._answers.get(name)
-        if answer and answer[0] > time.monotonic():
-            return answer[1]
-        if name not in self._asking:
-            self._asking[name] = asyncio.create_task(self._ask(name, token, ask))
-        return await asyncio.shield(self._asking[name])
-
-    async def _ask(
-        self, name: bytes, token: str, ask: Callable[[str], Awaitable[Mapping[str, Any] | None]]
-    ) -> Mapping[str, Any] | None:
-        try:
-            async with self._at_once:
-                if self._failure and self._failure[0] > time.monotonic():
-                    raise self._failure[1]
-                try:
-                    claims = await ask(token)
-                except _Away as error:
-                    self._failure = time.monotonic() + REST_SECONDS, error
-                    raise
-            ends = claims.get("exp") if claims else None
-            lasts = ends - time.time() if isinstance(ends, int | float) else INTROSPECTED_SECONDS
-            if len(self._answers) >= INTROSPECTIONS_KEPT:
-                self._answers.clear()
-            self._answers[name] = time.monotonic() + min(lasts, INTROSPECTED_SECONDS), claims
-            return claims
-        finally:
-            del self._asking[name]
-
-
-async def _fetch(http: httpx.AsyncClient, method: str, url: str, **options: Any) -> dict[str, Any]:
-    """Return the JSON object that an address answers with. _Away for anything else, a slow or large answer too."""
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS), http.stream(method, url, **options) as response:
-            if response.status_code != 200:
-                raise _Away(f"{url} answered {response.status_code}", response.status_code)
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise _Away(f"{url} answered compressed")
-            body = bytearray()
-            async for piece in response.aiter_raw():
-                body += piece
-                if len(body) > MAX_ANSWER:
-                    raise _Away(f"{url} answered with over {MAX_ANSWER} bytes")
-        answer = strict_json.parse(bytes(body))
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-        raise _Away(f"{url}: {str(error) or type(error).__name__}") from None
-    except MalformedJson:
-        raise _Away(f"{url} did not answer with JSON") from None
-    if not isinstance(answer, dict):
-        raise _Away(f"{url} did not answer with a JSON object")
-    return answer

@@ -43,7 +43,7 @@ from fedstac.domain.groups import PolicyBroken
 from fedstac.domain.replication.policy import ReplicaPolicy
 from fedstac.domain.replication.states import RESTRICTED_TIER
 from fedstac.domain.vocabulary import UnknownVersion, VocabularyBroken
-from fedstac.identity import oidc
+from fedstac.identity.issuers import issuers_of
 from fedstac.identity.policy_files import Policies
 from fedstac.messaging import mail, probing
 from fedstac.messaging.origin import Origin
@@ -146,7 +146,7 @@ def _unreadable(settings: Settings) -> Iterator[Diagnosis]:
     """Yield settings that are wrong, of those with a form of their own."""
     checks: Sequence[tuple[str, Callable[[], object]]] = (
         ("FEDSTAC_ALERTS", lambda: notifier.check(settings)),
-        ("FEDSTAC_ISSUERS", lambda: oidc.issuers_of(settings.issuers, settings.audience)),
+        ("FEDSTAC_ISSUERS", lambda: issuers_of(settings.issuers, settings.audience)),
         ("FEDSTAC_POLICY", lambda: Policies(settings.policy, settings.globus_policy, here=settings.node)),
         ("FEDSTAC_SOURCE", lambda: _read_sources(settings)),
         ("FEDSTAC_REPLICA_TOKEN", lambda: replica_identity.token_source(settings) if _is_replica(settings) else None),
@@ -226,7 +226,7 @@ async def mail_server(settings: Settings) -> AsyncIterator[Diagnosis]:
 async def identity_providers(settings: Settings) -> AsyncIterator[Diagnosis]:
     """Look whether the identity providers answer."""
     try:
-        issuers = oidc.issuers_of(settings.issuers, settings.audience)
+        issuers = issuers_of(settings.issuers, settings.audience)
     except Misconfigured:
         return
     async with httpx.AsyncClient(timeout=probing.CONNECT_SECONDS, trust_env=False) as http:

@@ -18,6 +18,7 @@ from fedstac.domain.errors import InvalidToken, Unauthenticated
 from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import ADMIN, Principal
 from fedstac.identity import oidc
+from fedstac.identity.issuers import issuers_of
 from fedstac.identity.oidc import Providers
 from fedstac.settings import Settings
 
@@ -115,7 +116,7 @@ PrincipalsFactory = Callable[[Node], AbstractAsyncContextManager[Principals]]
 
 def principals_factory(settings: Settings) -> PrincipalsFactory:
     """Return what opens the callers of a node. Misconfigured, before anything runs, where the settings are wrong."""
-    configured = oidc.issuers_of(settings.issuers, settings.audience)
+    configured = issuers_of(settings.issuers, settings.audience)
 
     @asynccontextmanager
     async def principals(node: Node) -> AsyncIterator[Principals]:
