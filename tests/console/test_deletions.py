@@ -8,10 +8,14 @@ from typing import Any
 
 import asyncpg
 import pytest
+from starlette.responses import Response
 
+from fedstac.api.call import Call
+from fedstac.api.writing import answers
+from fedstac.console import verbs
 from fedstac.db import nodes
 from fedstac.demo import sample
-from tests.support.consoles import OpenBrowser, Visitor, csrf_of
+from tests.support.consoles import Fields, OpenBrowser, Visitor, csrf_of
 from tests.support.nodes import Api
 
 ITEMS, LIST, ACT = "/collections/CMIP6/items", "/console/deletions", "/console/deletions/act"
@@ -127,6 +131,35 @@ async def test_many_are_done_at_once_and_each_is_answered(ada: Visitor, west: Ap
     assert "Unmarked: 3 of 3" in unmarked.text
     for id in IDS:
         assert (await west.anyone.get(f"{ITEMS}/{id}")).status_code == 200
+
+
+@pytest.mark.parametrize("at", ["deletions", "quarantine"])
+async def test_many_wait_together_no_longer_than_one_and_what_waits_is_not_called_done(
+    ada: Visitor, west: Api, marked: dict[str, str], monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    waits: list[str] = []
+    answer_in_time = answers.answer
+
+    async def answer(call: Call, *rest: Any) -> Response:
+        waits.append(call.headers["prefer"])
+        return await answer_in_time(call, *rest)
+
+    fields: Fields = {"do": "unmark", "id": list(marked.values())}
+    if at == "quarantine":
+        fields = {"do": "mark", "dataset": [f"CMIP6/{id}" for id in IDS]}
+        for id in IDS:
+            assert (await west.admin.post(f"{ITEMS}/{id}/unmark")).status_code == 200
+    conn = await asyncpg.connect(west.settings.dsn)
+    async with conn.transaction():
+        await conn.execute("LOCK TABLE fedstac.outbox IN SHARE ROW EXCLUSIVE MODE")  # the workers wait at their events
+        proof = await ada.csrf(LIST)
+        monkeypatch.setattr(answers, "answer", answer)
+        monkeypatch.setattr(verbs, "WAIT_SECONDS", 1)
+        page = await ada.post(f"/console/{at}/act", {**fields, "csrf": proof})
+        assert re.findall(r"<h1>\w+: (\d of \d)</h1>", page.text) == ["0 of 3"]
+        assert page.text.count('<span class="state wait">accepted</span>') == 3
+        assert waits == ["wait=1", "wait=0", "wait=0"]
+    await conn.close()
 
 
 async def test_a_page_of_the_mark_before_changes_nothing(ada: Visitor, west: Api, marked: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from fedstac.domain.deletion import (
     DependencyStatus,
     Waiver,
 )
+from fedstac.domain.errors import StacInvalid
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -163,3 +164,22 @@ def test_a_comparison_names_each_rule_that_differs() -> None:
         ("dependency", "doi-desk"), ("dependency", "west"), ("grace_days", ""), ("automatic", ""), ("schedule", ""),
     ]  # fmt: skip
     assert deletion.compare(before, replace(before, version=7)) == ()
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "24:00",
+        "3:30",
+        "03:60",
+        "03:30\n",
+        "0\N{ARABIC-INDIC DIGIT THREE}:30",
+        "03:3\N{ARABIC-INDIC DIGIT ZERO}",
+        "03.30",
+        " 03:30",
+    ],
+)
+def test_a_schedule_is_a_time_of_day_in_the_digits_that_everybody_reads(schedule: str) -> None:
+    with pytest.raises(StacInvalid, match="schedule is a time of day in UTC"):
+        deletion.read_rules({"schedule": schedule})
+    assert deletion.read_rules({"schedule": "03:30"}).schedule == "03:30"

@@ -17,7 +17,7 @@ from fedstac.api.deletions import manager
 from fedstac.api.writing import answers, changes
 from fedstac.api.writing.changes import DatasetAction
 from fedstac.api.writing.options import options_of
-from fedstac.console import pages
+from fedstac.console import pages, verbs
 from fedstac.console.pages import ConsolePage, PageQuery
 from fedstac.console.visits import Visit
 from fedstac.db import collections
@@ -27,7 +27,6 @@ from fedstac.workers import deleting
 
 MOST_AT_ONCE = 50
 MOST_NAMES = 200  # projects that the filter offers
-WAIT_SECONDS = 10  # for the result of a change
 ANY = "any"
 FOLDER = "/deletions"
 ORDERS = (
@@ -55,6 +54,10 @@ class TaskResult:
     dataset: str
     problem: Problem | None = None
     is_queued: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        return self.problem is None and not self.is_queued
 
 
 # --- looking ---
@@ -144,8 +147,9 @@ async def post_task(visit: Visit) -> Response:
     if task is DeletionTask.DELETE and form.get("confirmation", "").strip() != _expected(documents):
         problem = BadRequest(f"nothing was deleted: type {_expected(documents)} to confirm it")
         return await _task_page(visit, task, ids, name=name, problem=problem)
+    deadline = verbs.deadline()
     results = [
-        await _do(visit, task, id, document["dataset"], name=name, reason=reason)
+        await _do(visit, task, id, document["dataset"], name=name, reason=reason, deadline=deadline)
         for id, document in zip(ids, documents, strict=True)
     ]
     if len(results) > 1:
@@ -157,7 +161,9 @@ async def post_task(visit: Visit) -> Response:
     return pages.redirect(f"{visit.place.root}{FOLDER}/{ids[0]}?outcome={outcome}")
 
 
-async def _do(visit: Visit, task: DeletionTask, id: UUID, dataset: str, *, name: str, reason: str) -> TaskResult:
+async def _do(
+    visit: Visit, task: DeletionTask, id: UUID, dataset: str, *, name: str, reason: str, deadline: float
+) -> TaskResult:  # fmt: skip
     call = visit.call
     caller = manager.caller_of(call)
     is_queued, call.progress.is_accepted = False, False
@@ -170,18 +176,18 @@ async def _do(visit: Visit, task: DeletionTask, id: UUID, dataset: str, *, name:
                 async with call.node.pool.acquire() as conn:
                     await deleting.remind(conn, caller, id, [name] if name else None)
             case DeletionTask.UNMARK | DeletionTask.DELETE:
-                is_queued = await _change(call, task, id)
+                is_queued = await _change(call, task, id, deadline)
     except Problem as problem:
         await pages.note_refusal(visit, problem)
         return TaskResult(id, dataset, problem.without_trace())
     return TaskResult(id, dataset, is_queued=is_queued)
 
 
-async def _change(call: Call, task: DeletionTask, id: UUID) -> bool:
-    """Change the dataset of a deletion as the API does. Return whether that still waits for its turn."""
+async def _change(call: Call, task: DeletionTask, id: UUID, deadline: float) -> bool:
+    """Change the dataset of a deletion as the API does. Return whether that still waits for its turn at a moment."""
     async with call.node.pool.acquire() as conn:
         entry = (await deleting.show(conn, manager.caller_of(call), id)).deletion
-    waiting = replace(call, headers=Headers({"prefer": f"wait={WAIT_SECONDS}"}))
+    waiting = replace(call, headers=Headers({"prefer": verbs.wait_until(deadline)["prefer"]}))
     body = {"expected": None, "deletion": str(id)}
     change = DatasetAction(entry.collection, entry.dataset, task.value, body)
     outcome = await changes.accept(call.services, call.caller, change, options_of(waiting))
@@ -191,7 +197,7 @@ async def _change(call: Call, task: DeletionTask, id: UUID) -> bool:
 def _as_json(results: Sequence[TaskResult]) -> dict[str, Any]:
     return {"results": [
         {"id": str(each.id), "dataset": each.dataset, "problem": each.problem.name if each.problem else None,
-         "detail": each.problem.detail if each.problem else None}
+         "detail": each.problem.detail if each.problem else None, "queued": each.is_queued}
         for each in results
     ]}  # fmt: skip
 

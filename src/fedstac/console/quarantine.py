@@ -61,6 +61,10 @@ class CaseResult:
     problem: Problem | None = None
     is_queued: bool = False
 
+    @property
+    def is_done(self) -> bool:
+        return self.problem is None and not self.is_queued
+
 
 async def get_list(visit: Visit) -> Response:
     """Show the cases of quarantine: of what is under quarantine now, or those of before."""
@@ -100,7 +104,8 @@ async def post_form(visit: Visit) -> Response:
     body = {name: fields[name] for name in TEXTS if fields[name]}
     try:
         answer = await verbs.ask(
-            visit, changes.post_quarantine, body={**body, "links": fields["links"].split()}, headers=verbs.CHANGES_NOW,
+            visit, changes.post_quarantine, body={**body, "links": fields["links"].split()},
+            headers=verbs.wait_until(verbs.deadline()),
             path_params=CaseDataset(fields["collection"], fields["dataset"]).path_params,
         )  # fmt: skip
     except Problem as problem:
@@ -135,7 +140,8 @@ async def post_task(visit: Visit) -> Response:
     form = visit.form
     task, datasets = _task(form.get("do", "")), _datasets(form.getlist("dataset"))
     text = form.get("text", "").strip()
-    results = [await _do(visit, task, each, text) for each in datasets]
+    deadline = verbs.deadline()
+    results = [await _do(visit, task, each, text, deadline=deadline) for each in datasets]
     if len(results) > 1:
         content = {"task": task, "results": results}
         return pages.show(visit, ConsolePage("quarantine_results.html", _as_json(results), content))
@@ -144,19 +150,19 @@ async def post_task(visit: Visit) -> Response:
     return _to_list(visit, "queued" if results[0].is_queued else task.value)
 
 
-async def _do(visit: Visit, task: CaseTask, dataset: CaseDataset, text: str) -> CaseResult:
+async def _do(visit: Visit, task: CaseTask, dataset: CaseDataset, text: str, *, deadline: float) -> CaseResult:
     visit.call.progress.is_accepted = False  # each is a change of its own
     try:
         match task:
             case CaseTask.RELEASE:
                 answer = await verbs.ask(
-                    visit, changes.post_release, body={"decision": text or None}, headers=verbs.CHANGES_NOW,
-                    path_params=dataset.path_params,
+                    visit, changes.post_release, body={"decision": text or None},
+                    headers=verbs.wait_until(deadline), path_params=dataset.path_params,
                 )  # fmt: skip
             case CaseTask.MARK:
                 answer = await verbs.ask(
-                    visit, changes.delete_item, query={"reason": text}, headers=verbs.CHANGES_NOW,
-                    path_params=dataset.path_params,
+                    visit, changes.delete_item, query={"reason": text},
+                    headers=verbs.wait_until(deadline), path_params=dataset.path_params,
                 )  # fmt: skip
     except Problem as problem:
         await pages.note_refusal(visit, problem)
@@ -168,7 +174,7 @@ def _as_json(results: Sequence[CaseResult]) -> dict[str, Any]:
     return {"results": [
         {"collection": each.dataset.collection, "dataset": each.dataset.id,
          "problem": each.problem.name if each.problem else None,
-         "detail": each.problem.detail if each.problem else None}
+         "detail": each.problem.detail if each.problem else None, "queued": each.is_queued}
         for each in results
     ]}  # fmt: skip
 

@@ -5,6 +5,7 @@ So a page shows what the API answers and does what the API does: nothing is read
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,8 +21,7 @@ from fedstac.api.http import endpoint
 from fedstac.api.route import Handler, Route
 from fedstac.console.visits import Visit
 
-WAIT_SECONDS: Final = 10  # for the result of a change
-CHANGES_NOW: Final = {"prefer": f"wait={WAIT_SECONDS}", "if-match": "*"}  # headers of a change of a dataset
+WAIT_SECONDS: Final = 10  # for the results of the changes of one form
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,16 @@ class ApiAnswer:
     def is_queued(self) -> bool:
         """Return whether what was asked for still waits for its turn."""
         return self.status == 202
+
+
+def deadline() -> float:
+    """Return until when, by time.monotonic, a form that comes now waits for the results of all its changes."""
+    return time.monotonic() + WAIT_SECONDS
+
+
+def wait_until(deadline: float) -> dict[str, str]:
+    """Return the headers of a change of a dataset whose result is waited for until then."""
+    return {"prefer": f"wait={max(round(deadline - time.monotonic()), 0)}", "if-match": "*"}
 
 
 @cache

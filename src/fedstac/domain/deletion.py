@@ -94,7 +94,7 @@ def read_rules(value: object, *, version: int = 0) -> DeletionRules:
     automatic, schedule = value.get("automatic", False), value.get("schedule", "")
     if type(automatic) is not bool:
         raise _invalid("/automatic", "automatic is true or false")
-    if not isinstance(schedule, str) or (schedule and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", schedule)):
+    if not isinstance(schedule, str) or (schedule and not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", schedule)):
         raise _invalid("/schedule", 'schedule is a time of day in UTC, like "03:30", or "" for as soon as it is ready')
     return DeletionRules(dependencies, grace_days, automatic, schedule, version)
 

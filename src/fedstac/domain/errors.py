@@ -264,9 +264,9 @@ class Cancelled(Conflict):
 
 
 class PreconditionFailed(Problem):
-    """The dataset is not as the header If-Match says."""
+    """A dataset, a collection or rules are not as the header If-Match or If-None-Match says."""
 
-    status, name, title = 412, "precondition-failed", "The dataset has changed"
+    status, name, title = 412, "precondition-failed", "It is not as the request expects"
 
 
 class CursorGone(Problem):
