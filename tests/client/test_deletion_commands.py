@@ -152,3 +152,37 @@ async def test_whoever_stops_waiting_is_told_what_goes_on_and_how_to_follow_it(w
     assert process.returncode == 130
     status = await west.admin.get(f"/requests/{found[1]}")
     assert status.status_code == 200
+
+
+async def test_a_dataset_that_no_search_finds_is_named_by_its_id_alone(api: Api, fedstac: Fedstac) -> None:
+    """Its collection is asked of the server: what is under quarantine, marked or deleted, and of a very long id."""
+    id = "thing-" + "x" * 200
+    assert (await api.admin.post("/collections", json=sample.collection("plain"))).status_code == 201
+    documents = [{**DATASETS[0], "id": name, "collection": "plain"} for name in (id, f"{id}y")]
+    for document in documents:
+        answer = await api.admin.post("/collections/plain/items", json=document, headers=WAIT)
+        assert answer.status_code == 201, answer.text
+    rules = {"grace_days": 0}
+    stored = await api.admin.put("/deletions/rules/plain", json=rules, headers={"If-Match": "*"})
+    assert stored.status_code == 200
+
+    async def outcome(*arguments: str, **variables: str) -> str:
+        done = await fedstac(*arguments, "-o", "json", **(variables or to(api)))
+        return str(orjson.loads(done.stdout)[0]["outcome"]) if done.stdout else done.stderr
+
+    reason = ("--reason", "look")
+    assert await outcome("quarantine", id, *reason) == "quarantined"
+    assert await outcome("release", id) == "released"
+    assert await outcome("mark", id, *reason) == "marked"
+    assert await outcome("mark", f"{id}y", *reason) == "marked"
+    shown = await fedstac("deletion", "show", id, "-o", "json", **to(api))
+    assert shown.lines[0]["dataset"] == id
+    assert await outcome("unmark", id, **to(api, "publisher:NCAR")) == "rejected"
+    assert await outcome("unmark", id) == "unmarked"
+    assert await outcome("mark", id, *reason) == "marked"
+    [deletion] = [each["id"] for each in (await api.admin.get("/deletions")).json()["deletions"]
+                  if each["dataset"] == id and each["state"] == "open"]  # fmt: skip
+    for token in ("admin", "second"):
+        await waive_as(api, token, deletion, "identifier")
+    assert await outcome("delete", id, "--yes") == "deleted"
+    assert await outcome("purge", id, "--yes") == "purged"

@@ -16,6 +16,7 @@ import typer
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, examples, form_of, server_of
 from fedstac.cli.terminal import Output, for_terminal, number, out, say
+from fedstac.client.changes import LONGEST_TEXT
 from fedstac.client.transport import NotFound, Transport
 from fedstac.domain import plain_yaml
 from fedstac.domain.deletion import DeletionState
@@ -129,7 +130,7 @@ def _path(server: Transport, id: str) -> str:
         return f"/deletions/{UUID(id)}"
     except ValueError:
         pass
-    for entry in _entries(server, {"q": id}, PAGE):
+    for entry in _entries(server, {"q": id[:LONGEST_TEXT]}, 0):
         if entry["dataset"] == id:
             return f"/deletions/{entry['id']}"
     raise NotFound(404, "not-found", f"no dataset {id!r} is or was marked here; fedstac deletion list lists those")

@@ -89,6 +89,7 @@ class Client:
     history = _performed(changes.history)
     events_of = _performed(changes.events_of)
     statuses = _performed(changes.statuses)
+    last_deletion = _performed(changes.last_deletion)
     patch = _performed(changes.patch)
     put = _performed(changes.put)
     retract = _performed(changes.retract)

@@ -61,6 +61,7 @@ class AsyncClient:
     history = _awaited(changes.history)
     events_of = _awaited(changes.events_of)
     statuses = _awaited(changes.statuses)
+    last_deletion = _awaited(changes.last_deletion)
     patch = _awaited(changes.patch)
     put = _awaited(changes.put)
     retract = _awaited(changes.retract)

@@ -39,6 +39,8 @@ JSON, PATCH, MERGE, LINES = (
 SERVER_WAITS = 20  # seconds, before it answers with a request to follow
 FIRST_LOOK, LONGEST_LOOK = 0.1, 2.0  # seconds between looks at what is not final yet
 MOST_VERSIONS = 500
+DELETIONS_AT_ONCE = 200
+LONGEST_TEXT = 200  # characters that the list of deletions is searched for
 
 Json = Mapping[str, Any]
 
@@ -96,6 +98,20 @@ def statuses(ids: Sequence[str]) -> Exchange[list[Json]]:
     )
     datasets: list[Json] = json_of(response, "/datasets/status")["datasets"]
     return datasets
+
+
+def last_deletion(id: str) -> Exchange[Json | None]:
+    """Return the deletion that the last mark of a dataset opened, if the caller may see it; None without one."""
+    parameters: dict[str, Any] = {"q": id[:LONGEST_TEXT], "limit": DELETIONS_AT_ONCE}
+    while True:
+        page = json_of((yield ServerCall("GET", "/deletions", parameters)), "/deletions")
+        for entry in page["deletions"]:
+            if entry["dataset"] == id:
+                last: Json = entry
+                return last
+        if not page["links"]:
+            return None
+        parameters["after"] = page["deletions"][-1]["id"]
 
 
 def list_replicas(id: str, *, collection: str | None = None) -> Exchange[list[Replica]]:
