@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links, numbers
+from fedstac.api.http import links, no_store, numbers
 from fedstac.api.people import identity
 from fedstac.api.writing import answers, changes
 from fedstac.api.writing.changes import DatasetAction
@@ -26,7 +25,6 @@ from fedstac.workers import deleting
 from fedstac.workers.deleting import Caller
 from fedstac.workers.deletions import DeleteRequest, Submitter, ask_to_delete
 
-NO_STORE: Final = {"Cache-Control": "no-store"}
 DEFAULT_PAGE: Final = 50
 MOST_NAMES: Final = 50
 MOST_REQUESTS: Final = 20  # that one run by hand makes
@@ -38,10 +36,6 @@ Choice = TypeVar("Choice", DeletionState, OpenStand, ListOrder)
 def caller_of(call: Call) -> Caller:
     """Return who calls, as the verbs take it."""
     return Caller(call.caller, call.node.policy, call.request_id)
-
-
-def _answer(body: object, **headers: str) -> Response:
-    return Response(orjson.dumps(body), 200, {**NO_STORE, **headers}, links.JSON)
 
 
 def _uuid(text: str, thing: str) -> UUID:
@@ -91,7 +85,7 @@ async def get_deletions(call: Call) -> Response:
     Whoever manages deletions sees all of them, others those of the datasets that they may mark; a node sees what it has
     to do itself. `counts` are those of all that the filters choose, but `state` and `standing`.
     """
-    return _answer(await list_document(call))
+    return no_store.answer(await list_document(call))
 
 
 async def list_document(call: Call) -> dict[str, Any]:
@@ -120,7 +114,7 @@ async def get_deletion(call: Call) -> Response:
     caller = caller_of(call)
     async with call.node.pool.acquire() as conn:
         view = await deleting.show(conn, caller, _id(call))
-    return _answer(deleting.document_for(view, caller))
+    return no_store.answer(deleting.document_for(view, caller))
 
 
 def deletion_id(text: str) -> UUID:
@@ -143,7 +137,7 @@ async def post_waive(call: Call) -> Response:
     if not isinstance(name, str) or not isinstance(reason, str):
         raise BadRequest('send {"name": "…", "reason": "…"}: the dependency, and why the deletion does not wait for it')
     async with call.node.pool.acquire() as conn:
-        return _answer(
+        return no_store.answer(
             deleting.document_of(await deleting.waive(conn, caller_of(call), _id(call), name=name, reason=reason))
         )
 
@@ -156,7 +150,7 @@ async def post_remind(call: Call) -> Response:
     if names is not None and not is_list:
         raise BadRequest(f'send {{"names": ["…"]}}, at most {MOST_NAMES}, or {{}} for all')
     async with call.node.pool.acquire() as conn:
-        return _answer(deleting.document_of(await deleting.remind(conn, caller_of(call), _id(call), names)))
+        return no_store.answer(deleting.document_of(await deleting.remind(conn, caller_of(call), _id(call), names)))
 
 
 async def post_delete(call: Call) -> Response:
@@ -192,7 +186,7 @@ async def post_run(call: Call) -> Response:
                 request := await ask_to_delete(call.node, conn, _submitter(call), sight, name, asked_before=beginning)
             ):
                 requests.append(request)
-    return _answer({
+    return no_store.answer({
         "ready": [{"project": name, "count": count} for name, count in ready.items()],
         "requests": [{"id": str(each.id), "project": each.project, "total": each.total} for each in requests],
         "more": len(requests) == MOST_REQUESTS, "dry_run": is_dry_run(call),
@@ -213,7 +207,7 @@ def _submitter(call: Call) -> Submitter:
 async def get_all_rules(call: Call) -> Response:
     """List the newest rules of deletion of each project that has some."""
     async with call.node.pool.acquire() as conn:
-        return _answer({"rules": [
+        return no_store.answer({"rules": [
             deleting.rules_document(each) for each in await deleting.all_rules(conn, caller_of(call))
         ]})  # fmt: skip
 
@@ -233,7 +227,9 @@ async def get_rules(call: Call) -> Response:
     history = [
         {name: value for name, value in deleting.rules_document(each).items() if name != "rules"} for each in versions
     ]
-    return _answer({**deleting.rules_document(own_rules), "versions": history}, ETag=f'"{own_rules.rules.version}"')
+    return no_store.answer(
+        {**deleting.rules_document(own_rules), "versions": history}, ETag=f'"{own_rules.rules.version}"'
+    )
 
 
 async def put_rules(call: Call) -> Response:
@@ -250,11 +246,11 @@ async def put_rules(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         if is_dry_run(call):
             affected = await deleting.affected_by(conn, caller, project, wish)
-            return _answer({**deleting.affected_document(affected, project), "dry_run": True})
+            return no_store.answer({**deleting.affected_document(affected, project), "dry_run": True})
         affected = await deleting.configure(
             conn, caller, project, wish, expected=_expected_version(call.headers), apply_to_open=applies
         )
-    return _answer(
+    return no_store.answer(
         {**deleting.affected_document(affected, project), "dry_run": False}, ETag=f'"{affected.after.version}"'
     )
 
@@ -287,7 +283,7 @@ async def get_quarantines(call: Call) -> Response:
             after=links.id_after(call.query_params),
             limit=limit + 1,
         )
-    return _answer({
+    return no_store.answer({
         "quarantines": [deleting.case_document(each) for each in cases[:limit]],
         "links": _next_link(call, cases[limit - 1].id if len(cases) > limit else None),
     })  # fmt: skip

@@ -6,12 +6,11 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.deletions.manager import caller_of
-from fedstac.api.http import links, numbers
+from fedstac.api.http import links, no_store, numbers
 from fedstac.api.writing.intake import LINE_TYPES
 from fedstac.db.grant_lists import GrantFilter
 from fedstac.domain import strict_json
@@ -21,15 +20,10 @@ from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import Action
 from fedstac.workers import granting
 
-NO_STORE: Final = {"Cache-Control": "no-store"}
 DEFAULT_PAGE, MOST_PAGE = 50, 1000
 VISA, NATIVE = "ga4gh", "json"
 STANDS: Final = {"open": True, "closed": False, "all": None}
 WITHDRAWN_BY_HAND: Final = "withdrawn"
-
-
-def _answer(body: object, status: int = 200, **headers: str) -> Response:
-    return Response(orjson.dumps(body), status, {**NO_STORE, **headers}, links.JSON)
 
 
 async def post_grant(call: Call) -> Response:
@@ -47,7 +41,7 @@ async def post_grant(call: Call) -> Response:
         raise outcome.problem
     assert outcome.grant is not None
     location = f"{call.base_url}/grants/{outcome.grant.id}"
-    return _answer(granting.document_of(outcome.grant), 201 if outcome.is_new else 200, Location=location)
+    return no_store.answer(granting.document_of(outcome.grant), 201 if outcome.is_new else 200, Location=location)
 
 
 async def post_import(call: Call) -> Response:
@@ -68,7 +62,7 @@ async def post_import(call: Call) -> Response:
         _refusal(n, outcome.problem)
         for n, outcome in zip(wishes, outcomes, strict=True) if outcome.problem is not None
     ]  # fmt: skip
-    return _answer({
+    return no_store.answer({
         "given": sum(outcome.is_new for outcome in outcomes),
         "present": sum(outcome.grant is not None and not outcome.is_new for outcome in outcomes),
         "refused": sorted(refusals, key=lambda each: each["line"]),
@@ -134,14 +128,14 @@ async def get_grants(call: Call) -> Response:
     following = {**call.query_params, "after": str(page[-1].id)} if has_more else None
     page_links = [links.next_page(call.base_url + call.path, following)] if following else []
     if form == VISA:
-        return _answer({"visas": [granting.visa_of(each, call.base_url) for each in page], "links": page_links})
-    return _answer({"grants": [granting.document_of(each) for each in page], "links": page_links})
+        return no_store.answer({"visas": [granting.visa_of(each, call.base_url) for each in page], "links": page_links})
+    return no_store.answer({"grants": [granting.document_of(each) for each in page], "links": page_links})
 
 
 async def get_grant(call: Call) -> Response:
     """Return one grant."""
     async with call.node.pool.acquire() as conn:
-        return _answer(granting.document_of(await granting.find(conn, caller_of(call), _id(call))))
+        return no_store.answer(granting.document_of(await granting.find(conn, caller_of(call), _id(call))))
 
 
 async def delete_grant(call: Call) -> Response:
@@ -149,7 +143,7 @@ async def delete_grant(call: Call) -> Response:
     _require_right(call)
     async with call.node.pool.acquire() as conn:
         grant = await granting.withdraw(conn, call.node, caller_of(call), _id(call), _reason(call))
-    return _answer(granting.document_of(grant))
+    return no_store.answer(granting.document_of(grant))
 
 
 async def delete_grants(call: Call) -> Response:
@@ -163,7 +157,7 @@ async def delete_grants(call: Call) -> Response:
         count = await granting.withdraw_matching(
             conn, call.node, caller_of(call), subject=subject, target=_target(call), reason=_reason(call)
         )
-    return _answer({"withdrawn": count})
+    return no_store.answer({"withdrawn": count})
 
 
 async def get_check(call: Call) -> Response:
@@ -180,7 +174,7 @@ async def get_check(call: Call) -> Response:
     target = granting.read_target(GrantScope.DATASET, params.get("dataset"))
     async with call.node.pool.acquire() as conn:
         valid_until = await granting.check(conn, caller_of(call), subject, target)
-    return _answer({"dataset": str(target), "valid_until": rfc3339(valid_until) if valid_until else None})
+    return no_store.answer({"dataset": str(target), "valid_until": rfc3339(valid_until) if valid_until else None})
 
 
 def _require_right(call: Call) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-import orjson
 import structlog
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links
+from fedstac.api.http import no_store
 from fedstac.domain import deletion_reports, policy, strict_json
 from fedstac.domain.errors import BadRequest, BodyTooLarge, MalformedJson, MissingPermission
 from fedstac.runtime.metrics import STATUS_MESSAGES
@@ -22,7 +21,6 @@ from fedstac.workers import statuses
 
 REPORTS_PATH: Final = "/dapr/deletion-reports"
 CLOUD_EVENT: Final = "application/cloudevents+json"
-NO_STORE: Final = {"Cache-Control": "no-store"}
 log = structlog.get_logger()
 
 
@@ -37,7 +35,7 @@ async def get_subscriptions(call: Call) -> Response:
     """List the topics that a Dapr sidecar brings here. The sidecar asks for them when it starts."""
     topics = [topic.partition("/") for topic in call.node.settings.dapr_reports.split()]
     body = [{"pubsubname": pubsub, "topic": topic, "route": REPORTS_PATH} for pubsub, _, topic in topics]
-    return Response(orjson.dumps(body), headers=NO_STORE, media_type=links.JSON)
+    return no_store.answer(body)
 
 
 async def post_reports(call: Call) -> Response:
@@ -71,4 +69,4 @@ def _refuse_own(event: object, node: str) -> None:
 
 
 def _answer(outcome: DaprStatus, **more: object) -> Response:
-    return Response(orjson.dumps({"status": outcome, **more}), headers=NO_STORE, media_type=links.JSON)
+    return no_store.answer({"status": outcome, **more})

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links
+from fedstac.api.http import no_store
 from fedstac.domain import deletion_reports, policy, strict_json
 from fedstac.domain.deletion_reports import ReportAnswer
 from fedstac.domain.errors import BadRequest
@@ -34,5 +33,4 @@ async def post_reports(call: Call) -> Response:
 
 def answer(answers: Sequence[ReportAnswer]) -> Response:
     """Return what became of each report, in their order."""
-    content = orjson.dumps({"reports": [each.as_json() for each in answers]})
-    return Response(content, headers={"Cache-Control": "no-store"}, media_type=links.JSON)
+    return no_store.answer({"reports": [each.as_json() for each in answers]})

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links
+from fedstac.api.http import no_store
 from fedstac.api.nodes.metrics import Look
 from fedstac.domain.errors import Unavailable
 from fedstac.messaging.sinks import shown_address
@@ -28,7 +27,7 @@ async def get_federation(call: Call) -> Response:
     if look is None:
         raise Unavailable("the database does not answer; try again", retry_after=2)
     body = {**health.body, "roles": [role.name for role in call.services.roles], **_numbers(look)}
-    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+    return no_store.answer(body)
 
 
 def _numbers(look: Look) -> Mapping[str, object]:

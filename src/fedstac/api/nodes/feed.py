@@ -9,7 +9,7 @@ import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links, numbers
+from fedstac.api.http import links, no_store, numbers
 from fedstac.api.nodes import deletion_reports, snapshots
 from fedstac.bootstrap import fork_if_restored
 from fedstac.db import collections, feed, nodes
@@ -105,7 +105,7 @@ async def get_head(call: Call) -> Response:
         "cursor": str(head),
         "nodes": [{"node": row["node"], "through": f"{row['epoch']}.{row['through']}"} for row in statuses],
     }
-    return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
+    return no_store.answer(body)
 
 
 async def get_snapshot(call: Call) -> Response:
@@ -190,7 +190,7 @@ async def get_digests(call: Call) -> Response:
             bucket = numbers.whole(call.query_params, "bucket", default=0, most=255)
             rows = await feed.bucket(conn, node.settings.node, collection, bucket)
     body = {"origin": node.settings.node, "cursor": str(cursor), "entries": [dict(row) for row in rows]}
-    return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
+    return no_store.answer(body)
 
 
 async def post_status(call: Call) -> Response:

@@ -7,12 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import orjson
 from starlette.responses import Response
 
 from fedstac import __version__
 from fedstac.api.call import Call
-from fedstac.api.http import links
+from fedstac.api.http import no_store
 from fedstac.bootstrap import Node
 from fedstac.columns.memory import FacetColumns
 from fedstac.db import backlog, health, nodes, schema
@@ -62,7 +61,7 @@ async def get_health(call: Call) -> Response:
     node says it in `replica`, as `feed`: beside it, how many datasets are parked, wait and are under way, how many
     announcements are refused, which hosts are away, the room on its disks, and when a file was last verified.
     """
-    return _answer((await call.services.health.health()).body)
+    return no_store.answer((await call.services.health.health()).body)
 
 
 async def get_readiness(call: Call) -> Response:
@@ -70,7 +69,7 @@ async def get_readiness(call: Call) -> Response:
     health = await call.services.health.health()
     if health.reasons:
         raise Unavailable(f"the node does not work as it should: {'; '.join(health.reasons)}", retry_after=5)
-    return _answer(health.body)
+    return no_store.answer(health.body)
 
 
 async def get_live(call: Call) -> Response:
@@ -78,7 +77,7 @@ async def get_live(call: Call) -> Response:
 
     Who gets no answer for a while starts the process again.
     """
-    return _answer({"status": "UP"})
+    return no_store.answer({"status": "UP"})
 
 
 async def get_ready(call: Call) -> Response:
@@ -102,21 +101,17 @@ async def get_ready(call: Call) -> Response:
         "roles": [role.name for role in call.services.roles],
         "checks": {check.name: {"ok": check.ok, "detail": check.detail} for check in checks},
     }
-    return _answer(body, status=200 if is_ready else 503)
+    return no_store.answer(body, status=200 if is_ready else 503)
 
 
 async def get_ping(call: Call) -> Response:
     """Answer, as every application of stac-fastapi does: the process runs."""
-    return _answer({"message": "PONG"})
+    return no_store.answer({"message": "PONG"})
 
 
 async def get_up(call: Call) -> Response:
     """Answer, as every application of stac-fastapi does: the process runs. `/healthcheck` says how the node stands."""
-    return _answer({"status": "UP"})
-
-
-def _answer(body: Mapping[str, object], *, status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status, media_type=links.JSON, headers={"Cache-Control": "no-store"})
+    return no_store.answer({"status": "UP"})
 
 
 class HealthLook:

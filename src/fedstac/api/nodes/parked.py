@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links, numbers
-from fedstac.api.nodes.sinks import NO_STORE, answer_with_event, path_id, read_ids
+from fedstac.api.http import no_store, numbers
+from fedstac.api.nodes.sinks import answer_with_event, path_id, read_ids
 from fedstac.db import parked
 from fedstac.db.parked import ParkedRow
 from fedstac.domain.policy import Action, Resource
@@ -64,5 +63,4 @@ async def post_discard(call: Call) -> Response:
 
 
 def _answer(rows: Sequence[ParkedRow]) -> Response:
-    body = {"parked_events": [parked.document_of(row) for row in rows]}
-    return Response(orjson.dumps(body), 200, NO_STORE, links.JSON)
+    return no_store.answer({"parked_events": [parked.document_of(row) for row in rows]})

@@ -10,7 +10,7 @@ import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links, numbers
+from fedstac.api.http import links, no_store, numbers
 from fedstac.db import dead_letters, sinks
 from fedstac.db.dead_letters import DeadLetter
 from fedstac.db.sinks import Sink
@@ -23,7 +23,6 @@ from fedstac.workers import sinking
 from fedstac.workers.sinking import SinkDescription
 
 ALL_SINKS = Resource("the sinks of this node", "*", "*")
-NO_STORE = {"Cache-Control": "no-store"}
 MOST_IDS, MOST_LETTERS = 1000, 1000
 LONGEST_REASON = 500
 AUDIT_SECONDS = 20.0
@@ -35,10 +34,6 @@ def _require_right(call: Call) -> None:
     call.node.policy.require(call.caller, Action.MESSAGING, ALL_SINKS)
 
 
-def _answer(body: object, status: int = 200, **headers: str) -> Response:
-    return Response(orjson.dumps(body), status, {**NO_STORE, **headers}, links.JSON)
-
-
 # --- sinks ---
 
 
@@ -47,7 +42,7 @@ async def get_sinks(call: Call) -> Response:
     _require_right(call)
     async with call.node.pool.acquire() as conn:
         every = await sinks.every(conn)
-    return _answer({"sinks": [sinking.document_of(sink) for sink in every]})
+    return no_store.answer({"sinks": [sinking.document_of(sink) for sink in every]})
 
 
 async def post_sink(call: Call) -> Response:
@@ -67,7 +62,7 @@ async def post_sink(call: Call) -> Response:
             conn, description, node=call.node.settings.node, actor=call.caller.name, correlation=call.request_id
         )
     body = {**sinking.document_of(sink), "secret": destinations.shown_secret(sink.secret)}
-    return _answer(body, 201 if is_new else 200, Location=f"{call.base_url}/sinks/{sink.name}")
+    return no_store.answer(body, 201 if is_new else 200, Location=f"{call.base_url}/sinks/{sink.name}")
 
 
 def _description(body: dict[str, Any], call: Call) -> SinkDescription:
@@ -168,11 +163,11 @@ async def post_audit(call: Call) -> Response:
         raise Unavailable(f"the sink does not answer: {error}", retry_after=10) from None
     except (SinkRefused, SinkUnclear) as error:
         raise Conflict(str(error)) from None
-    return _answer({"sink": call.path_params["sink"], **result.as_json()})
+    return no_store.answer({"sink": call.path_params["sink"], **result.as_json()})
 
 
 def _document(sink: Sink) -> Response:
-    return _answer(sinking.document_of(sink))
+    return no_store.answer(sinking.document_of(sink))
 
 
 # --- dead letters ---
@@ -236,8 +231,8 @@ def path_id(call: Call, parameter: str, thing: str, listing: str) -> int:
 def answer_with_event(document: Mapping[str, object], event: str) -> Response:
     """Answer with a description and, as its last member, the stored text of the event."""
     text = orjson.dumps(document)
-    return Response(text[:-1] + b',"event":' + event.encode() + b"}", 200, NO_STORE, links.JSON)
+    return Response(text[:-1] + b',"event":' + event.encode() + b"}", 200, no_store.HEADERS, links.JSON)
 
 
 def _letters(letters: Sequence[DeadLetter]) -> Response:
-    return _answer({"dead_letters": [dead_letters.document_of(letter) for letter in letters]})
+    return no_store.answer({"dead_letters": [dead_letters.document_of(letter) for letter in letters]})

@@ -9,7 +9,7 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links
+from fedstac.api.http import no_store
 from fedstac.bootstrap import Node
 from fedstac.db import nodes, own_groups, people, requests, search
 from fedstac.db.connections import Connection
@@ -41,7 +41,7 @@ async def get_explain(call: Call) -> Response:
         resource = await _touched(conn, node, call.query_params)
     verdict = node.policy.verdict(principal, action, resource)
     body: dict[str, Any] = explaining.as_json(verdict, principal, action, resource)
-    return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
+    return no_store.answer(body)
 
 
 async def _principal_of(conn: Connection, description: list[str]) -> Principal:

@@ -8,7 +8,7 @@ import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links
+from fedstac.api.http import links, no_store
 from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import PolicyRule
 
@@ -32,7 +32,7 @@ async def get_me(call: Call) -> Response:
         {"kind": each.kind, "id": each.id, "institution": each.institution, "role": each.role}
         for each in (who.entitlements if who else ())
     ]
-    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+    return no_store.answer(body)
 
 
 def _right(rule: PolicyRule) -> dict[str, Any]:

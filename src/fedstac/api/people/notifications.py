@@ -10,7 +10,7 @@ import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links
+from fedstac.api.http import links, no_store
 from fedstac.bootstrap import Node
 from fedstac.db import notifications
 from fedstac.db.connections import Connection
@@ -24,7 +24,6 @@ from fedstac.settings import Settings
 
 HEADER = "fedstac-notify"
 MOST_NAMED, MOST_DESTINATIONS, CONFIRMATIONS_PER_HOUR = 5, 50, 5
-NO_STORE = {"Cache-Control": "no-store"}
 
 
 async def wish(node: Node, caller: Principal, names: Sequence[str], request: UUID) -> None:
@@ -106,7 +105,7 @@ async def get_destinations(call: Call) -> Response:
         own = await notifications.destinations(conn, call.caller.name)
         own += await notifications.destinations(conn, OPERATORS) if call.caller.is_admin else []
     body = {"destinations": [_document(each, secret=False) for each in own]}
-    return Response(orjson.dumps(body), media_type=links.JSON, headers=NO_STORE)
+    return no_store.answer(body)
 
 
 async def post_destination(call: Call) -> Response:
@@ -131,8 +130,8 @@ async def post_destination(call: Call) -> Response:
         destination, is_new = await notifications.register(conn, caller.name, str(address), topics, confirmed=trusted)
         if asks:
             await notifications.ask_confirmation(conn, caller.name, destination.id)
-    headers = {"Location": f"{call.base_url}/notifications/{destination.id}"} | NO_STORE
-    return Response(orjson.dumps(_document(destination, secret=True)), 201 if is_new else 200, headers, links.JSON)
+    place = f"{call.base_url}/notifications/{destination.id}"
+    return no_store.answer(_document(destination, secret=True), 201 if is_new else 200, Location=place)
 
 
 def _read(settings: Settings, body: object) -> tuple[Address, list[str]]:
@@ -147,7 +146,7 @@ def _read(settings: Settings, body: object) -> tuple[Address, list[str]]:
 async def get_destination(call: Call) -> Response:
     """Return one destination, with the secret that its webhooks are signed with."""
     destination = await _own(call)
-    return Response(orjson.dumps(_document(destination, secret=True)), media_type=links.JSON, headers=NO_STORE)
+    return no_store.answer(_document(destination, secret=True))
 
 
 async def delete_destination(call: Call) -> Response:
@@ -168,7 +167,7 @@ async def post_confirmation(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         await notifications.confirm(conn, destination.id)
         destination = await notifications.destination(conn, destination.id) or destination
-    return Response(orjson.dumps(_document(destination, secret=True)), media_type=links.JSON, headers=NO_STORE)
+    return no_store.answer(_document(destination, secret=True))
 
 
 async def post_test(call: Call) -> Response:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import orjson
 import structlog
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links
+from fedstac.api.http import links, no_store
 from fedstac.bootstrap import Node
 from fedstac.db import audit, own_groups
 from fedstac.db.connections import Connection
@@ -44,8 +43,8 @@ def _document(base: str, group: OwnGroup) -> dict[str, Any]:
 
 
 def _answer(base: str, group: OwnGroup, status: int = 200) -> Response:
-    headers = {"Cache-Control": "no-store"} | ({"Location": f"{base}/groups/{group.name}"} if status == 201 else {})
-    return Response(orjson.dumps(_document(base, group)), status, headers, media_type=links.JSON)
+    headers = {"Location": f"{base}/groups/{group.name}"} if status == 201 else {}
+    return no_store.answer(_document(base, group), status, **headers)
 
 
 # --- reading ---
@@ -65,7 +64,7 @@ async def get_groups(call: Call) -> Response:
         groups = await own_groups.every(conn)
     documents = [_document(base, group) for group in groups if _sees(node, call.caller, group)]
     body = {"groups": documents, "links": [{"rel": "self", "type": links.JSON, "href": f"{base}/groups"}]}
-    return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
+    return no_store.answer(body)
 
 
 async def get_group(call: Call) -> Response:

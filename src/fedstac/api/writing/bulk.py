@@ -10,7 +10,7 @@ import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links, numbers
+from fedstac.api.http import links, no_store, numbers
 from fedstac.api.people import identity
 from fedstac.api.search import query as queries
 from fedstac.api.search.reading import columns_at
@@ -29,7 +29,6 @@ from fedstac.workers import bulk_changes
 from fedstac.workers.bulk_changes import BulkRequest
 from fedstac.workers.deleting import Caller
 
-NO_STORE: Final = {"Cache-Control": "no-store"}
 WISHES: Final = frozenset(("action", "digest", *bulk.MEMBERS.values()))  # the other members choose datasets
 CONDITIONS: Final = frozenset(("ids", "collections", "filter", "query", "bbox", "intersects", "datetime", "q"))
 EVERYTHING: Final = Resource("datasets of this node", "*", "*")
@@ -46,7 +45,7 @@ async def post_preview(call: Call) -> Response:
     body = await _body(call)
     async with call.services.shares.place(), call.node.pool.acquire() as conn:
         look = await bulk_changes.preview(call.node, conn, call.caller, await _choice(call, conn, body))
-    return _answer(look.as_json())
+    return no_store.answer(look.as_json())
 
 
 async def post_bulk(call: Call) -> Response:
@@ -64,7 +63,7 @@ async def post_bulk(call: Call) -> Response:
             correlation=call.request_id, traceparent=call.traceparent,
         )  # fmt: skip
     location = f"{call.base_url}/bulk/{job.id}"
-    return _answer(_document(call, job), 202 if is_new else 200, Location=location)
+    return no_store.answer(_document(call, job), 202 if is_new else 200, Location=location)
 
 
 async def get_bulks(call: Call) -> Response:
@@ -76,13 +75,15 @@ async def get_bulks(call: Call) -> Response:
         page = await bulks.list_page(conn, submitter, after=after, limit=limit + 1)
     url = f"{call.base_url}/bulk"
     more = {"limit": limit, "after": page[limit - 1].id} if len(page) > limit else None
-    return _answer({"bulks": [_document(call, each) for each in page[:limit]], "links": links.of_page(url, more)})
+    return no_store.answer(
+        {"bulks": [_document(call, each) for each in page[:limit]], "links": links.of_page(url, more)}
+    )
 
 
 async def get_bulk(call: Call) -> Response:
     """Return a change of many datasets: how far it is, how fast, and how long it will take."""
     async with call.node.pool.acquire() as conn:
-        return _answer(_document(call, await _readable(call, conn)))
+        return no_store.answer(_document(call, await _readable(call, conn)))
 
 
 async def get_bulk_datasets(call: Call) -> Response:
@@ -103,7 +104,7 @@ async def get_bulk_datasets(call: Call) -> Response:
          "outcome": each.outcome, **({"type": each.problem, "detail": each.detail} if each.problem else {})}
         for each in page[:limit]
     ]  # fmt: skip
-    return _answer({"datasets": datasets, "links": links.of_page(url, more)})
+    return no_store.answer({"datasets": datasets, "links": links.of_page(url, more)})
 
 
 async def post_cancel(call: Call) -> Response:
@@ -111,7 +112,7 @@ async def post_cancel(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         job = await _readable(call, conn)
         now = await bulk_changes.cancel(conn, job, call.caller.name, correlation=call.request_id)
-    return _answer(_document(call, now))
+    return no_store.answer(_document(call, now))
 
 
 # --- what is asked for ---
@@ -194,7 +195,3 @@ def _document(call: Call, job: Bulk) -> dict[str, Any]:
         {"rel": "datasets", "type": links.JSON, "href": f"{url}/datasets"},
     ]
     return {**bulk_changes.document_of(job), "links": own_links}
-
-
-def _answer(body: object, status: int = 200, **headers: str) -> Response:
-    return Response(orjson.dumps(body), status, {**NO_STORE, **headers}, links.JSON)

@@ -11,7 +11,7 @@ import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links, numbers, preconditions
+from fedstac.api.http import links, no_store, numbers, preconditions
 from fedstac.api.people import identity
 from fedstac.api.search import summaries
 from fedstac.api.writing import intake
@@ -107,7 +107,7 @@ async def _cascade(call: Call, name: str, expected: Sequence[str] | None) -> Res
         async with node.pool.acquire() as conn:
             await existing(conn, name)
             effects = await cascades.effects(conn, name)
-        return _no_store(effects.as_json())
+        return no_store.answer(effects.as_json())
     if "confirm" not in call.query_params:
         raise BadRequest("confirm is missing: the number of datasets, as a request with dry_run=true gives it")
     confirmed = numbers.whole(call.query_params, "confirm", default=0, most=(1 << 62) - 1)
@@ -121,7 +121,7 @@ async def _cascade(call: Call, name: str, expected: Sequence[str] | None) -> Res
     call.services.collections.forget(name)
     node.committed.wake()
     place = f"{call.base_url}/collections/{name}/cascade"
-    return _no_store(new_cascade.as_json(counts), status=202, headers={"Location": place})
+    return no_store.answer(new_cascade.as_json(counts), 202, Location=place)
 
 
 async def get_cascade(call: Call) -> Response:
@@ -132,7 +132,7 @@ async def get_cascade(call: Call) -> Response:
         counts = await cascades.counts(conn, name)
     if newest is None:
         raise NotFound(f"the collection {name[:128]!r} was never deleted with its datasets")
-    return _no_store(newest.as_json(counts))
+    return no_store.answer(newest.as_json(counts))
 
 
 async def delete_cascade(call: Call) -> Response:
@@ -142,11 +142,7 @@ async def delete_cascade(call: Call) -> Response:
         cancelled = await _writer(call, conn).cancel_cascade(name)
         counts = await cascades.counts(conn, name)
     call.services.collections.forget(name)
-    return _no_store(cancelled.as_json(counts))
-
-
-def _no_store(body: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(body), status, {"Cache-Control": "no-store", **(headers or {})}, media_type=links.JSON)
+    return no_store.answer(cancelled.as_json(counts))
 
 
 def _writer(call: Call, conn: Connection) -> CollectionWriter:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Any, Final
 from uuid import UUID
 
-import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links, numbers
+from fedstac.api.http import links, no_store, numbers
 from fedstac.api.people import identity
 from fedstac.api.writing import intake
 from fedstac.api.writing.options import is_dry_run, is_wanted, override_of
@@ -27,7 +25,6 @@ from fedstac.domain.reconcile import MOST, MOST_PARTS, LoadChange, LoadMode
 from fedstac.domain.texts import Text, pieces
 from fedstac.workers import loading
 
-NO_STORE: Final = {"Cache-Control": "no-store"}
 PAGE, LARGEST_PAGE = 100, 5000
 OWN_PAGE, LARGEST_OWN_PAGE = 20, 100
 
@@ -83,7 +80,7 @@ async def get_loads(call: Call) -> Response:
         page = await loads.list_page(conn, submitter, after=after, limit=limit + 1)
     summaries = [{**loading.summary_of(each), "links": _links(call, each.load)} for each in page[:limit]]
     more = {"limit": limit, "after": str(page[limit - 1].load.id)} if len(page) > limit else None
-    return _json({"loads": summaries, "links": links.of_page(f"{call.base_url}/loads", more)})
+    return no_store.answer({"loads": summaries, "links": links.of_page(f"{call.base_url}/loads", more)})
 
 
 async def get_load(call: Call) -> Response:
@@ -115,7 +112,7 @@ async def get_load_datasets(call: Call) -> Response:
         }
         for each in page[:limit]
     ]
-    return _json({"datasets": datasets, "links": links.of_page(url, more)})
+    return no_store.answer({"datasets": datasets, "links": links.of_page(url, more)})
 
 
 async def post_apply(call: Call) -> Response:
@@ -259,7 +256,9 @@ async def _answer(call: Call, conn: Connection, id: UUID, status: int) -> Respon
         view = await loading.view(conn, load)
     if status == 202 and load.bulk is None and not load.is_comparing:
         status = 200  # there was nothing to do, or it is compared by now
-    return _json({**view.as_json(), "links": _links(call, load)}, status, Location=f"{call.base_url}/loads/{id}")
+    return no_store.answer(
+        {**view.as_json(), "links": _links(call, load)}, status, Location=f"{call.base_url}/loads/{id}"
+    )
 
 
 def _links(call: Call, load: Load) -> list[dict[str, str]]:
@@ -269,7 +268,3 @@ def _links(call: Call, load: Load) -> list[dict[str, str]]:
         {"rel": "datasets", "type": links.JSON, "href": f"{url}/datasets"},
         *([{"rel": "bulk", "type": links.JSON, "href": f"{call.base_url}/bulk/{load.bulk}"}] if load.bulk else []),
     ]
-
-
-def _json(body: dict[str, Any], status: int = 200, **headers: str) -> Response:
-    return Response(orjson.dumps(body), status, {**NO_STORE, **headers}, links.JSON)

@@ -9,7 +9,7 @@ import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links, numbers
+from fedstac.api.http import links, no_store, numbers
 from fedstac.bootstrap import Node
 from fedstac.db import requests
 from fedstac.db.connections import Connection
@@ -40,7 +40,7 @@ async def get_requests(call: Call) -> Response:
         for one in requests_of_caller[:limit]
     ]  # fmt: skip
     body = {"requests": entries, "links": links.of_page(url, more)}
-    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+    return no_store.answer(body)
 
 
 async def get_request(call: Call) -> Response:
@@ -48,7 +48,7 @@ async def get_request(call: Call) -> Response:
     summary = await readable(call.node, call.caller, call.path_params["request_id"])
     async with call.node.pool.acquire() as conn:
         body = await request_document(conn, call.base_url, summary)
-    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+    return no_store.answer(body)
 
 
 async def get_request_items(call: Call) -> Response:
@@ -61,7 +61,7 @@ async def get_request_items(call: Call) -> Response:
     filters = {"status": status} if status else {}
     more = {"limit": limit, "after": results[limit - 1].n, **filters} if len(results) > limit else None
     body = {"items": [_item(result) for result in results[:limit]], "links": links.of_page(url, more)}
-    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+    return no_store.answer(body)
 
 
 class ResultsPage(NamedTuple):

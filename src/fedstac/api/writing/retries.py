@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from fedstac import publication
 from fedstac.api.call import Call, Services
-from fedstac.api.http import links
+from fedstac.api.http import no_store
 from fedstac.api.writing import answers, changes, intake, items
 from fedstac.api.writing import requests as own_requests
 from fedstac.api.writing.admission import AcceptedRequest, EarlierRequest
@@ -30,8 +30,7 @@ async def post_cancel(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         after = await requests.summary(conn, summary.id) or summary
         body = await own_requests.request_document(conn, call.base_url, after)
-    text = orjson.dumps({"cancelled": count, **body})
-    return Response(text, media_type=links.JSON, headers={"Cache-Control": "no-store"})
+    return no_store.answer({"cancelled": count, **body})
 
 
 async def post_retry(call: Call) -> Response:
