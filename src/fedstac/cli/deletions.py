@@ -17,7 +17,7 @@ from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, examples, form_of, server_of
 from fedstac.cli.terminal import Output, for_terminal, number, out, say
 from fedstac.client.changes import LONGEST_TEXT
-from fedstac.client.transport import NotFound, Transport
+from fedstac.client.transport import JSON_BODY, NotFound, Transport
 from fedstac.domain import plain_yaml
 from fedstac.domain.deletion import DeletionState
 from fedstac.domain.plain_yaml import YamlNode
@@ -48,8 +48,7 @@ class OrderChoice(StrEnum):
 
 
 def _post(server: Transport, path: str, body: object, **parameters: str) -> Any:
-    headers = {"Content-Type": "application/json"}
-    return server.json("POST", path, content=orjson.dumps(body), headers=headers, params=parameters)
+    return server.json("POST", path, content=orjson.dumps(body), headers=JSON_BODY, params=parameters)
 
 
 @commands.command(
@@ -326,7 +325,7 @@ def config(
             flags = {"dry_run": dry_run, "apply_to_open": apply_to_open}
             response = server.send(
                 "PUT", path, content=content, params={name: "true" for name, is_set in flags.items() if is_set},
-                headers={"Content-Type": "application/json", "If-Match": _tag(server, path)},
+                headers={**JSON_BODY, "If-Match": _tag(server, path)},
             )  # fmt: skip
             _show_effect(form, response.json())
 

@@ -12,7 +12,7 @@ import typer
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, examples, form_of, server_of
 from fedstac.cli.terminal import Output, for_terminal, out, say
-from fedstac.client.transport import Transport
+from fedstac.client.transport import JSON_BODY, Transport
 
 commands = typer.Typer(no_args_is_help=True, help="Be told, by mail or webhook, what became of requests and datasets.")
 Id = Annotated[str, typer.Argument(help="The destination's id, from the list.")]
@@ -31,7 +31,7 @@ def _path(id: str) -> str:
 
 
 def _post(server: Transport, path: str, body: object) -> Any:
-    return server.json("POST", path, content=orjson.dumps(body), headers={"Content-Type": "application/json"})
+    return server.json("POST", path, content=orjson.dumps(body), headers=JSON_BODY)
 
 
 @commands.command(

@@ -32,8 +32,11 @@ from fedstac.client import loads as reconciling
 from fedstac.client import subscriptions as subscribing
 from fedstac.client.asynchronous import AsyncClient as AsyncClient
 from fedstac.client.intervals import interval
+from fedstac.client.paths import collection_path, item_path
 from fedstac.client.publishing import Publishing
 from fedstac.client.transport import (
+    JSON_BODY,
+    LINES_BODY,
     Exchange,
     Failed,
     OnRetry,
@@ -45,8 +48,6 @@ from fedstac.client.transport import (
 )
 from fedstac.client.values import AcceptedBatch, FeedPage, Head, ItemResult, Request, RequestSummary
 
-LINES = "application/x-ndjson"
-JSON_BODY = {"Content-Type": "application/json"}
 RESULTS_PAGE, SEARCH_PAGE, FEED_PAGE, REQUESTS_PAGE = 500, 500, 500, 50
 LONG_POLL_SECONDS = 20
 FIRST_LOOK, LONGEST_LOOK = 0.05, 2.0  # seconds between looks at a request that is being worked on
@@ -185,10 +186,9 @@ class Client:
 
         Invalid if no item of the batch is acceptable; single ones that are not are rejected in the results.
         """
-        lines = [document if isinstance(document, bytes) else orjson.dumps(document) for document in documents]
         body = self._transport.json(
-            "POST", f"/collections/{quote(collection, safe='')}/items", content=b"\n".join(lines) + b"\n",
-            headers={"Content-Type": LINES, "Prefer": "respond-async, wait=0"},
+            "POST", f"{collection_path(collection)}/items", content=changes.lines_of(documents),
+            headers={**LINES_BODY, "Prefer": "respond-async, wait=0"},
         )  # fmt: skip
         try:
             return AcceptedBatch(body["id"], self._link(body), body["total"], body.get("rejected", 0))
@@ -297,14 +297,13 @@ class Client:
         body = {**_conditions(collections, bbox, datetime, filter, q), "multi_select": multi_select}
         if names:
             body["aggregations"] = self._aggregations(names, collections)
-        headers = {"Content-Type": "application/json"}
-        answer = self._transport.json("POST", "/aggregate", content=orjson.dumps(body), headers=headers)
+        answer = self._transport.json("POST", "/aggregate", content=orjson.dumps(body), headers=JSON_BODY)
         warnings = tuple(str(warning.get("message")) for warning in answer.get("fedstac:warnings", ()))
         return CountsAnswer(answer["aggregations"], warnings)
 
     def _aggregations(self, names: Sequence[str], collections: Sequence[str]) -> list[str]:
         """Return the names of aggregations; what names nothing that the node lists stays, and the node says why."""
-        path = _collection_path(collections[0]) if len(collections) == 1 else ""
+        path = collection_path(collections[0]) if len(collections) == 1 else ""
         entries = self._transport.json("GET", path + "/aggregations")["aggregations"]
         by_name = {
             each["property"].rpartition(":")[2]: each["name"] for each in reversed(entries) if "property" in each
@@ -375,7 +374,7 @@ class Client:
 
     def collection(self, id: str) -> dict[str, Any]:
         """Return one collection's document. NotFound if there is none."""
-        collection: dict[str, Any] = self._transport.json("GET", _collection_path(id))
+        collection: dict[str, Any] = self._transport.json("GET", collection_path(id))
         return collection
 
     def create_collection(self, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -388,18 +387,18 @@ class Client:
         """Put a whole document in the place of a collection's."""
         content = orjson.dumps(document)
         collection: dict[str, Any] = self._transport.json(
-            "PUT", _collection_path(id), content=content, headers=JSON_BODY
+            "PUT", collection_path(id), content=content, headers=JSON_BODY
         )
         return collection
 
     def delete_collection(self, id: str) -> None:
         """Delete a collection. Conflict while it has datasets."""
-        self._transport.send("DELETE", _collection_path(id))
+        self._transport.send("DELETE", collection_path(id))
 
     def cascade_effects(self, id: str) -> dict[str, Any]:
         """Return what the deletion of a collection with its datasets affects; `confirm` is the number to confirm."""
         effects: dict[str, Any] = self._transport.json(
-            "DELETE", _collection_path(id), params={"cascade": "true", "dry_run": "true"}
+            "DELETE", collection_path(id), params={"cascade": "true", "dry_run": "true"}
         )
         return effects
 
@@ -409,28 +408,27 @@ class Client:
         confirm: how many it has. Conflict where it has another number by now, or is being deleted already.
         """
         params = {"cascade": "true", "confirm": str(confirm), "reason": reason}
-        cascade: dict[str, Any] = self._transport.json("DELETE", _collection_path(id), params=params)
+        cascade: dict[str, Any] = self._transport.json("DELETE", collection_path(id), params=params)
         return cascade
 
     def cascade(self, id: str) -> dict[str, Any]:
         """Return how far the deletion of a collection with its datasets is. NotFound where there was none."""
-        cascade: dict[str, Any] = self._transport.json("GET", _collection_path(id) + "/cascade")
+        cascade: dict[str, Any] = self._transport.json("GET", collection_path(id) + "/cascade")
         return cascade
 
     def cancel_cascade(self, id: str) -> dict[str, Any]:
         """Cancel the deletion of a collection with its datasets. What is marked by then stays marked."""
-        cascade: dict[str, Any] = self._transport.json("DELETE", _collection_path(id) + "/cascade")
+        cascade: dict[str, Any] = self._transport.json("DELETE", collection_path(id) + "/cascade")
         return cascade
 
     def queryables(self, collection: str) -> dict[str, Any]:
         """Return the properties by which a collection's datasets are searched, as a JSON Schema."""
-        schema: dict[str, Any] = self._transport.json("GET", _collection_path(collection) + "/queryables")
+        schema: dict[str, Any] = self._transport.json("GET", collection_path(collection) + "/queryables")
         return schema
 
     def item(self, collection: str, id: str) -> dict[str, Any]:
         """Return one dataset's document. NotFound if there is none."""
-        path = f"/collections/{quote(collection, safe='')}/items/{quote(id, safe='')}"
-        item: dict[str, Any] = self._transport.json("GET", path)
+        item: dict[str, Any] = self._transport.json("GET", item_path(collection, id))
         return item
 
     def events(
@@ -475,10 +473,6 @@ def _conditions(
     if q:
         body["q"] = q
     return body
-
-
-def _collection_path(id: str) -> str:
-    return f"/collections/{quote(id, safe='')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -547,8 +541,7 @@ class Search:
         return page
 
     def _post(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"}
-        page = self._transport.json("POST", "/search", content=orjson.dumps(body), headers=headers)
+        page = self._transport.json("POST", "/search", content=orjson.dumps(body), headers=JSON_BODY)
         if not isinstance(page, dict) or not isinstance(page.get("features"), list):
             raise Failed(200, "no-features", f"{self._transport.url}/search did not answer with a FeatureCollection")
         return page

@@ -19,7 +19,10 @@ from uuid import uuid4
 import httpx
 import orjson
 
+from fedstac.client.paths import collection_path, item_path
 from fedstac.client.transport import (
+    JSON_BODY,
+    LINES_BODY,
     Exchange,
     Failed,
     NotFound,
@@ -33,9 +36,7 @@ from fedstac.client.transport import (
 from fedstac.client.values import ChangeResult, Dataset, DocumentVerdict, DryRunResult, Replica, Request
 from fedstac.domain.errors import problems
 
-JSON, PATCH, MERGE, LINES = (
-    "application/json", "application/json-patch+json", "application/merge-patch+json", "application/x-ndjson",
-)  # fmt: skip
+PATCH, MERGE = "application/json-patch+json", "application/merge-patch+json"
 SERVER_WAITS = 20  # seconds, before it answers with a request to follow
 FIRST_LOOK, LONGEST_LOOK = 0.1, 2.0  # seconds between looks at what is not final yet
 MOST_VERSIONS = 500
@@ -70,7 +71,7 @@ def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]
     body = {"collections": [collection or collection_of(id)], "limit": MOST_VERSIONS,
             "retracted": "include", "filter-lang": "cql2-text",
             "filter": "base_id = '" + base.replace("'", "''") + "'"}  # fmt: skip
-    response = yield ServerCall("POST", "/search", content=orjson.dumps(body), headers={"Content-Type": JSON})
+    response = yield ServerCall("POST", "/search", content=orjson.dumps(body), headers=JSON_BODY)
     datasets = [Dataset(item, None) for item in json_of(response, "/search")["features"]]
     if not datasets and first is None:
         raise missing
@@ -93,9 +94,7 @@ def events_of(id: str, *, collection: str | None = None) -> Exchange[list[Json]]
 
 def statuses(ids: Sequence[str]) -> Exchange[list[Json]]:
     """Return how datasets stand, in the order of their ids, at most 10 000: published, retracted or unknown."""
-    response = yield ServerCall(
-        "POST", "/datasets/status", content=orjson.dumps(list(ids)), headers={"Content-Type": JSON}
-    )
+    response = yield ServerCall("POST", "/datasets/status", content=orjson.dumps(list(ids)), headers=JSON_BODY)
     datasets: list[Json] = json_of(response, "/datasets/status")["datasets"]
     return datasets
 
@@ -123,7 +122,7 @@ def list_replicas(id: str, *, collection: str | None = None) -> Exchange[list[Re
 def validate(documents: Sequence[Json], *, cv_version: str | None = None) -> Exchange[list[DocumentVerdict]]:
     """Return the server's judgement of each document, as of the collection that it names; nothing is stored."""
     params = {"cv_version": cv_version} if cv_version else None
-    response = yield ServerCall("POST", "/validate", params, _lines(documents), {"Content-Type": LINES})
+    response = yield ServerCall("POST", "/validate", params, lines_of(documents), LINES_BODY)
     return [
         DocumentVerdict(entry["id"], entry["valid"], entry["cv_version"], findings_from(entry["findings"]))
         for entry in json_of(response, "/validate")["items"]
@@ -135,8 +134,8 @@ def rehearse(collection: str, documents: Sequence[Json | bytes]) -> Exchange[lis
 
     Invalid if the batch cannot be read at all.
     """
-    path = f"/collections/{quote(collection, safe='')}/items"
-    response = yield ServerCall("POST", path, {"dry_run": "true"}, _lines(documents), {"Content-Type": LINES})
+    path = f"{collection_path(collection)}/items"
+    response = yield ServerCall("POST", path, {"dry_run": "true"}, lines_of(documents), LINES_BODY)
     return [
         DryRunResult(
             entry["id"],
@@ -198,7 +197,7 @@ def put(
     """Put a whole document in the place of the one that is there; see `patch`."""
     id, own_collection = str(document.get("id", "")), document.get("collection")
     path = _path(id, collection or (own_collection if isinstance(own_collection, str) else None))
-    call = ServerCall("PUT", path, content=orjson.dumps(document), headers={"Content-Type": JSON})
+    call = ServerCall("PUT", path, content=orjson.dumps(document), headers=JSON_BODY)
     return (yield from _change(id, call, if_match, dry_run, override))
 
 
@@ -209,7 +208,7 @@ def retract(
     """Retract a dataset; nothing is erased. `data` (keep, restrict, purge) tells the nodes what to do with copies."""
     retraction = {"reason": reason, "errata": errata, "replaced_by": replaced_by, "data": data}
     content = orjson.dumps({name: value for name, value in retraction.items() if value is not None})
-    call = ServerCall("POST", _path(id, collection) + "/retract", content=content, headers={"Content-Type": JSON})
+    call = ServerCall("POST", _path(id, collection) + "/retract", content=content, headers=JSON_BODY)
     return (yield from _change(id, call, if_match, dry_run))
 
 
@@ -246,7 +245,7 @@ def quarantine(
     """
     body = {"reason": reason, "case": case, "contact": contact, "links": list(links) or None}
     content = orjson.dumps({name: value for name, value in body.items() if value is not None})
-    call = ServerCall("POST", _path(id, collection) + "/quarantine", content=content, headers={"Content-Type": JSON})
+    call = ServerCall("POST", _path(id, collection) + "/quarantine", content=content, headers=JSON_BODY)
     return (yield from _change(id, call, if_match, dry_run))
 
 
@@ -256,7 +255,7 @@ def release(
 ) -> Exchange[ChangeResult]:  # fmt: skip
     """End the quarantine of a dataset: every byte is as it was. `decision` says why."""
     content = orjson.dumps({"decision": decision} if decision else {})
-    call = ServerCall("POST", _path(id, collection) + "/release", content=content, headers={"Content-Type": JSON})
+    call = ServerCall("POST", _path(id, collection) + "/release", content=content, headers=JSON_BODY)
     return (yield from _change(id, call, if_match, dry_run))
 
 
@@ -319,7 +318,7 @@ def _replica_call(id: str, node: str, entries: Mapping[str, Json] | None, collec
     path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
     if entries is None:
         return ServerCall("DELETE", path)
-    return ServerCall("PUT", path, content=orjson.dumps(entries), headers={"Content-Type": JSON})
+    return ServerCall("PUT", path, content=orjson.dumps(entries), headers=JSON_BODY)
 
 
 def collection_of(id: str) -> str:
@@ -328,10 +327,11 @@ def collection_of(id: str) -> str:
 
 
 def _path(id: str, collection: str | None) -> str:
-    return f"/collections/{quote(collection or collection_of(id), safe='')}/items/{quote(id, safe='')}"
+    return item_path(collection or collection_of(id), id)
 
 
-def _lines(documents: Sequence[Json | bytes]) -> bytes:
+def lines_of(documents: Sequence[Json | bytes]) -> bytes:
+    """Return documents as NDJSON. Bytes are JSON without line breaks."""
     lines = [document if isinstance(document, bytes) else orjson.dumps(document) for document in documents]
     return b"\n".join(lines) + b"\n"
 

@@ -19,14 +19,12 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import orjson
 
-from fedstac.client.transport import Exchange, NotFound, ServerCall, json_of
+from fedstac.client.transport import JSON_BODY, LINES_BODY, Exchange, NotFound, ServerCall, object_of
 from fedstac.domain.model import moment
 
 AT_ONCE: Final = 1000  # grants of one request of an import; the server takes twice as many
 PAGE: Final = 1000
 ONE_WITHDRAWN, ALL_WITHDRAWN = "withdraw-grant", "withdraw-grants"  # actions in the audit log
-JSON: Final = {"Content-Type": "application/json"}
-LINES: Final = {"Content-Type": "application/x-ndjson"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ def no_report(so_far: GrantImport) -> None:
 
 def give_grant(grant: Mapping[str, Any]) -> Exchange[dict[str, Any]]:
     """Give a grant and return it; one that is there already is returned as it is. May be sent again."""
-    return (yield from _read(ServerCall("POST", "/grants", content=orjson.dumps(grant), headers=JSON)))
+    return (yield from object_of(ServerCall("POST", "/grants", content=orjson.dumps(grant), headers=JSON_BODY)))
 
 
 def grants(
@@ -55,7 +53,7 @@ def grants(
     conditions: subject, dataset, lineage, project, state, format, as GET /grants takes them.
     """
     params = {**(conditions or {}), "limit": limit, **({"after": after} if after else {})}
-    page = yield from _read(ServerCall("GET", "/grants", params))
+    page = yield from object_of(ServerCall("GET", "/grants", params))
     return list(page["visas"] if "visas" in page else page["grants"])
 
 
@@ -65,20 +63,20 @@ def check_grant(dataset: str, *, subject: str = "", iss: str = "", sub: str = ""
     They are named by `subject`, as the logs have it, or by issuer and subject of their tokens.
     """
     who = {name: value for name, value in (("subject", subject), ("iss", iss), ("sub", sub)) if value}
-    answer = yield from _read(ServerCall("GET", "/grants/check", {"dataset": dataset, **who}))
+    answer = yield from object_of(ServerCall("GET", "/grants/check", {"dataset": dataset, **who}))
     return moment(answer["valid_until"])
 
 
 def withdraw_grant(id: str, *, reason: str = "") -> Exchange[dict[str, Any]]:
     """Withdraw a grant and return it as it is then; again it changes nothing."""
     params = {"reason": reason} if reason else {}
-    return (yield from _read(ServerCall("DELETE", f"/grants/{quote(id, safe='')}", params)))
+    return (yield from object_of(ServerCall("DELETE", f"/grants/{quote(id, safe='')}", params)))
 
 
 def withdraw_grants(conditions: Mapping[str, str], *, reason: str = "") -> Exchange[int]:
     """Withdraw all open grants of a subject, a dataset, a lineage or a project, and return how many were open."""
     params = {**conditions, **({"reason": reason} if reason else {})}
-    answer = yield from _read(ServerCall("DELETE", "/grants", params))
+    answer = yield from object_of(ServerCall("DELETE", "/grants", params))
     return int(answer["withdrawn"])
 
 
@@ -94,7 +92,7 @@ def withdraw_again(lines: Iterable[bytes], *, reason: str) -> Exchange[int]:
             count += yield from withdraw_grants(each, reason=reason)
             continue
         try:
-            grant = yield from _read(ServerCall("GET", f"/grants/{quote(each['id'], safe='')}"))
+            grant = yield from object_of(ServerCall("GET", f"/grants/{quote(each['id'], safe='')}"))
         except NotFound:
             continue
         if grant["closed_at"] is None:
@@ -141,7 +139,7 @@ def private_datasets(collection: str = "", *, token: str = "", limit: int = PAGE
     collection: those of one alone. token: that of the page before.
     """
     parameters = {name: value for name, value in (("collection", collection), ("token", token)) if value}
-    page = yield from _read(ServerCall("GET", "/private", {**parameters, "limit": limit}))
+    page = yield from object_of(ServerCall("GET", "/private", {**parameters, "limit": limit}))
     href = next((link["href"] for link in page["links"] if link["rel"] == "next"), "")
     return PrivatePage(tuple(page["datasets"]), dict(parse_qsl(urlsplit(href).query)).get("token", ""))
 
@@ -155,8 +153,8 @@ def import_grants(
     """
     so_far, first, remaining = GrantImport(), 0, iter(lines)
     while part := list(islice(remaining, AT_ONCE)):
-        call = ServerCall("POST", "/grants/import", content=b"\n".join(part), headers=LINES)
-        answer = yield from _read(call)
+        call = ServerCall("POST", "/grants/import", content=b"\n".join(part), headers=LINES_BODY)
+        answer = yield from object_of(call)
         refusals = tuple({**each, "line": each["line"] + first} for each in answer["refused"])
         so_far = GrantImport(
             so_far.new_count + answer["given"], so_far.present_count + answer["present"], so_far.refusals + refusals
@@ -164,9 +162,3 @@ def import_grants(
         first += len(part)
         on_part(so_far)
     return so_far
-
-
-def _read(call: ServerCall) -> Exchange[dict[str, Any]]:
-    response = yield call
-    document: dict[str, Any] = json_of(response, call.path)
-    return document

@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from fedstac.client.documents import DocumentTrouble, ReadyDocument
-from fedstac.client.transport import ClientError, Exchange, Pause, ServerCall, json_of
+from fedstac.client.paths import collection_path
+from fedstac.client.transport import LINES_BODY, ClientError, Exchange, Pause, ServerCall, object_of
 
-LINES = {"Content-Type": "application/x-ndjson"}
 PART, PART_BYTES = 2000, 16 << 20  # documents and bytes of a part
 PAGE = 1000
 FIRST_LOOK, LONGEST_LOOK = 0.2, 2.0  # seconds between looks at a load that is being compared
@@ -64,42 +64,44 @@ def begin_load(
     collection: str, part: StatePart | None = None, *, mode: str = "apply", override: str = ""
 ) -> Exchange[dict[str, Any]]:
     """Begin a load with its first part; without one it states nothing yet. Nothing changes."""
-    headers = dict(LINES)
+    headers = dict(LINES_BODY)
     if override:
         headers["Fedstac-Override"] = override.encode().decode("latin-1")
     call = ServerCall(
-        "POST", f"/collections/{quote(collection, safe='')}/reconcile", {"complete": "false", "mode": mode},
+        "POST", f"{collection_path(collection)}/reconcile", {"complete": "false", "mode": mode},
         content=part.content if part is not None else b"", headers=headers,
     )  # fmt: skip
-    return (yield from _read(call))
+    return (yield from object_of(call))
 
 
 def put_load_part(id: str, number: int, part: StatePart) -> Exchange[dict[str, Any]]:
     """Send a part of a load. The same part again changes nothing."""
-    return (yield from _read(ServerCall("PUT", f"{_path(id)}/parts/{number}", content=part.content, headers=LINES)))
+    return (
+        yield from object_of(ServerCall("PUT", f"{_path(id)}/parts/{number}", content=part.content, headers=LINES_BODY))
+    )
 
 
 def load(id: str) -> Exchange[dict[str, Any]]:
     """Return a load as it stands. NotFound where there is none, or it is somebody else's."""
-    return (yield from _read(ServerCall("GET", _path(id))))
+    return (yield from object_of(ServerCall("GET", _path(id))))
 
 
 def loads(*, limit: int = 20) -> Exchange[list[dict[str, Any]]]:
     """Return the latest loads, the newest first, without their parts; of everybody, for an administrator."""
-    page = yield from _read(ServerCall("GET", "/loads", {"limit": limit}))
+    page = yield from object_of(ServerCall("GET", "/loads", {"limit": limit}))
     return list(page["loads"])
 
 
 def load_datasets(id: str, *, change: str | None = None, after: str = "") -> Exchange[Sequence[dict[str, Any]]]:
     """Return the next datasets of a load after an id, with what becomes of them; of one change if given."""
     params = {"limit": PAGE, "after": after, **({"change": change} if change else {})}
-    page = yield from _read(ServerCall("GET", f"{_path(id)}/datasets", params))
+    page = yield from object_of(ServerCall("GET", f"{_path(id)}/datasets", params))
     return list(page["datasets"])
 
 
 def compare_load(id: str) -> Exchange[dict[str, Any]]:
     """Compare a load with what the server has, wait for the end of that, and return what it would change."""
-    present = yield from _read(ServerCall("POST", f"{_path(id)}/apply", {"dry_run": "true"}, wait=60))
+    present = yield from object_of(ServerCall("POST", f"{_path(id)}/apply", {"dry_run": "true"}, wait=60))
     pause = FIRST_LOOK
     while present["status"] == "comparing":
         yield Pause(pause)
@@ -116,18 +118,12 @@ def apply_load(id: str, *, confirm: int | None = None, comparison: str | None = 
     """
     values = {"confirm": confirm, "compared": comparison}
     params = {name: value for name, value in values.items() if value is not None}
-    return (yield from _read(ServerCall("POST", f"{_path(id)}/apply", params, wait=60)))
+    return (yield from object_of(ServerCall("POST", f"{_path(id)}/apply", params, wait=60)))
 
 
 def cancel_load(id: str) -> Exchange[dict[str, Any]]:
     """End a load that is not applied. Conflict where it is."""
-    return (yield from _read(ServerCall("POST", f"{_path(id)}/cancel")))
-
-
-def _read(call: ServerCall) -> Exchange[dict[str, Any]]:
-    response = yield call
-    document: dict[str, Any] = json_of(response, call.path)
-    return document
+    return (yield from object_of(ServerCall("POST", f"{_path(id)}/cancel")))
 
 
 def _path(id: str) -> str:

@@ -19,9 +19,8 @@ from urllib.parse import quote
 
 import orjson
 
-from fedstac.client.transport import Exchange, ServerCall, json_of
+from fedstac.client.transport import JSON_BODY, Exchange, ServerCall, object_of
 
-JSON = {"Content-Type": "application/json"}
 PAGE = 1000
 
 Json = Mapping[str, Any]
@@ -32,12 +31,12 @@ def put_subscription(name: str, wish: Json) -> Exchange[dict[str, Any]]:
 
     Conflict where the name is somebody else's.
     """
-    return (yield from _read(ServerCall("PUT", _path(name), content=orjson.dumps(wish), headers=JSON)))
+    return (yield from object_of(ServerCall("PUT", _path(name), content=orjson.dumps(wish), headers=JSON_BODY)))
 
 
 def subscription(name: str) -> Exchange[dict[str, Any]]:
     """Return a subscription as it stands. NotFound where there is none, or it is somebody else's."""
-    return (yield from _read(ServerCall("GET", _path(name))))
+    return (yield from object_of(ServerCall("GET", _path(name))))
 
 
 def subscriptions(*, everybodys: bool = False) -> Exchange[list[dict[str, Any]]]:
@@ -46,7 +45,7 @@ def subscriptions(*, everybodys: bool = False) -> Exchange[list[dict[str, Any]]]
     while True:
         params: dict[str, Any] = {"limit": PAGE, **({"all": "true"} if everybodys else {})}
         params |= {"after": rows[-1]["name"]} if rows else {}
-        page = (yield from _read(ServerCall("GET", "/subscriptions", params)))["subscriptions"]
+        page = (yield from object_of(ServerCall("GET", "/subscriptions", params)))["subscriptions"]
         rows += page
         if len(page) < PAGE:
             return rows
@@ -66,7 +65,7 @@ def next_events(
     """
     params = {"limit": limit, "lease": lease, "wait": wait}
     given_params = {key: value for key, value in params.items() if value is not None}
-    return (yield from _read(ServerCall("GET", _path(name) + "/next", given_params, wait=wait)))
+    return (yield from object_of(ServerCall("GET", _path(name) + "/next", given_params, wait=wait)))
 
 
 def ack_events(name: str, cursor: str, lease: str | None = None) -> Exchange[dict[str, Any]]:
@@ -75,30 +74,36 @@ def ack_events(name: str, cursor: str, lease: str | None = None) -> Exchange[dic
     Conflict where others have the events meanwhile.
     """
     body = {"cursor": cursor, **({"lease": lease} if lease else {})}
-    return (yield from _read(ServerCall("POST", _path(name) + "/ack", content=orjson.dumps(body), headers=JSON)))
+    return (
+        yield from object_of(ServerCall("POST", _path(name) + "/ack", content=orjson.dumps(body), headers=JSON_BODY))
+    )
 
 
 def nack_event(name: str, event_id: str, reason: str, *, retry_in: float | None = None) -> Exchange[dict[str, Any]]:
     """Say that an event could not be taken. It is given again after so many seconds, and its dataset waits for it."""
     body = {"event_id": event_id, "reason": reason, **({"retry_in": retry_in} if retry_in is not None else {})}
-    return (yield from _read(ServerCall("POST", _path(name) + "/nack", content=orjson.dumps(body), headers=JSON)))
+    return (
+        yield from object_of(ServerCall("POST", _path(name) + "/nack", content=orjson.dumps(body), headers=JSON_BODY))
+    )
 
 
 def seek_subscription(name: str, *, cursor: str = "", time: str = "") -> Exchange[dict[str, Any]]:
     """Let a subscription go on after a cursor (also `start` and `head`), or after a moment."""
     body = {"cursor": cursor} if cursor else {"time": time}
-    return (yield from _read(ServerCall("POST", _path(name) + "/seek", content=orjson.dumps(body), headers=JSON)))
+    return (
+        yield from object_of(ServerCall("POST", _path(name) + "/seek", content=orjson.dumps(body), headers=JSON_BODY))
+    )
 
 
 def subscription_dead_letters(name: str, *, after: int = 0) -> Exchange[list[dict[str, Any]]]:
     """Return the next dead letters of a subscription after an id, the oldest first."""
     call = ServerCall("GET", _path(name) + "/dead-letters", {"limit": PAGE, "after": after})
-    return list((yield from _read(call))["dead_letters"])
+    return list((yield from object_of(call))["dead_letters"])
 
 
 def redrive_dead_letter(name: str, id: int) -> Exchange[dict[str, Any]]:
     """Let the server give a dead letter out again. Conflict where its dataset changed again since."""
-    return (yield from _read(ServerCall("POST", f"{_path(name)}/dead-letters/{id}/redrive")))
+    return (yield from object_of(ServerCall("POST", f"{_path(name)}/dead-letters/{id}/redrive")))
 
 
 def changes_since(since: str, conditions: Json | None = None, *, wait: int = 0) -> Exchange[dict[str, Any]]:
@@ -107,13 +112,7 @@ def changes_since(since: str, conditions: Json | None = None, *, wait: int = 0) 
     conditions: parameters of GET /changes: filter, collections, types, bbox, format, limit.
     """
     params = {**(conditions or {}), "since": since, **({"wait": wait} if wait else {})}
-    return (yield from _read(ServerCall("GET", "/changes", params, wait=wait)))
-
-
-def _read(call: ServerCall) -> Exchange[dict[str, Any]]:
-    response = yield call
-    document: dict[str, Any] = json_of(response, call.path)
-    return document
+    return (yield from object_of(ServerCall("GET", "/changes", params, wait=wait)))
 
 
 def _path(name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import httpx
 import orjson
@@ -74,6 +74,8 @@ class Failed(Refusal):
     """5xx, and whatever is no answer of a STAC server; also 429 and 503 when all tries are used up."""
 
 
+JSON_BODY: Final[Mapping[str, str]] = {"Content-Type": "application/json"}
+LINES_BODY: Final[Mapping[str, str]] = {"Content-Type": "application/x-ndjson"}
 TokenSource = Callable[[], str]  # asked before each request; may raise ClientError
 OnRetry = Callable[[str, float], None]  # why a request is sent again, and after how many seconds
 
@@ -99,6 +101,13 @@ class Pause:
 
 # The calls of one command, whoever sends them. It gets the successful answer of each, or its ClientError.
 Exchange: TypeAlias = Generator[ServerCall | Pause, httpx.Response, T]
+
+
+def object_of(call: ServerCall) -> Exchange[dict[str, Any]]:
+    """Send a call, and return the JSON object of its answer."""
+    response = yield call
+    document: dict[str, Any] = json_of(response, call.path)
+    return document
 
 
 def no_notice(reason: str, seconds: float) -> None:
