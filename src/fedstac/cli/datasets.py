@@ -18,9 +18,10 @@ from fedstac.cli.downloads import FileForm
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.cli.wording import in_commands
-from fedstac.client import Client, Search, documents, publishing, rehearsal, runs
+from fedstac.client import Client, documents, publishing, rehearsal, runs
 from fedstac.client.documents import DocumentTrouble, ReadyDocument
 from fedstac.client.runs import Run
+from fedstac.client.searching import Search
 from fedstac.client.transport import ClientError
 from fedstac.client.values import Dataset
 from fedstac.domain.errors import Severity
