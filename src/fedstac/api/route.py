@@ -72,6 +72,11 @@ class BodyFormat:
     content: Mapping[str, tuple[str, ...]]
     is_required: bool = True
 
+    @classmethod
+    def of(cls, schema: str, *, size: Size = Size.SMALL, is_required: bool = True) -> BodyFormat:
+        """Return the format of a body in JSON with one schema."""
+        return cls(size, {JSON: (schema,)}, is_required)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

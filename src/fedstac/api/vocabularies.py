@@ -140,7 +140,7 @@ async def post_validate(call: Call) -> Response:
         return items
 
     threads = call.services.threads
-    items = await threads.run(judge) if len(raw) > intake.IN_THREAD else judge()
+    items = await threads.run_if(len(raw) > intake.IN_THREAD, judge)
     body = {"valid": all(item["valid"] for item in items), "items": items}
     return Response(orjson.dumps(body), media_type=links.JSON)
 

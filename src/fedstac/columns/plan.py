@@ -19,7 +19,7 @@ from fedstac.db.columns import COLLECTION, FLAGS, FOOTPRINT, TERM
 from fedstac.db.conditions import TEMPORAL
 from fedstac.domain import model
 from fedstac.domain.facets import may_have_place
-from fedstac.domain.filters import MOMENTS, SPANS
+from fedstac.domain.filters import MOMENTS, SPANS, is_moment
 
 COLUMN_OF = {"datetime": "starts", "start_datetime": "starts", "end_datetime": "ends", "updated": "updated"}
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL
@@ -248,17 +248,13 @@ def _timed(op: str, args: Sequence[Any]) -> TimeTest | None:
         if None in spans:
             return None
         return TimeTest(SPANS[op], tuple(end for span in spans if span for end in span))
-    if op not in (*COMPARE, "between") or not any(_is_moment(arg) for arg in args):
+    if op not in (*COMPARE, "between") or not any(is_moment(arg) for arg in args):
         return None
     moments = [_moment(arg) for arg in args]
     if any(moment is None for moment in moments):
         return None
     test = COMPARE[op] if op != "between" else lambda value, low, high: (value >= low) & (value <= high)
     return TimeTest(test, tuple(moment for moment in moments if moment is not None))
-
-
-def _is_moment(operand: Any) -> bool:
-    return isinstance(operand, dict) and ("timestamp" in operand or operand.get("property") in MOMENTS)
 
 
 def _moment(operand: Any) -> Moment | None:

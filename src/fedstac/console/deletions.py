@@ -108,7 +108,7 @@ async def _documents(visit: Visit, ids: Sequence[UUID]) -> list[dict[str, Any]]:
 async def get_task(visit: Visit) -> Response:
     """Show what would be done with the deletions that were chosen, and ask for what it needs."""
     parameters = visit.call.query_params
-    task, ids = _task(parameters.get("do", "")), _ids(parameters.getlist("id"))
+    task, ids = pages.chosen_task(DeletionTask, parameters.get("do", "")), _ids(parameters.getlist("id"))
     return await _task_page(visit, task, ids, name=parameters.get("name", ""))
 
 
@@ -141,7 +141,7 @@ def _expected(documents: Sequence[dict[str, Any]]) -> str:
 async def post_task(visit: Visit) -> Response:
     """Do something with the deletions that were chosen, and show what became of each."""
     form = visit.form
-    task, ids = _task(form.get("do", "")), _ids(form.getlist("id"))
+    task, ids = pages.chosen_task(DeletionTask, form.get("do", "")), _ids(form.getlist("id"))
     name, reason = form.get("name", ""), form.get("reason", "").strip()
     documents = await _documents(visit, ids)
     if task is DeletionTask.DELETE and form.get("confirmation", "").strip() != _expected(documents):
@@ -200,13 +200,6 @@ def _as_json(results: Sequence[TaskResult]) -> dict[str, Any]:
          "detail": each.problem.detail if each.problem else None, "queued": each.is_queued}
         for each in results
     ]}  # fmt: skip
-
-
-def _task(text: str) -> DeletionTask:
-    try:
-        return DeletionTask(text)
-    except ValueError:
-        raise BadRequest(f"do={text[:20]!r} is none of {', '.join(DeletionTask)}; go back and choose one") from None
 
 
 def _ids(texts: Sequence[str]) -> list[UUID]:

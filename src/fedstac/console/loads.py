@@ -12,7 +12,7 @@ from fedstac.api.writing import loads as api
 from fedstac.console import pages, verbs
 from fedstac.console.pages import ConsolePage, PageQuery
 from fedstac.console.visits import Visit
-from fedstac.domain.errors import BadRequest, Conflict, Problem
+from fedstac.domain.errors import Conflict, Problem
 from fedstac.domain.reconcile import LoadChange
 
 FOLDER = "/loads"
@@ -72,7 +72,7 @@ async def get_datasets(visit: Visit) -> Response:
 async def post_one(visit: Visit) -> Response:
     """Compare a load again, apply what was shown, cancel it, or end it where it stands."""
     form = visit.form
-    task = _task(form.get("do", ""))
+    task = pages.chosen_task(LoadTask, form.get("do", ""))
     try:
         await _do(visit, task)
     except Problem as problem:
@@ -100,10 +100,3 @@ async def _do(visit: Visit, task: LoadTask) -> None:
             if document["bulk"] is None:
                 raise Conflict("the load is not being applied; cancel it")
             await verbs.ask(visit, bulk.post_cancel, path_params={"bulk_id": document["bulk"]})
-
-
-def _task(text: str) -> LoadTask:
-    try:
-        return LoadTask(text)
-    except ValueError:
-        raise BadRequest(f"do={text[:20]!r} is none of {', '.join(LoadTask)}; go back and choose one") from None

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import cache, wraps
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -22,7 +23,7 @@ from fedstac.api.route import Handler
 from fedstac.api.writing import refusals
 from fedstac.console import assets, visits
 from fedstac.console.visits import Visit
-from fedstac.domain.errors import Problem, Unauthenticated
+from fedstac.domain.errors import BadRequest, Problem, Unauthenticated
 from fedstac.runtime import budget
 from fedstac.runtime.budget import Lane
 
@@ -52,6 +53,7 @@ TABS = (  # path, title
 )  # fmt: skip
 
 View = Callable[[Visit], Awaitable[Response]]
+Task = TypeVar("Task", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,14 @@ def _tagged(visit: Visit, body: bytes, media_type: str, *, status: int) -> Respo
         if preconditions.is_unchanged(visit.call.headers, tag):
             return Response(status_code=304, headers=headers)
     return Response(body, status, headers, media_type)
+
+
+def chosen_task(tasks: type[Task], text: str) -> Task:
+    """Return the task that a form names. BadRequest where it is none of them."""
+    try:
+        return tasks(text)
+    except ValueError:
+        raise BadRequest(f"do={text[:20]!r} is none of {', '.join(tasks)}; go back and choose one") from None
 
 
 def redirect(url: str) -> Response:

@@ -123,7 +123,9 @@ def _to_list(visit: Visit, outcome: str) -> Response:
 async def get_task(visit: Visit) -> Response:
     """Show what would be done with the datasets that were chosen, and ask for what it needs."""
     parameters = visit.call.query_params
-    return _task_page(visit, _task(parameters.get("do", "")), _datasets(parameters.getlist("dataset")))
+    return _task_page(
+        visit, pages.chosen_task(CaseTask, parameters.get("do", "")), _datasets(parameters.getlist("dataset"))
+    )
 
 
 def _task_page(
@@ -138,7 +140,7 @@ def _task_page(
 async def post_task(visit: Visit) -> Response:
     """Release the datasets that were chosen, or mark them for deletion, and show what became of each."""
     form = visit.form
-    task, datasets = _task(form.get("do", "")), _datasets(form.getlist("dataset"))
+    task, datasets = pages.chosen_task(CaseTask, form.get("do", "")), _datasets(form.getlist("dataset"))
     text = form.get("text", "").strip()
     deadline = verbs.deadline()
     results = [await _do(visit, task, each, text, deadline=deadline) for each in datasets]
@@ -177,13 +179,6 @@ def _as_json(results: Sequence[CaseResult]) -> dict[str, Any]:
          "detail": each.problem.detail if each.problem else None, "queued": each.is_queued}
         for each in results
     ]}  # fmt: skip
-
-
-def _task(text: str) -> CaseTask:
-    try:
-        return CaseTask(text)
-    except ValueError:
-        raise BadRequest(f"do={text[:20]!r} is none of {', '.join(CaseTask)}; go back and choose one") from None
 
 
 def _datasets(texts: Sequence[str]) -> list[CaseDataset]:

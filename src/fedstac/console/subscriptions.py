@@ -88,7 +88,7 @@ def _address(visit: Visit, name: str) -> str:
 async def post_one(visit: Visit) -> Response:
     """Do what a form asks for: redrive a dead letter, seek, resume after a stop, or end the subscription."""
     form, name = visit.form, visit.call.path_params["subscription"]
-    task = _task(form.get("do", ""))
+    task = pages.chosen_task(SubscriptionTask, form.get("do", ""))
     try:
         await _do(visit, task)
     except Problem as problem:
@@ -116,10 +116,3 @@ async def _do(visit: Visit, task: SubscriptionTask) -> None:
             if form.get("confirmation", "").strip() != name:
                 raise BadRequest(f"nothing was ended: type {name} to confirm it")
             await verbs.ask(visit, api.delete_subscription)
-
-
-def _task(text: str) -> SubscriptionTask:
-    try:
-        return SubscriptionTask(text)
-    except ValueError:
-        raise BadRequest(f"do={text[:20]!r} is none of {', '.join(SubscriptionTask)}; go back and choose one") from None

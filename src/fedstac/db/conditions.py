@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from fedstac.db import words
-from fedstac.domain.filters import MOMENTS, TEXTS
+from fedstac.domain.filters import MOMENTS, TEXTS, is_moment
 from fedstac.domain.visibility import Visibility
 
 MOST_IN_A_PATH = 16  # choices of IN that are compared one after the other; more are looked up by their hash
@@ -134,10 +134,6 @@ def _is_literal(operand: Any) -> bool:
     return not isinstance(operand, Mapping)
 
 
-def _is_moment(operand: Any) -> bool:
-    return isinstance(operand, Mapping) and ("timestamp" in operand or operand.get("property") in MOMENTS)
-
-
 def _value(operand: Any) -> str:
     """Return SQL for an operand as JSON."""
     if _is_literal(operand):
@@ -174,7 +170,7 @@ def _path_test(value: str, path: str, others: Sequence[Any]) -> str:
 
 
 def _comparison(op: str, left: Any, right: Any) -> str:
-    if _is_moment(left) or _is_moment(right):
+    if is_moment(left) or is_moment(right):
         return _of_moments(left, right, lambda one, other: f"({one} {op} {other})")
     if _is_literal(left) and not _is_literal(right):
         op, left, right = FLIPPED[op], right, left
@@ -184,7 +180,7 @@ def _comparison(op: str, left: Any, right: Any) -> str:
 
 
 def _between(value: Any, low: Any, high: Any) -> str:
-    if any(map(_is_moment, (value, low, high))):
+    if any(map(is_moment, (value, low, high))):
 
         def test(value: str) -> str:
             return _of_moments(low, high, lambda first, last: f"({value} BETWEEN {first} AND {last})")

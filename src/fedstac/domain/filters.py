@@ -226,7 +226,7 @@ class _FilterReader:
         value, choices = _exactly("in", args, 2)
         scalar = self._scalar(value, depth)
         scalars = [self._scalar(choice, depth) for choice in self._members("in", choices)]
-        if not any(isinstance(operand, dict) for operand in scalars) and not _is_moment(scalar):
+        if not any(isinstance(operand, dict) for operand in scalars) and not is_moment(scalar):
             return {"op": "in", "args": [scalar, scalars]}
         self._count(len(scalars))
         return {"op": "or", "args": [{"op": "=", "args": _comparable([scalar, choice])} for choice in scalars]}
@@ -263,7 +263,7 @@ class _FilterReader:
 
     def _text(self, op: str, value: object, depth: int) -> Any:
         text = self._scalar(value, depth) if isinstance(value, str | dict) else None
-        if isinstance(text, str) or (isinstance(text, dict) and not _is_moment(text)):
+        if isinstance(text, str) or (isinstance(text, dict) and not is_moment(text)):
             return text
         raise BadRequest(f"filter: {op} takes a string or a property that may hold one, not {_brief(value)}")
 
@@ -340,8 +340,9 @@ def _form(expression: object) -> str:
     return "an object with `op` and `args`"
 
 
-def _is_moment(operand: Any) -> bool:
-    return isinstance(operand, dict) and ("timestamp" in operand or operand.get("property") in MOMENTS)
+def is_moment(operand: Any) -> bool:
+    """Tell whether an operand of a filter is a moment: a timestamp, or a property that has one."""
+    return isinstance(operand, Mapping) and ("timestamp" in operand or operand.get("property") in MOMENTS)
 
 
 def _is_geometry(operand: object) -> bool:
@@ -350,15 +351,13 @@ def _is_geometry(operand: object) -> bool:
 
 def _comparable(operands: list[Any]) -> list[Any]:
     """Return the operands of a comparison; beside a moment, texts are read as moments."""
-    if not any(map(_is_moment, operands)):
+    if not any(map(is_moment, operands)):
         return operands
     return [_as_moment(operand) for operand in operands]
 
 
 def _as_moment(operand: Any) -> Json:
-    if _is_moment(operand) or (
-        isinstance(operand, dict) and "property" in operand and operand["property"] not in TEXTS
-    ):
+    if is_moment(operand) or (isinstance(operand, dict) and "property" in operand and operand["property"] not in TEXTS):
         return dict(operand)
     if isinstance(operand, str) and (DAY.fullmatch(operand) or model.moment(operand)):
         return _instant({"date" if DAY.fullmatch(operand) else "timestamp": operand})

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from fedstac.domain import geometry, model
-from fedstac.domain.filters import FUNCTIONS, MOMENTS, SPANS, TEXTS
+from fedstac.domain.filters import FUNCTIONS, MOMENTS, SPANS, TEXTS, is_moment
 
 Json = Mapping[str, Any]
 Truth: TypeAlias = bool | None
@@ -218,7 +218,7 @@ def _compare(compare: Callable[[Any, Any], bool], left: Any, right: Any) -> Trut
 
 def _comparison(op: str, left: Any, right: Any) -> Test:
     compare = COMPARE[op]
-    if _is_moment(left) or _is_moment(right):
+    if is_moment(left) or is_moment(right):
         return _of_moments((left, right), lambda moments: compare(*moments))
     one, other = _value(left), _value(right)
 
@@ -238,7 +238,7 @@ def _pairs(left: Any, right: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _between(value: Any, low: Any, high: Any) -> Test:
-    if any(map(_is_moment, (value, low, high))):
+    if any(map(is_moment, (value, low, high))):
         return _of_moments((value, low, high), lambda moments: (moments[0] >= moments[1]) & (moments[0] <= moments[2]))
     subject, first, last = _value(value), _value(low), _value(high)
 
@@ -389,10 +389,6 @@ def _required(text: object) -> int:
     if moment is None:
         raise ValueError("a dataset has a moment, or a first and a last one")
     return (moment.astimezone(UTC).replace(tzinfo=None) - EPOCH) // MICROSECOND
-
-
-def _is_moment(operand: Any) -> bool:
-    return isinstance(operand, Mapping) and ("timestamp" in operand or operand.get("property") in MOMENTS)
 
 
 def _moment(value: Any) -> _Moment:

@@ -28,10 +28,10 @@ def asking(sentence: str, suggestion: str | None) -> str:
     return f"{sentence}; did you mean `{suggestion}`?" if suggestion else sentence
 
 
-def enumerated(values: Sequence[str]) -> str:
+def enumerated(values: Sequence[str], most: int = MOST_SHOWN) -> str:
     """Return the first values of a list, and how many more there are."""
-    more = f" and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else ""
-    return ", ".join(values[:MOST_SHOWN]) + more
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(values[:most]) + more
 
 
 def brief(value: object) -> str:

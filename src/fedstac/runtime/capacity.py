@@ -57,6 +57,10 @@ class Threads:
         finally:
             self._users[lane] -= 1
 
+    async def run_if(self, is_large: bool, work: Callable[[], T]) -> T:
+        """Return the result of the work: of a thread where it is large, else of the event loop. Errors as of `run`."""
+        return await self.run(work) if is_large else work()
+
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
 

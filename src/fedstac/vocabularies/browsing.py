@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -113,9 +113,3 @@ def suggestions(terms: Terms, text: str, limit: int = 5) -> list[tuple[str, floa
         scores[name] = max(scores[name], 0.8 * score)
     by_likeness = sorted(scores, key=lambda name: (-round(scores[name], 3), -exactness[name], name))
     return [(name, round(scores[name], 1)) for name in by_likeness[:limit] if scores[name] >= LEAST]
-
-
-def lines(values: Sequence[str], limit: int) -> str:
-    """Return the first few of many, and how many more."""
-    more = f" and {len(values) - limit} more" if len(values) > limit else ""
-    return ", ".join(values[:limit]) + more

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
 from fedstac.api.deletions import manager, tombstones
-from fedstac.api.route import JSON, Access, Answer, BodyFormat, Route, Size
+from fedstac.api.route import Access, Answer, BodyFormat, Route
 from fedstac.api.writing.routes import WRITTEN
 from fedstac.domain.errors import (
     CollectionDoesNotExist,
@@ -20,10 +20,6 @@ from fedstac.domain.policy import Action
 
 _DELETION, _RULES = "/deletions/{deletion}", "/deletions/rules/{project}"
 _ONE = Answer.of(200, "The deletion.", "Deletion")
-
-
-def _taking(schema: str, *, is_required: bool = True) -> BodyFormat:
-    return BodyFormat(Size.SMALL, {JSON: (schema,)}, is_required)
 
 
 DELETIONS = Capability(
@@ -46,13 +42,13 @@ DELETIONS = Capability(
         Route(
             method="PUT", path=_RULES, handler=manager.put_rules, access=Access.RIGHT, right=Action.DELETIONS,
             parameters=(parameters.IF_MATCH_VERSION, parameters.TRY, parameters.APPLY_TO_OPEN),
-            body=_taking("NewDeletionRules"),
+            body=BodyFormat.of("NewDeletionRules"),
             answers=(Answer.of(200, "What the rules touch.", "AffectedDeletions", headers=("ETag",)),),
             problems=(CollectionDoesNotExist, StacInvalid, PreconditionFailed, PreconditionRequired),
         ),
         Route(
             method="POST", path="/deletions/run", handler=manager.post_run, access=Access.ACTION,
-            parameters=(parameters.TRY,), body=_taking("RunWish", is_required=False),
+            parameters=(parameters.TRY,), body=BodyFormat.of("RunWish", is_required=False),
             answers=(Answer.of(200, "The requests that were made.", "DeletionRun"),),
         ),
         Route(
@@ -61,11 +57,11 @@ DELETIONS = Capability(
         ),
         Route(
             method="POST", path=f"{_DELETION}/waive", handler=manager.post_waive, access=Access.RIGHT,
-            right=Action.DELETIONS, body=_taking("WaiverWish"), answers=(_ONE,), problems=(NotFound, Conflict),
+            right=Action.DELETIONS, body=BodyFormat.of("WaiverWish"), answers=(_ONE,), problems=(NotFound, Conflict),
         ),
         Route(
             method="POST", path=f"{_DELETION}/remind", handler=manager.post_remind, access=Access.RIGHT,
-            right=Action.DELETIONS, body=_taking("ReminderWish", is_required=False), answers=(_ONE,),
+            right=Action.DELETIONS, body=BodyFormat.of("ReminderWish", is_required=False), answers=(_ONE,),
             problems=(NotFound, Conflict),
         ),
         Route(

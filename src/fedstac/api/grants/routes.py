@@ -28,7 +28,7 @@ GRANTS = Capability(
         ),
         Route(
             method="POST", path="/grants", handler=grants.post_grant, access=Access.RIGHT, right=Action.GRANT,
-            body=BodyFormat(Size.SMALL, {JSON: ("NewGrant",)}),
+            body=BodyFormat.of("NewGrant"),
             answers=(
                 Answer.of(201, "The new grant.", "Grant", headers=("Location",)),
                 Answer.of(200, "The grant, which was there already.", "Grant", headers=("Location",)),

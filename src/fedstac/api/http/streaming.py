@@ -40,7 +40,7 @@ class StreamedAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         departure = asyncio.Event()
-        watch = asyncio.create_task(_watch(receive, departure))
+        watch = asyncio.create_task(watch_departure(receive, departure))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await unless(departure, self._send_all(send))
@@ -70,7 +70,8 @@ class StreamedAnswer(Response):
         self._sent_bytes += len(part)
 
 
-async def _watch(receive: Receive, departure: asyncio.Event) -> None:
+async def watch_departure(receive: Receive, departure: asyncio.Event) -> None:
+    """Set the event when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
     departure.set()

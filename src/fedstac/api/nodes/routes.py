@@ -18,7 +18,7 @@ from fedstac.api.nodes import (
     snapshots,
     stream,
 )
-from fedstac.api.route import JSON, Access, Answer, BodyFormat, Handler, Route, Size
+from fedstac.api.route import Access, Answer, BodyFormat, Handler, Route, Size
 from fedstac.domain.errors import Conflict, CursorGone, NotFound, TooManyRequests, Unavailable
 from fedstac.domain.policy import Action
 from fedstac.runtime.budget import Lane
@@ -54,7 +54,7 @@ FEED = Capability(
         ),
         Route(
             method="POST", path="/events/status", handler=feed.post_status, access=Access.NODE,
-            body=BodyFormat(Size.SMALL, {JSON: ("Acknowledgement",)}),
+            body=BodyFormat.of("Acknowledgement"),
             answers=(
                 Answer(204, "Written down."),
                 Answer.of(200, "Written down, and what became of each report.", "DeletionReportAnswers"),
@@ -63,7 +63,7 @@ FEED = Capability(
         ),
         Route(
             method="POST", path="/deletions/reports", handler=deletion_reports.post_reports, access=Access.NODE,
-            body=BodyFormat(Size.SMALL, {JSON: ("DeletionReports",)}),
+            body=BodyFormat.of("DeletionReports"),
             answers=(Answer.of(200, "What became of each report.", "DeletionReportAnswers"),),
         ),
         Route(
@@ -102,10 +102,6 @@ def _managing(method: str, path: str, handler: Handler, *answers: Answer, **valu
     )  # fmt: skip
 
 
-def _taking(schema: str, *, is_required: bool = True) -> BodyFormat:
-    return BodyFormat(Size.SMALL, {JSON: (schema,)}, is_required)
-
-
 SINKS = Capability(
     name="sinks",
     description="The brokers and webhooks that get the log of this node, and what they refused.",
@@ -114,21 +110,22 @@ SINKS = Capability(
         _managing(
             "POST", "/sinks", sinks.post_sink, Answer.of(201, "The new sink.", "Sink", headers=("Location",)),
             Answer.of(200, "The sink, which was there already.", "Sink", headers=("Location",)),
-            body=_taking("NewSink"), problems=(Conflict,),
+            body=BodyFormat.of("NewSink"), problems=(Conflict,),
         ),
         _managing("GET", _SINK, sinks.get_sink, _ONE_SINK, problems=(NotFound,)),
         _managing("DELETE", _SINK, sinks.delete_sink, Answer(204, "The sink is gone."), problems=(NotFound,)),
         _managing(
-            "POST", _SINK + "/pause", sinks.post_pause, _ONE_SINK, body=_taking("Pause", is_required=False),
+            "POST", _SINK + "/pause", sinks.post_pause, _ONE_SINK, body=BodyFormat.of("Pause", is_required=False),
             problems=(NotFound,),
         ),
         _managing("POST", _SINK + "/resume", sinks.post_resume, _ONE_SINK, problems=(NotFound, Conflict)),
         _managing(
-            "POST", _SINK + "/seek", sinks.post_seek, _ONE_SINK, body=_taking("Seek"), problems=(NotFound, Conflict)
+            "POST", _SINK + "/seek", sinks.post_seek, _ONE_SINK, body=BodyFormat.of("Seek"),
+            problems=(NotFound, Conflict),
         ),
         _managing(
             "POST", _SINK + "/audit", sinks.post_audit, Answer.of(200, "What is missing.", "SinkAudit"),
-            body=_taking("SinkAuditWish", is_required=False), problems=(NotFound, Conflict),
+            body=BodyFormat.of("SinkAuditWish", is_required=False), problems=(NotFound, Conflict),
         ),
         _managing("GET", "/dead-letters", sinks.get_dead_letters, _LETTERS, parameters=parameters.DEAD_LETTERS),
         _managing(
@@ -136,11 +133,11 @@ SINKS = Capability(
             problems=(NotFound,),
         ),
         _managing(
-            "POST", "/dead-letters/redrive", sinks.post_redrive, _LETTERS, body=_taking("LetterIds"),
+            "POST", "/dead-letters/redrive", sinks.post_redrive, _LETTERS, body=BodyFormat.of("LetterIds"),
             problems=(NotFound, Conflict),
         ),
         _managing(
-            "POST", "/dead-letters/discard", sinks.post_discard, _LETTERS, body=_taking("LetterIds"),
+            "POST", "/dead-letters/discard", sinks.post_discard, _LETTERS, body=BodyFormat.of("LetterIds"),
             problems=(NotFound,),
         ),
     ),
@@ -157,11 +154,11 @@ PARKED = Capability(
             Answer.of(200, "The parked event.", "ParkedEvent"), problems=(NotFound,),
         ),
         _managing(
-            "POST", "/parked-events/requeue", parked.post_requeue, _PARKED, body=_taking("LetterIds"),
+            "POST", "/parked-events/requeue", parked.post_requeue, _PARKED, body=BodyFormat.of("LetterIds"),
             problems=(NotFound, Conflict),
         ),
         _managing(
-            "POST", "/parked-events/discard", parked.post_discard, _PARKED, body=_taking("LetterIds"),
+            "POST", "/parked-events/discard", parked.post_discard, _PARKED, body=BodyFormat.of("LetterIds"),
             problems=(NotFound,),
         ),
     ),

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from fedstac.api.call import Call
 from fedstac.api.http import numbers, problems
+from fedstac.api.http.streaming import watch_departure
 from fedstac.api.nodes.feed import LINES, filter_of, may_read_grants, positioned
 from fedstac.db import feed
 from fedstac.db.feed import EventFilter, FeedSlice
@@ -171,7 +172,7 @@ class EventStream(Response):
         with self._call.services.streams.place():
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             departure = asyncio.Event()
-            watch = asyncio.create_task(_watch(receive, departure))
+            watch = asyncio.create_task(watch_departure(receive, departure))
             try:
                 await unless(departure, self._run(send))
             finally:
@@ -264,9 +265,3 @@ class EventStream(Response):
 def _is_full(page: FeedSlice, after: int, size: int) -> bool:
     """Return whether there is probably more where a page came from."""
     return len(page.entries) >= PAGE or size >= PAGE_BYTES // 2 or page.through - after >= feed.SCANNED
-
-
-async def _watch(receive: Receive, departure: asyncio.Event) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    departure.set()

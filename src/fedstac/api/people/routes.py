@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
 from fedstac.api.people import access, me, notifications, own_groups
-from fedstac.api.route import JSON, Access, Answer, BodyFormat, Route, Size
+from fedstac.api.route import Access, Answer, BodyFormat, Route
 from fedstac.domain.errors import Conflict, MissingPermission, NotFound, StacInvalid, TooManyRequests
 from fedstac.domain.policy import Action
 
@@ -49,7 +49,7 @@ GROUPS = Capability(
         ),
         Route(
             method="POST", path="/groups", handler=own_groups.post_group, access=Access.RIGHT, right=Action.GROUPS,
-            body=BodyFormat(Size.SMALL, {JSON: ("NewGroup",)}),
+            body=BodyFormat.of("NewGroup"),
             answers=(
                 Answer.of(201, "The new group.", "Group", headers=("Location",)),
                 Answer.of(200, "The group, which was there already.", "Group"),
@@ -62,7 +62,7 @@ GROUPS = Capability(
         ),
         Route(
             method="PUT", path=GROUP, handler=own_groups.put_group, access=Access.RIGHT, right=Action.GROUPS,
-            body=BodyFormat(Size.SMALL, {JSON: ("ChangedGroup",)}), answers=(_GROUP,),
+            body=BodyFormat.of("ChangedGroup"), answers=(_GROUP,),
             problems=(NotFound, StacInvalid),
         ),
         Route(
@@ -98,7 +98,7 @@ NOTIFICATIONS = Capability(
         ),
         Route(
             method="POST", path="/notifications", handler=notifications.post_destination,
-            access=Access.AUTHENTICATED, body=BodyFormat(Size.SMALL, {JSON: ("NewDestination",)}),
+            access=Access.AUTHENTICATED, body=BodyFormat.of("NewDestination"),
             answers=(
                 Answer.of(201, "The new destination.", "Destination", headers=("Location",)),
                 Answer.of(200, "The destination, which was there already.", "Destination", headers=("Location",)),
@@ -115,7 +115,7 @@ NOTIFICATIONS = Capability(
         ),
         Route(
             method="POST", path=DESTINATION + "/confirm", handler=notifications.post_confirmation,
-            access=Access.AUTHENTICATED, body=BodyFormat(Size.SMALL, {JSON: ("Confirmation",)}),
+            access=Access.AUTHENTICATED, body=BodyFormat.of("Confirmation"),
             answers=(_DESTINATION,), problems=(NotFound,),
         ),
         Route(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -115,7 +115,7 @@ async def post_collection_aggregate(call: Call) -> Response:
 async def _question_of_query(call: Call, *, collection: str | None = None) -> Question:
     parameters, settings = call.query_params.multi_items(), call.node.settings
     read = partial(from_parameters, parameters, settings, collection=collection)
-    return await _beside(call.services, read, is_large=len(call.query_string) > LARGE)
+    return await call.services.threads.run_if(len(call.query_string) > LARGE, read)
 
 
 async def _question_of_body(call: Call, *, collection: str | None = None) -> Question:
@@ -124,12 +124,7 @@ async def _question_of_body(call: Call, *, collection: str | None = None) -> Que
     def read() -> Question:
         return from_body(strict_json.parse(raw), settings, collection=collection)
 
-    return await _beside(call.services, read, is_large=len(raw) > LARGE)
-
-
-async def _beside(services: Services, work: Callable[[], T], *, is_large: bool) -> T:
-    """Return the result of work, which is done beside the event loop if it is large."""
-    return await services.threads.run(work) if is_large else work()
+    return await call.services.threads.run_if(len(raw) > LARGE, read)
 
 
 async def get_aggregations(call: Call) -> Response:
@@ -239,7 +234,7 @@ async def _answer(call: Call, question: Question, *, collection: str | None = No
         return orjson.dumps({"type": "AggregationCollection", "aggregations": answers, **rest})
 
     is_large = sum(len(each.values) for each in counts.facets.values()) > MANY_VALUES
-    return Response(await _beside(services, text, is_large=is_large), media_type=links.JSON)
+    return Response(await services.threads.run_if(is_large, text), media_type=links.JSON)
 
 
 def _wish(facets: Facets, aggregations: Sequence[Aggregation], multi_select: bool) -> Wish:

@@ -152,7 +152,7 @@ class PageWriter:
             with_files = await views.shown_to(call, self._caller, items)
         size = sum(len(item.document) for item in items)
         work = partial(item_texts, self._page, call.base_url, items, with_files)
-        texts = await call.services.threads.run(work) if len(items) > FEW_ITEMS or size > FEW_BYTES else work()
+        texts = await call.services.threads.run_if(len(items) > FEW_ITEMS or size > FEW_BYTES, work)
         pieces = [piece for text in texts for piece in (b",", text)]
         self._read_bytes += size
         is_first = not self._returned

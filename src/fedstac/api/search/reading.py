@@ -226,7 +226,7 @@ async def post_search(call: Call) -> Response:
         body = strict_json.parse(raw)
         return body, queries.from_body(body, settings)
 
-    body, query = await _beside(call.services, read, is_large=len(raw) > LARGE)
+    body, query = await call.services.threads.run_if(len(raw) > LARGE, read)
     return await _answer(call, query, PageAddress.of(call, "/search", body))
 
 
@@ -237,12 +237,7 @@ async def _from_parameters(call: Call, *, collection: str | None = None) -> Quer
     def read() -> Query:
         return queries.from_parameters(parameters, settings, collection=collection)
 
-    return await _beside(call.services, read, is_large=len(call.query_string) > LARGE)
-
-
-async def _beside(services: Services, work: Callable[[], T], *, is_large: bool) -> T:
-    """Return the result of work, which is done beside the event loop if it is large."""
-    return await services.threads.run(work) if is_large else work()
+    return await call.services.threads.run_if(len(call.query_string) > LARGE, read)
 
 
 async def _answer(call: Call, query: Query, address: PageAddress, *, collection: str | None = None) -> Response:

@@ -133,7 +133,7 @@ SEARCH = Capability(
         ),
         Route(
             method="POST", path="/search", handler=reading.post_search, access=Access.PUBLIC,
-            parameters=(parameters.FORMAT,), body=BodyFormat(Size.SMALL, {JSON: ("Search",)}), answers=(_PAGE,),
+            parameters=(parameters.FORMAT,), body=BodyFormat.of("Search"), answers=(_PAGE,),
             problems=BAD_TOKEN, reads=True, is_hot=True,
         ),
         Route(
@@ -185,7 +185,7 @@ AGGREGATION = Capability(
         ),
         Route(
             method="POST", path="/aggregate", handler=aggregation.post_aggregate, access=Access.PUBLIC,
-            body=BodyFormat(Size.SMALL, {JSON: ("CountsQuestion",)}), answers=(_COUNTS,), reads=True,
+            body=BodyFormat.of("CountsQuestion"), answers=(_COUNTS,), reads=True,
         ),
         Route(
             method="GET", path="/collections/{collection_id}/aggregate", handler=aggregation.get_collection_aggregate,
@@ -194,7 +194,7 @@ AGGREGATION = Capability(
         ),
         Route(
             method="POST", path="/collections/{collection_id}/aggregate", access=Access.PUBLIC,
-            handler=aggregation.post_collection_aggregate, body=BodyFormat(Size.SMALL, {JSON: ("CountsQuestion",)}),
+            handler=aggregation.post_collection_aggregate, body=BodyFormat.of("CountsQuestion"),
             answers=(_COUNTS,), problems=(CollectionDoesNotExist,), reads=True,
         ),
     ),

@@ -6,7 +6,7 @@ from typing import Any
 
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.route import JSON, Access, Answer, BodyFormat, Handler, Route, Size
+from fedstac.api.route import Access, Answer, BodyFormat, Handler, Route
 from fedstac.api.subscriptions import changes, subscriptions
 from fedstac.domain.errors import Conflict, CursorGone, NotFound, TooManyRequests
 
@@ -16,7 +16,7 @@ _SUBSCRIPTION = Answer.of(200, "The subscription.", "Subscription")
 
 def _own(method: str, path: str, handler: Handler, *answers: Answer, schema: str = "", **values: Any) -> Route:
     """Return a route for whoever has a token: what they see is their own. schema: of the body, where there is one."""
-    body = BodyFormat(Size.SMALL, {JSON: (schema,)}) if schema else None
+    body = BodyFormat.of(schema) if schema else None
     return Route(
         method=method, path=path, handler=handler, access=Access.AUTHENTICATED, answers=answers, body=body, **values
     )

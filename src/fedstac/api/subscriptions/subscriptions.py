@@ -173,7 +173,7 @@ async def events_answer(
     """Answer with events as a subscriber gets them, each with its value as the format has it, which is not parsed."""
     work = partial(_text_of, head, member, events)
     is_large = delivering.are_large([each.delivery for each in events])
-    text = await call.services.threads.run(work) if is_large else work()
+    text = await call.services.threads.run_if(is_large, work)
     return Response(text, 200, NO_STORE, links.JSON)
 
 

@@ -122,7 +122,7 @@ async def put_replica(call: Call) -> Response:
         return JsonPatch(replica_edit(entries, node))
 
     is_large = len(entries) > FEW_ENTRIES
-    return await _amend(call, await call.services.threads.run(edit) if is_large else edit(), node=node)
+    return await _amend(call, await call.services.threads.run_if(is_large, edit), node=node)
 
 
 async def delete_replica(call: Call) -> Response:

@@ -32,7 +32,7 @@ async def key_of(call: Call) -> Key | None:
         raise BadRequest(f"an Idempotency-Key has 1 to {LONGEST} printable characters")
     body = await call.body.text()
     is_long = len(body) > texts.PIECE
-    digest = await call.services.threads.run(partial(_digest, body)) if is_long else _digest(body)
+    digest = await call.services.threads.run_if(is_long, partial(_digest, body))
     return Key(call.caller.name, f"{call.method} {call.path}?{call.query_string}"[:2000], text, digest)
 
 

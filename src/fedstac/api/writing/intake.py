@@ -142,7 +142,7 @@ async def judge(services: Services, caller: Principal, body: Body, progress: Cal
         items = check(submission, judgement, TextsFile() if len(raw) > WHOLE else None)
         return JudgedBody(body.collection, vocabulary, items, submission.is_batch, submission.prefix)
 
-    judged_body = await services.threads.run(work) if len(raw) > IN_THREAD else work()
+    judged_body = await services.threads.run_if(len(raw) > IN_THREAD, work)
     _count_findings(node, judged_body.items)
     progress.items, progress.item_ids = len(judged_body.items), [item.id for item in judged_body.items[:FEW_IDS]]
     return judged_body
@@ -231,7 +231,7 @@ async def json_of(call: Call) -> Any:
     """Return the value of a JSON body; a large one is parsed beside the event loop."""
     raw = await call.body.read()
     threads = call.services.threads
-    return await threads.run(partial(strict_json.parse, raw)) if len(raw) > IN_THREAD else strict_json.parse(raw)
+    return await threads.run_if(len(raw) > IN_THREAD, partial(strict_json.parse, raw))
 
 
 def addressed(document: Any, **names: str) -> Any:

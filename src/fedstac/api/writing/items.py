@@ -100,7 +100,7 @@ async def _rehearse(services: Services, caller: Principal, judged_body: intake.J
             return [_trial(item, receipt) for item, receipt in part]
 
         is_long = any(_overwritten(receipt) for receipt in receipts)  # documents are compared
-        trials.extend(await services.threads.run(describe_all) if is_long else describe_all())
+        trials.extend(await services.threads.run_if(is_long, describe_all))
 
     async with node.pool.acquire() as conn:
         await publication.rehearse(conn, node.rules, targets, work_on, describe)

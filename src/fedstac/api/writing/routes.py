@@ -43,10 +43,10 @@ _PATCH = {
     "application/merge-patch+json": ("MergePatch",),
     "application/json-patch+json": ("JsonPatch",),
 }
-_COLLECTION = BodyFormat(Size.SMALL, {JSON: ("Collection",)})
+_COLLECTION = BodyFormat.of("Collection")
 _DATASET = BodyFormat(Size.ITEM, {JSON: ("Item",), GEOJSON: ("Item",)})
 _DATASETS = BodyFormat(Size.BATCH, {JSON: ("Item", "Items"), GEOJSON: ("Item", "Items"), LINES: ("Lines",)})
-_RETRACTION = BodyFormat(Size.ITEM, {JSON: ("Retraction",)}, is_required=False)
+_RETRACTION = BodyFormat.of("Retraction", size=Size.ITEM, is_required=False)
 _CREATED = Answer.of(201, "The new collection.", "Collection", headers=("ETag", "Last-Modified", "Location"))
 _CHANGED = Answer.of(200, "The collection as it is now.", "Collection", headers=("ETag", "Last-Modified", "Location"))
 _ACCEPTED = Answer(
@@ -178,12 +178,12 @@ ACTIONS = Capability(
         ),
         Route(
             method="POST", path=ITEM + "/quarantine", handler=changes.post_quarantine, access=Access.ACTION,
-            parameters=parameters.CHANGE, body=BodyFormat(Size.ITEM, {JSON: ("Quarantine",)}), answers=WRITTEN,
+            parameters=parameters.CHANGE, body=BodyFormat.of("Quarantine", size=Size.ITEM), answers=WRITTEN,
             problems=_OF_CHANGE, log_name="quarantine",
         ),
         Route(
             method="POST", path=ITEM + "/release", handler=changes.post_release, access=Access.ACTION,
-            parameters=parameters.CHANGE, body=BodyFormat(Size.ITEM, {JSON: ("Release",)}, is_required=False),
+            parameters=parameters.CHANGE, body=BodyFormat.of("Release", size=Size.ITEM, is_required=False),
             answers=WRITTEN, problems=_OF_CHANGE, log_name="release",
         ),
         Route(
@@ -197,7 +197,7 @@ ACTIONS = Capability(
         ),
         Route(
             method="PUT", path=ITEM + "/replicas/{node}", handler=changes.put_replica, access=Access.ACTION,
-            parameters=parameters.CHANGE, body=BodyFormat(Size.ITEM, {JSON: ("Replica",)}), answers=WRITTEN,
+            parameters=parameters.CHANGE, body=BodyFormat.of("Replica", size=Size.ITEM), answers=WRITTEN,
             problems=_OF_CHANGE, log_name="amend",
         ),
         Route(
@@ -249,13 +249,13 @@ BULK = Capability(
     routes=(
         Route(
             method="POST", path="/bulk/preview", handler=bulk.post_preview, access=Access.AUTHENTICATED, reads=True,
-            body=BodyFormat(Size.IDS, {JSON: ("BulkWish",)}),
+            body=BodyFormat.of("BulkWish", size=Size.IDS),
             answers=(Answer.of(200, "What the change would do.", "BulkPreview"),),
             problems=(StacInvalid, MissingPermission, Misdirected, UnderQuarantine),
         ),
         Route(
             method="POST", path="/bulk", handler=bulk.post_bulk, access=Access.AUTHENTICATED,
-            body=BodyFormat(Size.IDS, {JSON: ("NewBulk",)}), log_name="bulk",
+            body=BodyFormat.of("NewBulk", size=Size.IDS), log_name="bulk",
             answers=(
                 Answer.of(202, "The change begins.", "Bulk", headers=("Location",)),
                 Answer.of(200, "The change, which was asked for already.", "Bulk", headers=("Location",)),

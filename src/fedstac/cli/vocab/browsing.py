@@ -25,7 +25,7 @@ from fedstac.cli.vocab.snapshots import (
     vocabulary_of,
 )
 from fedstac.cli.vocab.tables import cells_of, plain_table, print_table
-from fedstac.domain import schemas
+from fedstac.domain import schemas, wording
 from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBroken
 from fedstac.vocabularies import browsing
 from fedstac.vocabularies.compare import Difference, between
@@ -137,7 +137,7 @@ def _show_project(vocabulary: Vocabulary, form: Output) -> None:
     out(f"  rules: {', '.join(rules)}")
     table = plain_table("facet", "terms", "for example", wrap="for example")
     for name, terms in browsing.facets(vocabulary).items():
-        table.add_row(*cells_of(name, len(terms), browsing.lines([term or "(empty)" for term in terms], 3)[:200]))
+        table.add_row(*cells_of(name, len(terms), wording.enumerated([term or "(empty)" for term in terms], 3)[:200]))
     print_table(table)
 
 
@@ -183,7 +183,7 @@ def _show_term(vocabulary: Vocabulary, entries: Sequence[browsing.TermEntry], fo
         for use in uses:
             by = f"by {use.attribute}" if use.attribute else "in its name"
             out(for_terminal(f"  used by {len(use.terms)} of {use.vocabulary} ({by}): "
-                      f"{browsing.lines(use.terms, SHOWN_TERMS)}"), "dim")  # fmt: skip
+                      f"{wording.enumerated(use.terms, SHOWN_TERMS)}"), "dim")  # fmt: skip
 
 
 # --- diff, suggest ---
