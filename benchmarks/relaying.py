@@ -24,12 +24,11 @@ from fedstac import bootstrap
 from fedstac.bootstrap import Node
 from fedstac.db import feed, sinks
 from fedstac.db.connections import Connection
-from fedstac.db.sinks import NewSink
+from fedstac.db.sinks import PAGE_EVENTS, NewSink
 from fedstac.demo import brokers, embedded, federation
 from fedstac.demo.brokers import Broker, BrokerKind
 from fedstac.messaging import kafka
 from fedstac.messaging.kafka import OwnThread
-from fedstac.messaging.sinks import LARGEST_PAGE_EVENTS
 from fedstac.messaging.sources.addresses import BrokerAddress
 from fedstac.settings import Settings
 from fedstac.workers import relay
@@ -53,7 +52,7 @@ def run(*, kind: BrokerKind, events: int = 20_000, rounds: int = 3) -> None:
     report.line(
         f"{kind} relay", rates.relay.rate, "events/s", rates.raw, peer_name=f"{kind} raw producer",
         detail={
-            "events": events, "bytes": EVENT_BYTES, "page": LARGEST_PAGE_EVENTS,
+            "events": events, "bytes": EVENT_BYTES, "page": PAGE_EVENTS,
             "cpu_us": round(rates.relay.cpu_us, 1), "raw_cpu_us": round(rates.raw_cpu_us, 1),
             "start_seconds": round(rates.relay.start_seconds, 2),
         },
@@ -184,8 +183,8 @@ async def _produce_nats(url: str, stream: str, values: Sequence[bytes]) -> float
     configuration = {"name": stream, "subjects": [f"{stream}.>"], "allow_atomic": True, "max_msg_size": 8 << 20}
     await client.request(f"$JS.API.STREAM.CREATE.{stream}", orjson.dumps(configuration), timeout=10)
     began = time.monotonic()
-    for start in range(0, len(values), LARGEST_PAGE_EVENTS):
-        page = values[start : start + LARGEST_PAGE_EVENTS]
+    for start in range(0, len(values), PAGE_EVENTS):
+        page = values[start : start + PAGE_EVENTS]
         headers = {"Nats-Batch-Id": f"{stream}-{start}"}
         for number, value in enumerate(page[:-1], 1):
             await client.publish(f"{stream}.a", value, headers=headers | {"Nats-Batch-Sequence": str(number)})
@@ -208,9 +207,9 @@ async def _produce_kafka(url: str, topic: str, values: Sequence[bytes]) -> float
         producer = Producer({**properties, "transactional.id": topic, "linger.ms": 5})
         producer.init_transactions(30)
         began = time.monotonic()
-        for start in range(0, len(values), LARGEST_PAGE_EVENTS):
+        for start in range(0, len(values), PAGE_EVENTS):
             producer.begin_transaction()
-            for number, value in enumerate(values[start : start + LARGEST_PAGE_EVENTS]):
+            for number, value in enumerate(values[start : start + PAGE_EVENTS]):
                 producer.produce(topic, value, partition=number % kafka.PARTITIONS)
             producer.commit_transaction(30)
         return time.monotonic() - began

@@ -98,7 +98,6 @@ _GRANT_TARGET: Final[Mapping[str, Schema]] = {
     "project": {**TEXT, "description": "`CMIP6`: all its datasets."},
 }  # fmt: skip
 _GEOMETRY = {"type": ["object", "null"], "description": "A GeoJSON geometry."}
-_ASSET = _object({"href": TEXT, "type": TEXT, "roles": _list(TEXT)}, maybe=("href", "type", "roles"))
 
 COMPONENTS: Final[Mapping[str, Schema]] = {
     "Link": _object(

@@ -16,7 +16,7 @@ from fedstac.domain.events import DELETED, PURGED, REDACTED_END, Cursor, LoggedE
 from fedstac.domain.relaying import FeedState, LogPlace
 
 SINK_LOCK = 0x66656403  # advisory locks of the relays; the second key is the hash of the sink's name
-PAGE_EVENTS, PAGE_BYTES = 1000, 8 << 20
+PAGE_EVENTS, PAGE_BYTES = 1000, 8 << 20  # of one reading of the log
 LAPSED = "it was behind for too long, and the log is no longer kept for it; seek it anew"
 
 
@@ -240,11 +240,6 @@ async def lead(conn: Connection, name: str) -> bool:
     """
     await conn.execute("SET synchronous_commit = off")
     return bool(await conn.fetchval("SELECT pg_try_advisory_lock($1, hashtext($2))", SINK_LOCK, name))
-
-
-async def unlock(conn: Connection, name: str) -> None:
-    """Let another relay send to a sink."""
-    await conn.execute("SELECT pg_advisory_unlock($1, hashtext($2))", SINK_LOCK, name)
 
 
 async def feed_state(conn: Connection) -> FeedState:

@@ -72,7 +72,7 @@ def run(
         _fill(running, items, copying, console)
         _introduce(running, stream, copying, console)
         if ready_file:
-            _write_ready(ready_file, running, server, stream, copying)
+            _write_ready(ready_file, running, stream, copying)
             stack.callback(ready_file.unlink, missing_ok=True)
         try:
             while True:
@@ -224,9 +224,7 @@ async def _totals(running: Federation) -> dict[str, int]:
         }
 
 
-def _write_ready(
-    ready_file: Path, running: Federation, server: PostgresServer, stream: str, copying: replica.ReplicaDemo | None
-) -> None:
+def _write_ready(ready_file: Path, running: Federation, stream: str, copying: replica.ReplicaDemo | None) -> None:
     """Write addresses and tokens in one piece, readable for this user only."""
     content = {
         "api": running.west, "console": f"{running.west}/console", "index": running.processes["east"].url,

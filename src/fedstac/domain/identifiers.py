@@ -33,9 +33,9 @@ def fault_of_id(item_id: str) -> str | None:
     if item_id in (".", ".."):
         return f"the id is {item_id!r}, which a URL takes for a folder"
     if match := CONTROL.search(item_id):
-        return f"the id holds the control character {_character(item_id, match)}"
+        return f"the id holds the control character {_character(match)}"
     if match := RESERVED.search(item_id):
-        return f"the id holds {_character(item_id, match)}, which has a meaning of its own in a URL"
+        return f"the id holds {_character(match)}, which has a meaning of its own in a URL"
     if item_id[0].isspace():
         return f"the id begins with the space {_character_name(item_id[0])}"
     return None
@@ -49,17 +49,17 @@ def fault_of_new_id(item_id: str) -> str | None:
     if PLAIN.fullmatch(item_id):
         return None
     if match := re.search(",", item_id):
-        return f"the id holds {_character(item_id, match)}, at which GET /search?ids= ends one id and begins the next"
+        return f"the id holds {_character(match)}, at which GET /search?ids= ends one id and begins the next"
     if item_id[-1:].isspace():
         return f"the id ends with the space {_character_name(item_id[-1])}, which is not seen"
     if match := INVISIBLE.search(item_id):
-        return f"the id holds {_character(item_id, match)}, which is not seen"
+        return f"the id holds {_character(match)}, which is not seen"
     if match := ODD_SPACE.search(item_id):
-        return f"the id holds {_character(item_id, match)}, which looks like an ordinary space"
+        return f"the id holds {_character(match)}, which looks like an ordinary space"
     return None
 
 
-def _character(item_id: str, match: re.Match[str]) -> str:
+def _character(match: re.Match[str]) -> str:
     return f"{_character_name(match[0])} at place {match.start() + 1}"
 
 

@@ -53,20 +53,6 @@ def test_an_entry_is_compared_with_what_was_announced(
     assert (verdict.fault if verdict else None) == fault
 
 
-def test_the_entries_of_a_node_are_read_from_a_document_that_may_be_odd() -> None:
-    document = {
-        "assets": {
-            "a": {"alternate": {"east": {"href": HERE}, "west": {"href": ELSEWHERE}}},
-            "b": {"alternate": {"west": {"href": ELSEWHERE}}},
-            "c": {"alternate": {"east": {"href": 3}}},
-            "d": {"alternate": None},
-            "e": "no asset",
-        }
-    }
-    assert verification.entries_of(document, "east") == {"a": HERE}
-    assert verification.entries_of({}, "east") == {}
-
-
 @pytest.mark.parametrize(
     ("faults", "stops"),
     [

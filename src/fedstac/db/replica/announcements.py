@@ -17,7 +17,7 @@ from fedstac.db.troubles import TroubleReport
 
 ANNOUNCER_LOCK = 0x666564_05  # advisory lock of the one process that announces
 MOST_REPORTED = 20  # troubles in one transaction
-ADD, REMOVE = "add", "remove"
+ADD = "add"
 
 
 async def lead(session: Connection) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 DARK_SHARE_BASE: Final = "files on disk"
 RECORDED_SHARE_BASE: Final = "files that should be here"
@@ -83,16 +83,6 @@ def judge_entry(href: str | None, expected_href: str | None) -> FileVerdict | No
     if href is None:
         return FileVerdict(FileFault.NOT_ANNOUNCED, "this node announced it, and the federation has no entry")
     return FileVerdict(FileFault.WRONGLY_ANNOUNCED, f"the federation finds it at {href}, and it is at {expected_href}")
-
-
-def entries_of(document: Mapping[str, Any], node: str) -> dict[str, str]:
-    """Return the addresses of a node's copies in a document, by asset. What has no address is left out."""
-    hrefs = {}
-    for key, asset in document.get("assets", {}).items():
-        entry = (asset.get("alternate") or {}).get(node) if isinstance(asset, dict) else None
-        if isinstance(entry, dict) and isinstance(entry.get("href"), str):
-            hrefs[key] = entry["href"]
-    return hrefs
 
 
 # --- the brake ---

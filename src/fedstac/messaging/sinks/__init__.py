@@ -14,7 +14,7 @@ from typing import Protocol, Self
 from fedstac.domain.events import Cursor
 from fedstac.messaging.sources.addresses import BROKERS
 
-LARGEST_PAGE_EVENTS, LARGEST_PAGE_BYTES = 1000, 8 << 20  # of one transaction of a broker
+LARGEST_PAGE_BYTES = 8 << 20  # of one transaction of a broker
 LONGEST_BATCH = 100_000  # positions from the first to the last event of one message
 LARGEST_IN_SIDECAR = 900_000  # bytes of a value that a sidecar publishes: Kafka's limit of 1 MiB, less what Dapr adds
 
