@@ -92,6 +92,68 @@ async def test_a_mark_over_a_quarantine_is_taken_back_to_the_quarantine(west: Ap
     assert (await west.anyone.get(PATH)).json()["properties"]["fedstac:state"] == "quarantined"
 
 
+async def test_who_may_mark_a_marked_dataset_sees_it_with_what_the_mark_covers(west: Api) -> None:
+    """Others find nothing there, as without `access=full`. Why it is under quarantine, is for those who decide."""
+    conn = await connect(west)
+    institution = ITEM["properties"]["cmip6:institution_id"]
+    names = {"own": f"publisher:{institution}", "other": "publisher:ELSEWHERE"}
+    tokens = {name: await nodes.issue_token(conn, name, [role]) for name, role in names.items()}
+    tokens["admin"] = west.tokens["admin"]
+    await conn.close()
+
+    async def seen_by(name: str) -> Json | None:
+        headers = {"Authorization": f"Bearer {tokens[name]}"} if name else {}
+        answer = await west.anyone.get(f"{PATH}?access=full", headers=headers)
+        nothing = await west.anyone.get(f"{PATH}x?access=full", headers=headers)
+        if answer.status_code != 200:
+            assert (answer.status_code, answer.text.replace(ITEM["id"], "")) == (
+                nothing.status_code, nothing.text.replace(f"{ITEM['id']}x", "")
+            )  # fmt: skip
+            return None
+        assert answer.headers["cache-control"].startswith("private")
+        document: Json = answer.json()
+        assert (await west.anyone.get(PATH, headers=headers)).status_code == 404
+        return document
+
+    public = (await west.anyone.get(PATH)).json()
+    await west.admin.delete(PATH, headers={"Prefer": "wait=20"})
+    for name in ("admin", "own"):
+        document = await seen_by(name)
+        assert document is not None
+        assert (document["properties"]["fedstac:state"], document["assets"]) == ("marked", public["assets"])
+    assert [await seen_by(name) for name in ("other", "")] == [None, None]
+
+    await act(west, "unmark")
+    await act(west, "quarantine", {"reason": "personal data?", "contact": "data@a.example"})
+    await west.admin.delete(PATH, headers={"Prefer": "wait=20"})
+    whole, part = await seen_by("admin"), await seen_by("own")
+    assert whole is not None
+    assert part is not None
+    assert (whole["assets"], whole["properties"]["fedstac:quarantine"]["reason"]) == (
+        public["assets"],
+        "personal data?",
+    )
+    assert (part["assets"], part["properties"]["fedstac:quarantine"]) == ({}, {"contact": "data@a.example"})
+    assert [await seen_by(name) for name in ("other", "")] == [None, None]
+
+
+async def test_every_refusal_of_a_marked_dataset_has_the_address_of_its_deletion(west: Api) -> None:
+    await west.admin.delete(PATH, headers={"Prefer": "wait=20"})
+    [deletion] = (await west.admin.get("/deletions")).json()["deletions"]
+    address = f"{west.url}/deletions/{deletion['id']}"
+    for action, body in (
+        ("retract", {"reason": "x"}), ("reinstate", {}), ("quarantine", {"reason": "x"}), ("delete", {}), ("purge", {}),
+    ):  # fmt: skip
+        refusal = await act(west, action, body)
+        assert (refusal.status_code, refusal.json().get("deletion")) == (409, address), (action, refusal.text)
+    await act(west, "unmark")
+    await act(west, "quarantine", {"reason": "x"})
+    await west.admin.delete(PATH, headers={"Prefer": "wait=20"})
+    refusal = await act(west, "release", {})
+    assert refusal.json()["type"].endswith("/marked-for-deletion"), refusal.text
+    assert refusal.json()["deletion"].startswith(f"{west.url}/deletions/")
+
+
 async def test_deletion_waits_for_grace_and_for_the_owner_of_the_identifiers(west: Api) -> None:
     assert (await act(west, "delete")).status_code == 409  # not marked
     await west.admin.delete(PATH + "?reason=withdrawn", headers={"Prefer": "wait=20"})

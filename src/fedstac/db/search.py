@@ -73,6 +73,14 @@ class ServedItem:
         """Whether its files are shown to some readers only."""
         return self.state != "published" or self.access is not Level.OPEN
 
+    @property
+    def without_mark(self) -> ServedItem:
+        """The dataset in the state that a mark for deletion covers, which says who sees its files; else as it is."""
+        if self.state != "marked":
+            return self
+        covered = "quarantined" if self.quarantine is not None else "retracted" if self.retraction else "published"
+        return replace(self, state=covered)
+
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
@@ -124,12 +132,14 @@ async def item(
 
 
 async def item_row(
-    conn: Connection, collection: str, item_id: str, *, with_private: bool, before: tuple[object, ...] | None = None
-) -> Row | None:
+    conn: Connection, collection: str, item_id: str, *, with_private: bool, with_marked: bool = False,
+    before: tuple[object, ...] | None = None,
+) -> Row | None:  # fmt: skip
     """Return a dataset's row, with what others say of it, for `item_of`; None where it is not here.
 
-    For whom no private dataset can be, it is not even read, so that the time tells nothing. No link leads to a private
-    one. before: the row as it was, of `without_document`; the document is left out where the same transaction wrote it.
+    For whom no private or marked dataset can be, it is not even read, so that the time tells nothing. No link leads to
+    either. before: the row as it was, of `without_document`; the document is left out where the same transaction wrote
+    it.
     """
     return await conn.fetchrow(
         f"""SELECT r.xmin AS version, r.n, {ITEM_COLUMNS}, r.digest, r.quarantine,
@@ -151,8 +161,9 @@ async def item_row(
                          ORDER BY o.id LIMIT {MOST_REPLACED}) AS replaces,
                    CASE WHEN r.xmin = $4::xid THEN NULL ELSE r.document END AS document
             FROM fedstac.record r WHERE r.collection = $1 AND r.id = $2
-              AND r.state IN ('published', 'retracted', 'quarantined') AND ($3 OR r.access <> 'private')""",
-        collection, item_id, with_private, before[0] if before is not None else None,
+              AND (r.state IN ('published', 'retracted', 'quarantined') OR ($5 AND r.state = 'marked'))
+              AND r.document IS NOT NULL AND ($3 OR r.access <> 'private')""",
+        collection, item_id, with_private, before[0] if before is not None else None, with_marked,
     )  # fmt: skip
 
 

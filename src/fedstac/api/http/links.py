@@ -97,7 +97,7 @@ def item_text(base: str, item: ServedItem, *, shows_files: bool = False) -> str:
 
 
 def _is_retracted(item: ServedItem) -> bool:
-    return item.state == "retracted" or (item.state == "quarantined" and item.retraction is not None)
+    return item.state == "retracted" or (item.state in ("quarantined", "marked") and item.retraction is not None)
 
 
 def _notice(item: ServedItem, *, whole: bool) -> str | None:

@@ -30,7 +30,7 @@ async def options_item(call: Call) -> Response:
     with_private = await views.may_read_some_private(call, collection)
     async with node.pool.acquire() as conn:
         dataset = await search.item(conn, collection, item_id, with_private=with_private)
-    if dataset is None or (dataset[0].access is Level.PRIVATE and not await views.may_read_private(call, dataset[0])):
+    if dataset is None or (dataset[0].access is Level.PRIVATE and not await views.may_read_hidden(call, dataset[0])):
         raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are")
     vocabulary = await node.vocabulary(collection, dataset[0].cv_version)
     institution = orjson.loads(dataset[0].document)["properties"].get(vocabulary.institution) if vocabulary else None

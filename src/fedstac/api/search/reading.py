@@ -43,7 +43,7 @@ from fedstac.db.search import Anchor
 from fedstac.db.tombstones import Tombstone
 from fedstac.domain import strict_json
 from fedstac.domain.errors import BadRequest, ItemDeleted, ItemDoesNotExist, Unauthenticated, Unavailable
-from fedstac.domain.model import rfc3339
+from fedstac.domain.model import State, rfc3339
 from fedstac.domain.policy import Level, Principal
 from fedstac.domain.visibility import Visibility
 
@@ -117,31 +117,36 @@ async def get_queryables(call: Call) -> Response:
 
 
 async def get_item(call: Call) -> Response:
-    """Return a dataset: the stored document, with its state and its links."""
+    """Return a dataset: the stored document, with its state and its links.
+
+    One that is marked for deletion is there with `access=full`, for those who may mark, unmark or delete it.
+    """
     node = call.node
     collection, item_id = call.path_params["collection_id"], call.path_params["item_id"]
     asks_for_tombstone = queries.deleted_of(call.query_params.get("deleted") or None)
-    with_private = _asks_for_files(call) and await views.may_read_some_private(call, collection)
+    asks_for_all = _asks_for_files(call)
+    with_private = asks_for_all and await views.may_read_some_private(call, collection)
+    with_marked = asks_for_all and await views.may_read_some_marked(call, collection)
     answers = _answers_at(call)
     entry = answers.find((collection, item_id)) if answers is not None else None
     async with node.search_pool.acquire() as conn:
-        read = partial(search.item_row, conn, collection, item_id, with_private=with_private)
+        read = partial(search.item_row, conn, collection, item_id, with_private=with_private, with_marked=with_marked)
         row = await read(before=entry.row if entry else None)
         if entry is not None and row is not None and row["document"] is None:
             if entry.row == search.without_document(row):
                 return _kept_answer(call, entry.answer)
             row = await read()  # other rows say another thing of it
-        is_private = row is not None and row["access"] == Level.PRIVATE
-        if row is None or is_private:
+        is_hidden = row is not None and (row["access"] == Level.PRIVATE or row["state"] == State.MARKED)
+        if row is None or is_hidden:
             await existing(conn, collection)
             tombstone = await tombstones.read(conn, collection, item_id)  # for all alike: the time tells nothing
     if row is None:
         return await _answer_of_missing(call, tombstone, is_asked_for=asks_for_tombstone)
     item, digest = search.item_of(row)
-    if is_private and not await views.may_read_private(call, item):
+    if is_hidden and not await views.may_read_hidden(call, item):
         return await _answer_of_missing(call, tombstone, is_asked_for=asks_for_tombstone)
     asks_for_files = queries.access_of(call.query_params.get("access") or None)
-    shows_files = asks_for_files and (collection, item_id) in await _with_files(call, (item,))
+    shows_files = asks_for_files and await _shows_files(call, item)
     etag = links.entity_tag(item, digest, shows_files=shows_files)
     headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
     if asks_for_files:
@@ -199,6 +204,14 @@ async def _answer_of_missing(call: Call, tombstone: Tombstone | None, *, is_aske
         at = rfc3339(tombstone.deleted_at)
         raise ItemDeleted(f"{item_id} was deleted at {at}; its id is never used again")
     raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are")
+
+
+async def _shows_files(call: Call, item: search.ServedItem) -> bool:
+    """Tell whether the caller sees the files of a dataset that not everybody sees. Unauthenticated without a token."""
+    uncovered = item.without_mark
+    if uncovered is not item and not uncovered.has_hidden_files:
+        return True  # the mark alone hides it, and the caller may see that
+    return (item.collection, item.id) in await _with_files(call, (uncovered,))
 
 
 async def _with_files(call: Call, items: Sequence[search.ServedItem]) -> frozenset[tuple[str, str]]:

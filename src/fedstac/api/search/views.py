@@ -15,7 +15,7 @@ import orjson
 from fedstac.api.call import Call
 from fedstac.db import grant_rights
 from fedstac.db.search import ServedItem
-from fedstac.domain import access
+from fedstac.domain import access, visibility
 from fedstac.domain.access import DatasetAccess, DatasetReader, View
 from fedstac.domain.errors import Unauthenticated
 from fedstac.domain.model import State
@@ -101,8 +101,18 @@ async def may_read_some_private(call: Call, collection: str) -> bool:
         return collection in await grant_rights.collections_of(conn, caller.name)
 
 
-async def may_read_private(call: Call, item: ServedItem) -> bool:
-    """Tell whether the caller may read a private dataset. A token that is not valid is as none."""
+async def may_read_some_marked(call: Call, collection: str) -> bool:
+    """Tell whether the caller may see some marked dataset of a collection, whether there is one or not.
+
+    It is asked before a dataset is read, as of private ones. A token that is not valid is as none.
+    """
+    with suppress(Unauthenticated):
+        return visibility.may_see_hidden_somewhere(call.node.policy, await call.find_caller(), collection)
+    return False
+
+
+async def may_read_hidden(call: Call, item: ServedItem) -> bool:
+    """Tell whether the caller may read a private or a marked dataset. A token that is not valid is as none."""
     with suppress(Unauthenticated):
         caller = await call.find_caller()
         return (await views_of(call, caller, (item,)))[item.collection, item.id] > View.NOTHING

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from fedstac.domain import events, versions
 from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of, without_document
-from fedstac.domain.errors import Conflict, DeletionNotReady, ForeignOrigin, ItemDoesNotExist
+from fedstac.domain.errors import Conflict, DeletionNotReady, ForeignOrigin, ItemDoesNotExist, MarkedForDeletion
 from fedstac.domain.model import GONE, WITHOUT_DOCUMENT, Change, Decision, Lineage, Outcome, Record, State, World
 from fedstac.domain.policy import Action, Principal, Resource
 
@@ -87,7 +87,9 @@ class Purge:
         if record is None or record.state not in WITHOUT_DOCUMENT:
             here = find(self.target, self.principal, lineage, world, None, marked=True)
             world.policy.require(self.principal, Action.PURGE, resource_of(here, world))
-            raise Conflict(f"{self.target.id} is not deleted; only what is deleted can be purged, or was cleared")
+            deletion = world.deletions.get((here.collection, here.id))
+            detail = f"{self.target.id} is not deleted; only what is deleted can be purged, or was cleared"
+            raise MarkedForDeletion(detail, deletion=deletion.id) if deletion else Conflict(detail)
         _require(self.principal, Action.PURGE, record, world)
         if record.origin != world.origin:
             raise ForeignOrigin(f"{record.id} belongs to the node {record.origin}; purge it there")

@@ -13,8 +13,8 @@ import orjson
 
 from fedstac.domain import events, versions
 from fedstac.domain.actions.state_change import StateChange
-from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of
-from fedstac.domain.errors import BadRequest, Conflict, Finding, StacInvalid
+from fedstac.domain.actions.target import QueuedAction, Target, find, refusal_of_marked, resource_of
+from fedstac.domain.errors import BadRequest, Finding, StacInvalid
 from fedstac.domain.model import Decision, Lineage, Outcome, State, World
 from fedstac.domain.policy import Action, Principal
 
@@ -74,7 +74,7 @@ class Quarantine:
         record = find(self.target, self.principal, lineage, world, self.expected, marked=True)
         world.policy.require(self.principal, Action.QUARANTINE, resource_of(record, world))
         if record.state is State.MARKED:
-            raise Conflict(f"{record.id} is marked for deletion, and hidden already; unmark it first")
+            raise refusal_of_marked(record, world)
         if "reason" not in self.quarantine:
             raise _invalid("reason", "`reason` is missing; say why nobody should use the dataset for now")
         text = orjson.dumps(self.quarantine, option=orjson.OPT_SORT_KEYS).decode()
@@ -105,6 +105,6 @@ class Release:
         if record.quarantine is None:
             return Decision(Outcome.IDENTICAL)
         if record.state is State.MARKED:
-            raise Conflict(f"{record.id} is marked for deletion; unmark it first")
+            raise refusal_of_marked(record, world)
         after = versions.restore(replace(record, quarantine=None), lineage)
         return RELEASES.decision(record, after, lineage, world, reason=self.reason)

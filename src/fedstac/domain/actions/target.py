@@ -101,15 +101,20 @@ def find(
     if expected is not None and "*" not in expected and record.digest[:16].hex() not in expected:
         raise PreconditionFailed(f"{target.id} was changed since you read it; read it again")
     if record.state is State.MARKED and not marked:
-        deletion = world.deletions.get((target.collection, target.id))
-        raise MarkedForDeletion(
-            f"{target.id} is marked for deletion; unmark it first", deletion=deletion.id if deletion else None
-        )
+        raise refusal_of_marked(record, world)
     if record.quarantine is not None:
         may = world.policy.may_one_of(principal, (Action.QUARANTINE,), resource_of(record, world))
         if not may:
             raise UnderQuarantine(f"{target.id} is under quarantine; the administrators of this node decide about it")
     return record
+
+
+def refusal_of_marked(record: Record, world: World) -> MarkedForDeletion:
+    """Return the refusal of what cannot be done with a marked dataset, with the id of its deletion."""
+    deletion = world.deletions.get((record.collection, record.id))
+    return MarkedForDeletion(
+        f"{record.id} is marked for deletion; unmark it first", deletion=deletion.id if deletion else None
+    )
 
 
 def without_document(record: Record, state: State) -> Record:
