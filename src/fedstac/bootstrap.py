@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema_rs
 import structlog
 
-from fedstac.db import feed, opening, pools
+from fedstac.db import feed, opening, pools, waiting
 from fedstac.db import parts as parts_of_node
 from fedstac.db.connections import Connection
 from fedstac.db.pools import CopyPool, Pool, Pools
@@ -22,7 +22,8 @@ from fedstac.domain.policy import Policy
 from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBroken
 from fedstac.identity.policy_files import Policies
 from fedstac.publication import NodeRules
-from fedstac.runtime import supervision
+from fedstac.runtime import commits, supervision
+from fedstac.runtime.commits import CommitWatch
 from fedstac.runtime.metrics import Metrics
 from fedstac.runtime.outages import Outage
 from fedstac.runtime.supervision import Parts
@@ -34,6 +35,7 @@ from fedstac.vocabularies.store import VocabularyStore
 
 LOOK_SECONDS = 5.0  # between looks for vocabularies that somebody installed
 PROBE_SECONDS = 1.0  # between looks whether the database is back
+COMMIT_LOOK_SECONDS = 5.0  # that a look for commits may take, before everybody looks for themselves
 LEAST_BEAT_SECONDS, BEAT_SECONDS = 0.2, 10.0  # between reports of how the parts stand
 END_SECONDS = 4.0  # that parts have to end by themselves when the process stops
 FORGET_SECONDS = 0.5
@@ -59,6 +61,7 @@ class Node:
     committed: Wakeup  # events were written
     sequenced: Wakeup  # positions were given
     settled: Wakeup  # items became final
+    commits: CommitWatch  # tells of the commits of other processes too: it wakes the four above
     stopping: asyncio.Event  # long answers end now
     schema: int  # the number of the database's last migration
     parts: Parts  # how the background parts of this process stand
@@ -134,6 +137,7 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
             settings.dsn, settings, application=f"fedstac {settings.node}", read_dsn=settings.read_dsn
         )
     judge = JudgeProcess()
+    queued, committed, sequenced, settled = (Wakeup() for _ in range(4))
     try:
         async with opened.work.acquire() as conn:
             with opening.explaining(settings.dsn):
@@ -144,7 +148,8 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
         yield Node(
             settings=settings, pools=opened, checker=rules, vocabulary_store=vocabulary_store, policies=policies,
             collection_schema=collection_schema, signing_key=key,
-            queued=Wakeup(), committed=Wakeup(), sequenced=Wakeup(), settled=Wakeup(),
+            queued=queued, committed=committed, sequenced=sequenced, settled=settled,
+            commits=CommitWatch((committed, sequenced, settled), by_part={"publisher": queued}),
             stopping=asyncio.Event(), schema=schema, parts=Parts(Outage("the database")), metrics=Metrics(),
             judge=judge,
         )  # fmt: skip
@@ -161,9 +166,10 @@ async def beside(
 
     A part that ends again and again sets `stop` and calls `on_give_up`; `node.parts.gave_up` says why.
     """
+    await _first_look(node)
     tasks = [
         asyncio.create_task(supervision.keep_running(node.parts, part.name, partial(part.run, node, stop), stop))
-        for part in (*parts, Part("heartbeat", report_parts), Part("outages", watch_database))
+        for part in (*parts, *OWN_PARTS)
     ]
     telling = asyncio.create_task(_tell_of_stop(stop, node, on_give_up))
     try:
@@ -249,6 +255,37 @@ async def watch_vocabularies(node: Node, stop: asyncio.Event) -> None:
     await supervision.keep_trying(node.parts, "vocabularies", look, stop)
 
 
+async def _look_for_commits(node: Node) -> None:
+    """Look for all of the process whether anything was committed, and what waits for its parts."""
+    async with node.pools.work.acquire() as conn, asyncio.timeout(COMMIT_LOOK_SECONDS):
+        snapshot = await waiting.snapshot(conn)
+        if node.commits.is_news(snapshot):
+            node.commits.note(snapshot, await waiting.read(conn))
+
+
+async def _first_look(node: Node) -> None:
+    """Find out what waits, so that parts without work begin by waiting. Each looks for itself where that fails."""
+    with suppress(Exception):
+        await _look_for_commits(node)
+
+
+async def watch_commits(node: Node, stop: asyncio.Event) -> None:
+    """Look for commits until `stop`."""
+
+    async def step() -> None:
+        try:
+            await _look_for_commits(node)
+        except BaseException:
+            node.commits.lose()
+            raise
+        await pause(stop, commits.TICK_SECONDS)
+
+    try:
+        await supervision.keep_trying(node.parts, "commits", step, stop)
+    finally:
+        node.commits.lose()
+
+
 async def watch_database(node: Node, stop: asyncio.Event) -> None:
     """Look, after the database failed somebody, whether it is back, and log that."""
 
@@ -261,3 +298,7 @@ async def watch_database(node: Node, stop: asyncio.Event) -> None:
         return False
 
     await supervision.keep_trying(node.parts, "outages", look, stop)
+
+
+OWN_PARTS = (Part("heartbeat", report_parts), Part("outages", watch_database), Part("commits", watch_commits))
+"""What runs in each process beside the parts of its roles."""

@@ -30,7 +30,7 @@ async def test_a_node_that_works_is_well(dsn: str, start_api: StartApi) -> None:
             "publisher": {"running": 2, "wanted": 2, "restarts": 0},
             "outages": runs, "refusals": runs, "relay": runs, "retention": runs, "sequencer": runs,
             "vocabularies": runs, "statuses": runs, "bulk": runs, "loads": runs, "cascades": runs, "deletions": runs,
-            "subscriptions": runs, "grants": runs,
+            "subscriptions": runs, "grants": runs, "commits": runs,
         },
     }  # fmt: skip
     assert (await api.anyone.get("/readiness")).json() == response.json()

@@ -41,8 +41,11 @@ PUBLISHING = {
     "columns",
     "heartbeat",
     "outages",
+    "commits",
 }
-FOLLOWING = {"follower", "housekeeping", "notifier", "refusals", "vocabularies", "columns", "heartbeat", "outages"}
+FOLLOWING = {
+    "follower", "housekeeping", "notifier", "refusals", "vocabularies", "columns", "heartbeat", "outages", "commits",
+}  # fmt: skip
 
 
 async def by_raising() -> None:

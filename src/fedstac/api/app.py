@@ -22,7 +22,7 @@ from fedstac.api.call import Services, services_of
 from fedstac.api.capability import Capability
 from fedstac.api.deletions import routes as deletion_routes
 from fedstac.api.grants import routes as grant_routes
-from fedstac.api.http import asyncapi, limits, prefixes, problems, server
+from fedstac.api.http import asyncapi, limits, openapi, prefixes, problems, server
 from fedstac.api.http import routes as http_routes
 from fedstac.api.http.access_log import AccessLog
 from fedstac.api.http.compression import Compression
@@ -108,9 +108,7 @@ def create(
     policies = Policies(settings.policy, settings.globus_policy, here=settings.node)  # refused before anything runs
     title = f"fedstac {settings.node}"
     conformance = tuple(uri for capability in CAPABILITIES for uri in capability.conformance_classes)
-    description = Description.of(CAPABILITIES, title=title, version=__version__, base_url=base_url)
-    hubs = _hubs(settings)
-    channels = asyncapi.document(title=title, version=__version__, base_url=base_url, hubs=hubs)
+    hubs, about = _hubs(settings), {"title": title, "version": __version__, "base_url": base_url}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -132,8 +130,9 @@ def create(
             ),
         ):
             services = Services(
-                node=node, base_url=base_url, conformance=conformance, openapi=description,
-                asyncapi=Description.from_document(channels), hubs=hubs, principals=principals,
+                node=node, base_url=base_url, conformance=conformance,
+                openapi=Description(partial(openapi.document, CAPABILITIES, **about)),
+                asyncapi=Description(partial(asyncapi.document, **about, hubs=hubs)), hubs=hubs, principals=principals,
                 refusals=recorder, queryables=QueryableNames(node), columns=columns, admission=Admission(node),
                 collections=KnownCollections(), memory=Memory(settings.request_memory_bytes), threads=Threads(),
                 shares=FairShares(_places(node.pools, has_columns=columns is not None)),

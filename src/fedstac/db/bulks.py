@@ -360,9 +360,12 @@ def leading(conn: Connection) -> AbstractAsyncContextManager[bool]:
     return connections.leading(conn, BULK_LOCK)
 
 
+ANY_OPEN = "EXISTS (SELECT FROM fedstac.bulk WHERE finished_at IS NULL AND is_listed)"
+
+
 async def are_open(conn: Connection) -> bool:
     """Tell whether a change is not finished."""
-    return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM fedstac.bulk WHERE finished_at IS NULL AND is_listed)"))
+    return bool(await conn.fetchval(f"SELECT {ANY_OPEN}"))
 
 
 async def begin_attempt(conn: Connection) -> Bulk | None:

@@ -161,6 +161,9 @@ class DueCascade:
     is_stopped: bool  # its actor was erased: nothing is done in their name any more
 
 
+ANY_OPEN = "EXISTS (SELECT FROM fedstac.cascade WHERE ended_at IS NULL)"
+
+
 async def due(conn: Connection) -> DueCascade | None:
     """Return the deletion that has waited longest of those that can go on now; None without one."""
     row = await conn.fetchrow(

@@ -108,6 +108,15 @@ async def connect(dsn: str, *, application: str = "fedstac") -> asyncpg.Connecti
     return await asyncpg.connect(dsn or None, server_settings=SESSION | {"application_name": application}, timeout=30)
 
 
+def on_end(conn: Connection, call: Callable[[], object]) -> None:
+    """Call something when a connection ends, whoever ends it: what it locked is free then."""
+
+    def ended(_: Connection) -> None:
+        call()
+
+    conn.add_termination_listener(ended)
+
+
 @asynccontextmanager
 async def leading(conn: Connection, lock: int) -> AsyncIterator[bool]:
     """Yield whether this session has an advisory lock, which nobody else gets until the end of the context."""

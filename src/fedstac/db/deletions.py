@@ -325,6 +325,14 @@ async def remind(conn: Connection, reminders: Sequence[Reminder], *, now: dateti
 # --- for the manager's own work ---
 
 
+# What the manager has to do is with open deletions alone; of those that ended it forgets the reminders.
+ANY_OPEN = """(
+    EXISTS (SELECT FROM fedstac.deletion WHERE state = 'open')
+    OR EXISTS (SELECT FROM fedstac.deletion_revision)
+    OR EXISTS (SELECT FROM fedstac.deletion_dependency
+               WHERE state IN ('pending', 'failed') AND remind_next IS NOT NULL))"""
+
+
 def leading(conn: Connection) -> AbstractAsyncContextManager[bool]:
     """Return a context: whether this session is the one manager; no other is until it ends."""
     return connections.leading(conn, MANAGER_LOCK)

@@ -42,6 +42,13 @@ class GrantTurn:
     now: datetime
 
 
+# Now, or within a minute.
+ANY_TURN: Final = """(
+    EXISTS (SELECT FROM fedstac.grant_turn WHERE due <= statement_timestamp() + interval '1 minute')
+    OR EXISTS (SELECT FROM fedstac.access_grant WHERE closed_at IS NULL AND NOT has_expired
+                 AND valid_until <= statement_timestamp() + interval '1 minute'))"""
+
+
 async def note_ends(conn: Connection, limit: int) -> bool:
     """Note that grants ran out, so many at most. Return whether there may be more.
 

@@ -248,6 +248,9 @@ def _columns(load: UUID, part: int, each: StatedDataset) -> tuple[object, ...]:
 # --- what takes long, some datasets at a time ---
 
 
+ANY_STEP = "EXISTS (SELECT FROM fedstac.load WHERE step IS NOT NULL)"
+
+
 async def take_step(conn: Connection) -> Load | None:
     """Lock the load that has waited longest for its next step, and return it; None where nothing is to be done."""
     row = await conn.fetchrow(

@@ -135,6 +135,13 @@ async def wish(conn: Connection, request: UUID, destination: UUID) -> None:
 
 # --- what there is to tell ---
 
+UNTOLD_ITEMS = """
+    SELECT 'item:' || i.id AS about FROM fedstac.request_item i
+    WHERE i.status = 'failed' AND NOT EXISTS (SELECT FROM fedstac.alerted a WHERE a.about = 'item:' || i.id)"""
+UNTOLD_EVENTS = """
+    SELECT 'event:' || e.node || ' ' || e.event_id AS about FROM fedstac.node_exception e
+    WHERE NOT EXISTS (SELECT FROM fedstac.alerted a WHERE a.about = 'event:' || e.node || ' ' || e.event_id)"""
+
 # An open digest takes more in; one that is being taken up at this moment is left, and another one is begun.
 GATHER = """ON CONFLICT (destination, topic) WHERE taken IS NULL
             DO UPDATE SET about = notification.about || EXCLUDED.about"""
@@ -194,6 +201,16 @@ async def tell_contacts(conn: Connection, about: Sequence[tuple[str, str]]) -> N
     )  # fmt: skip
 
 
+# Now, or within a minute.
+ANYTHING_TO_TELL = f"""(
+    EXISTS (SELECT FROM fedstac.notification
+            WHERE finished IS NULL AND due <= statement_timestamp() + interval '1 minute')
+    OR EXISTS (SELECT FROM fedstac.awaited)
+    OR EXISTS (SELECT FROM fedstac.trouble WHERE NOT told)
+    OR EXISTS (SELECT FROM fedstac.feed WHERE pos > (SELECT pos FROM fedstac.told))
+    OR EXISTS ({UNTOLD_ITEMS}) OR EXISTS ({UNTOLD_EVENTS}))"""
+
+
 async def gather(conn: Connection, window: float) -> bool:
     """Derive what there is to tell, and put it into digests; return whether there may be more at once."""
     async with conn.transaction():
@@ -228,14 +245,7 @@ async def _alerts(conn: Connection, window: float) -> None:
     That is items that failed by our fault, events that a node could not apply, and troubles that a part reported.
     """
     await conn.execute(
-        f"""WITH known AS MATERIALIZED (
-                SELECT 'item:' || i.id AS about FROM fedstac.request_item i
-                WHERE i.status = 'failed'
-                  AND NOT EXISTS (SELECT FROM fedstac.alerted a WHERE a.about = 'item:' || i.id)
-                UNION ALL
-                SELECT 'event:' || e.node || ' ' || e.event_id FROM fedstac.node_exception e
-                WHERE NOT EXISTS (SELECT FROM fedstac.alerted a WHERE a.about = 'event:' || e.node || ' ' || e.event_id)
-                LIMIT {SETTLED_AT_ONCE}),
+        f"""WITH known AS MATERIALIZED ({UNTOLD_ITEMS} UNION ALL {UNTOLD_EVENTS} LIMIT {SETTLED_AT_ONCE}),
             reported AS (
                 UPDATE fedstac.trouble SET told = true WHERE id IN (
                     SELECT id FROM fedstac.trouble WHERE NOT told ORDER BY id LIMIT {SETTLED_AT_ONCE}

@@ -202,9 +202,12 @@ async def is_waiting(conn: Connection, lineage: str) -> bool:
     return bool(await conn.fetchval(statement, shard_of(lineage)))
 
 
+ANY_WAITING = "EXISTS (SELECT FROM fedstac.request_item WHERE status = 'queued')"
+
+
 async def are_waiting(conn: Connection) -> bool:
     """Tell whether anything that was accepted is not final yet."""
-    return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM fedstac.request_item WHERE status = 'queued')"))
+    return bool(await conn.fetchval(f"SELECT {ANY_WAITING}"))
 
 
 async def read(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:

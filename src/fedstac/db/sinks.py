@@ -520,6 +520,9 @@ async def lowest_required(conn: Connection) -> int | None:
     return None if value is None else int(value)
 
 
+ANY = "EXISTS (SELECT FROM fedstac.sink)"
+
+
 async def lapse(conn: Connection, days: float) -> list[str]:
     """Let required sinks lapse for which an event waits for longer than this; tell operators. Return their names."""
     async with conn.transaction():

@@ -77,6 +77,17 @@ class Turn:
         return self.agreed_url == self.subscription.url
 
 
+# Something to ask a receiver for consent to, something new in the log, or an event that is to be sent again.
+ANY_BEHIND: Final = f"""(
+    EXISTS (SELECT FROM fedstac.subscription s WHERE {SENDING} AND {UNAGREED})
+    OR EXISTS (SELECT FROM fedstac.subscription s WHERE {SENDING}
+                 AND s.epoch = (SELECT epoch FROM fedstac.feed_state)
+                 AND s.pos >= 0 AND s.pos < (SELECT pos FROM fedstac.feed_state))
+    OR EXISTS (SELECT FROM fedstac.subscription s WHERE {SENDING}
+                 AND s.epoch >= 0 AND s.epoch < (SELECT epoch FROM fedstac.feed_state))
+    OR EXISTS (SELECT FROM fedstac.subscription_event WHERE dead_at IS NULL))"""
+
+
 async def claim(conn: Connection, lease: UUID, seconds: float, *, most: int, most_slow: int) -> list[Turn]:
     """Return subscriptions that have something to send, leased. Where they are too many, the lot decides.
 

@@ -21,6 +21,7 @@ from uuid import uuid4
 import structlog
 
 from fedstac.runtime.causes import Cause, cause_of, statement_of
+from fedstac.runtime.commits import CommitWatch
 from fedstac.runtime.outages import Outage, reason_of
 from fedstac.runtime.wakeup import Backoff, Wakeup, pause
 
@@ -172,19 +173,24 @@ async def keep_trying(
 
 
 async def keep_working(
-    parts: Parts, name: str, step: Callable[[], Awaitable[float | None]], stop: asyncio.Event
-) -> None:
+    parts: Parts, name: str, step: Callable[[], Awaitable[float | None]], stop: asyncio.Event, *,
+    commits: CommitWatch | None = None,
+) -> None:  # fmt: skip
     """Do the steps of a part until `stop`, as `keep_trying`, and leave others the rest of the time.
 
     The step returns the share of the time that such steps may take, or None where there was nothing to do: then the
-    next look comes LOOK_SECONDS later, and says nothing of whether the part works.
+    next look comes LOOK_SECONDS later, or with `commits` once something waits for the part, and says nothing of whether
+    the part works.
     """
 
     async def work() -> bool:
         started = time.perf_counter()
         share = await step()
         seconds = time.perf_counter() - started
-        await pause(stop, LOOK_SECONDS if share is None else rest_seconds(seconds, share))
+        if share is None and commits is not None:
+            await commits.pause(name, stop, LOOK_SECONDS)
+        else:
+            await pause(stop, LOOK_SECONDS if share is None else rest_seconds(seconds, share))
         return share is not None
 
     await keep_trying(parts, name, work, stop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ class Wakeup:
         self._event.set()
         self._event = asyncio.Event()
 
-    def next(self) -> Callable[[float], Awaitable[bool]]:
+    def next(self) -> Callable[[float], Coroutine[Any, Any, bool]]:
         """Return a wait for the next wake from now on: take it, look, then wait, and nothing falls between."""
         event = self._event
 

@@ -220,9 +220,10 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         async with node.pool.acquire() as conn:
             is_working = await bulks.are_open(conn) and await work_off(node, conn, stop)
         if not is_working:
-            await pause(stop, LOOK_SECONDS)
+            await node.commits.pause("bulk", stop, LOOK_SECONDS)
         return is_working
 
+    await node.commits.pause("bulk", stop, 0.0)
     await supervision.keep_trying(node.parts, "bulk", step, stop)
 
 

@@ -27,7 +27,6 @@ from fedstac.domain.model import Outcome
 from fedstac.domain.policy import DELETION_MANAGER, Principal
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
-from fedstac.runtime.wakeup import pause
 
 PART: Final = "cascades"
 CHUNK: Final = 250  # datasets in one transaction
@@ -46,9 +45,11 @@ async def run(node: Node, stop: asyncio.Event) -> None:
             async with node.pool.acquire() as conn:
                 is_more = await step(node, conn)
             if not is_more:
-                await next_commit(LOOK_SECONDS)
-                await pause(stop, LOOK_SECONDS / 10)  # a node that publishes wakes us with each batch
+                if node.commits.has_work(PART):
+                    await next_commit(LOOK_SECONDS)
+                await node.commits.pause(PART, stop, LOOK_SECONDS / 10)  # each commit wakes us
 
+    await node.commits.pause(PART, stop, 0.0)
     await supervision.keep_trying(node.parts, PART, look, stop)
 
 

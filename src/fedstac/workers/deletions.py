@@ -29,7 +29,6 @@ from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import DELETION_MANAGER
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
-from fedstac.runtime.wakeup import pause
 from fedstac.workers import deleting
 
 PART: Final = "deletions"
@@ -49,8 +48,9 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         async with node.pool.acquire() as conn:
             more = await step(node, conn, watch)
         if not more:
-            await pause(stop, LOOK_SECONDS)
+            await node.commits.pause(PART, stop, LOOK_SECONDS)
 
+    await node.commits.pause(PART, stop, 0.0)
     await supervision.keep_trying(node.parts, PART, look, stop)
 
 

@@ -30,7 +30,6 @@ from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks
 from fedstac.runtime import supervision
 from fedstac.runtime.causes import blames_nobody
 from fedstac.runtime.failpoints import failpoint
-from fedstac.runtime.wakeup import pause
 from fedstac.settings import Misconfigured, Settings
 
 LOOK_SECONDS = 1.0
@@ -77,14 +76,15 @@ class Notifier:
 
         async def step() -> None:
             nonlocal operated
+            if not operated:
+                async with self.node.pool.acquire() as conn, conn.transaction():
+                    await notifications.operate(conn, self.settings.alerts)
+                operated = True
+                await self.node.commits.pause("notifier", stop, 0.0)
             async with self.node.pool.acquire() as conn:
-                if not operated:
-                    async with conn.transaction():
-                        await notifications.operate(conn, self.settings.alerts)
-                    operated = True
                 more = await self.step(conn)
             if not more:
-                await pause(stop, LOOK_SECONDS)
+                await self.node.commits.pause("notifier", stop, LOOK_SECONDS)
 
         async with self._hooks, self._operators_hooks:
             try:

@@ -24,7 +24,7 @@ from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import UnknownVersion, name_of
 from fedstac.publication import ClaimLost
-from fedstac.runtime import metrics, supervision
+from fedstac.runtime import commits, metrics, supervision
 from fedstac.runtime.causes import Cause, OperatorsFault, blames_nobody, cause_of, was_ended_in_order
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.outages import reason_of
@@ -42,6 +42,9 @@ async def run(node: Node, stop: asyncio.Event) -> None:
     """Work until `stop`; a lost connection or a full disk is waited out."""
     name = f"{node.parts.process}:{uuid4().hex[:6]}"
     idle = Backoff()
+    first_request = node.queued.next()
+    if not node.commits.has_work("publisher"):
+        await first_request(commits.PATIENCE_SECONDS)
 
     async def step() -> bool:
         next_request = node.queued.next()
@@ -54,7 +57,7 @@ async def run(node: Node, stop: asyncio.Event) -> None:
             )
             return False
         if not items:
-            await next_request(idle.pause())
+            await next_request(node.commits.patience(idle.pause(), part="publisher"))
             return False
         idle.reset()
         if 1 < items < GATHERED:  # many small requests: a moment more makes one larger batch of them

@@ -79,8 +79,9 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         for name in names:
             if name not in tasks:
                 tasks[name] = asyncio.create_task(Relay(node, name).run(ending), name=f"relay {name}")
-        await pause(stop, LOOK_SECONDS)
+        await node.commits.pause("relay", stop, LOOK_SECONDS)
 
+    await node.commits.pause("relay", stop, 0.0)
     try:
         await supervision.keep_trying(node.parts, "relay", look, stop)
     finally:
@@ -119,6 +120,7 @@ class Relay:
         """Send for as long as nothing fails. Return whether to go on with this sink."""
         dsn = self._node.settings.dsn
         conn = await connections.connect(dsn, application=f"fedstac {self._node.settings.node} {self._part}"[:63])
+        connections.on_end(conn, self._node.sequenced.wake)
         try:
             while not await sinks.lead(conn, self._name):
                 await pause(stop, STAND_BY_SECONDS)
@@ -175,7 +177,7 @@ class Relay:
                     case Step.SENT:
                         idle.reset()
                     case Step.IDLE:
-                        await sequenced(idle.pause())
+                        await sequenced(self._node.commits.patience(idle.pause(), most=CHECK_SECONDS))
         finally:
             await course.end()
 

@@ -94,7 +94,7 @@ class Announcer:
                 return False
             if await self.cycle():
                 return True
-            await pause(stop, LOOK_SECONDS)
+            await self.node.commits.pause(PART, stop, LOOK_SECONDS)
             return False
 
         async with self.open():

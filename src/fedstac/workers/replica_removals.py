@@ -32,7 +32,6 @@ from fedstac.replication.moving import OtherFileSystem, WrongContent
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.outages import reason_of
-from fedstac.runtime.wakeup import pause
 
 AT_ONCE = 200  # files of a batch
 LOOK_SECONDS = 0.5
@@ -82,7 +81,7 @@ class Remover:
         async def step() -> bool:
             if await self.cycle():
                 return True
-            await pause(stop, LOOK_SECONDS)
+            await self.node.commits.pause(PART, stop, LOOK_SECONDS)
             return False
 
         await supervision.keep_trying(self.node.parts, PART, step, stop)

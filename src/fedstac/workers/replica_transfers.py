@@ -123,6 +123,8 @@ class Dispatcher:
         if count:
             return True
         await _first_of(stop, self._ended, LOOK_SECONDS)
+        if not (self._running or self._checks or self._ended.is_set()):
+            await self.node.commits.pause(PART, stop, 0.0)
         return False
 
     async def dispatch(self) -> int:

@@ -28,20 +28,28 @@ async def run(node: Node, stop: asyncio.Event) -> None:
     async def step() -> bool:
         dsn = node.settings.sequencer_dsn or node.settings.dsn
         conn = await connections.connect(dsn, application=f"fedstac {node.settings.node} sequencer")
+        connections.on_end(conn, node.committed.wake)
         try:
-            await _lead(node, conn, stop)
+            if await _stand_by(conn, stop):
+                await _lead(node, conn, stop)
         finally:
             conn.terminate()
-        await pause(stop, STAND_BY_SECONDS)
         return False
 
     await supervision.keep_trying(node.parts, "sequencer", step, stop, backoff=Backoff(least=0.5, most=5.0))
 
 
+async def _stand_by(conn: Connection, stop: asyncio.Event) -> bool:
+    """Wait until nobody else leads. Return False if `stop` comes first."""
+    while not stop.is_set():
+        if await feed.lead(conn):
+            return True
+        await pause(stop, STAND_BY_SECONDS)
+    return False
+
+
 async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
     """Sequence while the lock is ours; it goes with the connection."""
-    if not await feed.lead(conn):
-        return
     await fork_if_restored(conn)
     log.info("sequencing", head=str(await feed.head(conn)))
     backoff, housekeeping_at, chained_at = Backoff(least=0.02, most=0.25), 0.0, 0.0
@@ -52,7 +60,7 @@ async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
         committed, started = node.committed.next(), time.perf_counter()
         positions = await feed.sequence(conn)
         failpoint("sequencer.sequenced")
-        if time.monotonic() - chained_at > CHAIN_SECONDS:
+        if is_chaining := time.monotonic() - chained_at > CHAIN_SECONDS:
             chained_at = time.monotonic()
             await _chain(node, conn)
         node.parts.works("sequencer")
@@ -62,7 +70,8 @@ async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
             backoff.reset()
             node.sequenced.wake()
         else:
-            await committed(backoff.pause())
+            seconds = backoff.pause()
+            await committed(node.commits.patience(seconds) if is_chaining else min(seconds, CHAIN_SECONDS))
 
 
 async def _chain(node: Node, conn: Connection) -> None:

@@ -145,8 +145,12 @@ async def run(node: Node, stop: asyncio.Event) -> None:
                     backoff=Backoff(least=0.1, most=LONGEST_RETRY_SECONDS),
                 )
             )
-        await pause(stop, LOOK_SECONDS)
+        if readers:  # of sinks that may be removed
+            await pause(stop, LOOK_SECONDS)
+        else:
+            await node.commits.pause(PART, stop, LOOK_SECONDS)
 
+    await node.commits.pause(PART, stop, 0.0)
     try:
         await supervision.keep_trying(node.parts, PART, step, stop)
     finally:

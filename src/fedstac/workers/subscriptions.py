@@ -34,7 +34,7 @@ from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import Subscriber, SubscriberEvent
 from fedstac.domain.webhook_answers import Consent, WebhookOutcome, WebhookVerdict, consent_of
 from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks, resolve
-from fedstac.runtime import supervision
+from fedstac.runtime import commits, supervision
 from fedstac.runtime.causes import Cause, cause_of
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import Backoff, pause
@@ -98,6 +98,9 @@ class WebhookSender:
     async def run(self, stop: asyncio.Event) -> None:
         """Send until `stop`. What is under way has a moment to end; the leases of the rest end with this."""
         self._stop = stop
+        first_event = self._node.sequenced.next()
+        if not self._node.commits.has_work(PART):
+            await first_event(commits.PATIENCE_SECONDS)
         idle = Backoff(least=LEAST_POLL_SECONDS, most=MOST_POLL_SECONDS)
 
         async def step() -> None:
@@ -107,8 +110,10 @@ class WebhookSender:
             if is_busy:
                 idle.reset()
                 await pause(stop, LEAST_POLL_SECONDS)  # what comes in the meantime is read together
-            else:
+            elif self._turns:  # whose leases are to be prolonged
                 await sequenced(idle.pause())
+            else:
+                await sequenced(self._node.commits.patience(idle.pause(), part=PART))
 
         async with self._hooks:
             try:

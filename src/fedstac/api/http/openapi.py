@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any, Final
 
@@ -77,23 +77,21 @@ class Example:
     answer: Any = None
 
 
-@dataclass(frozen=True, slots=True)
 class Description:
-    """A document that describes the node, as it is served."""
+    """A document that describes the node, as it is served. It is made when somebody first asks for it."""
 
-    body: bytes
-    etag: str
+    def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        self._make = make
 
-    @classmethod
-    def of(cls, capabilities: Iterable[Capability], *, title: str, version: str, base_url: str) -> Description:
-        """Return the description of the capabilities."""
-        return cls.from_document(document(capabilities, title=title, version=version, base_url=base_url))
+    @cached_property
+    def body(self) -> bytes:
+        """The document as JSON."""
+        return orjson.dumps(self._make())
 
-    @classmethod
-    def from_document(cls, content: Mapping[str, Any]) -> Description:
-        """Return a document as it is served."""
-        body = orjson.dumps(content)
-        return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+    @cached_property
+    def etag(self) -> str:
+        """The tag of this document alone."""
+        return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
 
 
 @cache

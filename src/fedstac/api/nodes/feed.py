@@ -57,7 +57,7 @@ async def get_events(call: Call) -> Response:
         if advance:  # over events that are left out: where many come, they are looked at in portions
             await pause(node.stopping, 0 if advance == feed.SCANNED else min(PORTION_SECONDS, seconds))
         else:
-            await sequenced(min(backoff.pause(), seconds))
+            await sequenced(min(node.commits.patience(backoff.pause()), seconds))
     return _answer(call, [positioned(entry) for entry in page.entries], after)
 
 

@@ -207,7 +207,7 @@ class EventStream(Response):
             elif self._until is not None and time.monotonic() >= self._until:
                 return
             else:
-                await sequenced(min(self._backoff.pause(), self._seconds_left()))
+                await sequenced(min(self._node.commits.patience(self._backoff.pause()), self._seconds_left()))
 
     async def _next_page(self) -> FeedSlice | None:
         """Read on and move the cursor. None while the database is away: the stream waits for it.

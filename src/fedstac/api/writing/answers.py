@@ -121,7 +121,7 @@ async def _final(node: Node, request: UUID, seconds: float) -> requests.Summary:
         remaining = deadline - time.monotonic()
         if summary.is_final or remaining <= 0 or node.stopping.is_set():
             return summary
-        await next_settled(min(backoff.pause(), remaining))
+        await next_settled(min(node.commits.patience(backoff.pause()), remaining))
 
 
 def _handle(call: Call, request: UUID, total: int, refused_items: int) -> Response:

@@ -20,6 +20,9 @@ MOST_REPORTED = 20  # troubles in one transaction
 ADD = "add"
 
 
+ANY_OPEN = "EXISTS (SELECT FROM fedstac.replica_announcement WHERE state IN ('queued', 'sent') AND state <> 'done')"
+
+
 async def lead(session: Connection) -> bool:
     """Return whether this session is the one that announces. The lock goes with the session."""
     return bool(await session.fetchval("SELECT pg_try_advisory_lock($1)", ANNOUNCER_LOCK))

@@ -40,6 +40,13 @@ class Worker:
     backend_start: datetime | None
 
 
+# Claims count as long as they are there: whose worker died are to be released.
+ANY_WORK = """(
+    EXISTS (SELECT FROM fedstac.replica_claim)
+    OR EXISTS (SELECT FROM fedstac.replica_dataset
+               WHERE state IN ('queued', 'transferring', 'waiting', 'checking')))"""
+
+
 async def enter(session: Connection, name: str) -> Worker:
     """Return the worker of a session, a connection of its own that is kept open as long as the worker lives."""
     row = await session.fetchrow("SELECT pid, backend_start FROM pg_stat_get_activity(pg_backend_pid())")

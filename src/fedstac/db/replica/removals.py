@@ -20,6 +20,9 @@ LONGEST_PAUSE_SECONDS = 600
 LOOKED_AT_ONCE = 100
 
 
+ANY_OPEN = "EXISTS (SELECT FROM fedstac.replica_removal WHERE state <> 'done')"
+
+
 @dataclass(frozen=True, slots=True)
 class NewRemoval:
     """What has to leave its place because of an event, whose place in the feed is (epoch, pos)."""
