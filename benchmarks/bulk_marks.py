@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +36,8 @@ KILLS = (0.2, 0.45, 0.7)  # of the work
 PROPERTY = "cmip6:variable_id"
 READ_PAUSE = 0.01  # seconds between the reads of one reader
 WARM_UP_SECONDS = 3.0
+RESTART_SECONDS = 10.0  # after a kill, in which the worker starts again
+Phase = tuple[str, float, float]  # what happened between two moments
 ONCE = """
     SELECT count(*), count(DISTINCT dataset), (SELECT count(*) FROM fedstac.deletion WHERE state = 'open'),
            (SELECT count(*) FROM fedstac.audit WHERE action = 'mark' AND outcome = 'marked'),
@@ -74,7 +76,7 @@ def run(*, count: int, seconds: float) -> None:
                 beside = _Figures.of(publisher, reader, partial(_mark, server, wish, worker))
                 marking_seconds = time.perf_counter() - since
                 processor = server.cpu() + worker.cpu() - processor
-            total, marked = beside.result, marked + beside.result
+            total, marked = beside.total, marked + beside.total
             _check(server, marked)
             published += publisher.count_of_items
             _report(alone, beside, "a steady publisher" if is_steady else "a saturating publisher", {
@@ -90,6 +92,7 @@ def _report(alone: _Figures, beside: _Figures, name: str, detail: dict[str, Any]
     rates = {"alone": round(alone.rate, 1), "beside": round(beside.rate, 1)}
     report.line(f"publishing, {name}, beside the marks", 100 * beside.rate / alone.rate, "% of its rate", detail=rates)
     latencies = {"alone_ms": round(alone.p99, 1), "beside_ms": round(beside.p99, 1)}
+    latencies |= {f"{phase}_ms": round(p99, 1) for phase, p99 in beside.p99_by_phase().items()}
     report.line(f"p99 of reads beside the marks and {name}", beside.p99 / alone.p99, "times", detail=latencies)
 
 
@@ -137,10 +140,12 @@ def _preview(server: Server, wish: dict[str, Any]) -> tuple[float, dict[str, Any
     return (time.perf_counter() - since) * 1000, preview
 
 
-def _mark(server: Server, wish: dict[str, Any], worker: _Worker) -> int:
-    """Mark the datasets, and kill the worker on the way. Return how many they are."""
+def _mark(server: Server, wish: dict[str, Any], worker: _Worker) -> tuple[int, list[Phase]]:
+    """Mark the datasets, and kill the worker on the way. Return how many they are, and what happened when."""
+    since = time.perf_counter()
     _, preview = _preview(server, wish)
     job = server.ask("POST", "/bulk", {**wish, "digest": preview["digest"]})
+    phases = [("preview", since, time.perf_counter())]
     kills = [share * job["total"] for share in KILLS]
     while not job["finished"]:
         time.sleep(0.1)
@@ -148,9 +153,10 @@ def _mark(server: Server, wish: dict[str, Any], worker: _Worker) -> int:
         if kills and job["total"] - job["counts"]["waiting"] >= kills[0]:
             kills.pop(0)
             worker.kill()
+            phases.append(("restarts", time.perf_counter(), time.perf_counter() + RESTART_SECONDS))
     if kills or job["counts"]["done"] != job["total"]:
         raise RuntimeError(f"{job['counts']}, and {len(kills)} kills did not come")
-    return int(job["total"])
+    return int(job["total"]), phases
 
 
 def _check(server: Server, total: int) -> None:
@@ -251,7 +257,7 @@ class _Reader:
         paths = [f"{ITEMS_PATH}?limit=10", f"/search?collections={COLLECTION}&limit=1", f"/collections/{COLLECTION}"]
         paths += [f"/search?ids={item['id']}" for item in items]
         self._requests = [load.request(server.address, "GET", path) for path in paths]
-        self.latencies: list[float] = []
+        self.latencies: list[tuple[float, float]] = []  # when a read ended, and its seconds
         self._thread = threading.Thread(target=self._run)
 
     @classmethod
@@ -269,23 +275,42 @@ class _Reader:
         for request in itertools.cycle(self._requests):
             if self._stop.is_set():
                 return
-            self.latencies += load.replay(self._server.address, [request], connections=1).latencies
+            answers = load.replay(self._server.address, [request], connections=1)
+            self.latencies += [(time.perf_counter(), seconds) for seconds in answers.latencies]
             time.sleep(READ_PAUSE)
 
 
 class _Figures:
-    """The rate of publishing and the p99 of reads while something runs."""
+    """The rate of publishing and the latencies of reads while something runs."""
 
-    def __init__(self, rate: float, p99: float, result: int) -> None:
-        self.rate, self.p99, self.result = rate, p99, result
+    def __init__(self, rate: float, latencies: Sequence[tuple[float, float]], total: int, phases: Sequence[Phase]):
+        self.rate, self.total = rate, total
+        self._latencies, self._phases = latencies, phases
 
     @classmethod
-    def of(cls, publisher: _Publisher, reader: _Reader, work: Callable[[], int | None]) -> _Figures:
+    def of(cls, publisher: _Publisher, reader: _Reader, work: Callable[[], tuple[int, list[Phase]] | None]) -> _Figures:
         """Measure while `work` runs, and keep what it returns."""
         count, first, since = publisher.count(), len(reader.latencies), time.perf_counter()
-        result = work() or 0
+        total, phases = work() or (0, [])
         seconds = time.perf_counter() - since
-        latencies: Sequence[float] = sorted(reader.latencies[first:])
-        figures = cls((publisher.count() - count) / seconds, latencies[int(len(latencies) * 0.99)] * 1000, result)
-        say(json.dumps({"published/s": figures.rate, "p99 ms": figures.p99, "reads": len(latencies)}))
+        figures = cls((publisher.count() - count) / seconds, reader.latencies[first:], total, phases)
+        say(json.dumps({"published/s": figures.rate, "p99 ms": figures.p99, "reads": len(figures._latencies)}))
         return figures
+
+    @property
+    def p99(self) -> float:
+        """The p99 of all reads, in milliseconds."""
+        return _p99(seconds for _, seconds in self._latencies)
+
+    def p99_by_phase(self) -> dict[str, float]:
+        """Return the p99 of the reads that touch each phase, and of the rest, in milliseconds."""
+        names: dict[str, list[float]] = {}
+        for end, seconds in self._latencies:
+            phase = next((name for name, first, last in self._phases if first < end < last + seconds), "rest")
+            names.setdefault(phase, []).append(seconds)
+        return {name: _p99(latencies) for name, latencies in names.items()}
+
+
+def _p99(latencies: Iterable[float]) -> float:
+    in_order = sorted(latencies)
+    return in_order[int(len(in_order) * 0.99)] * 1000 if in_order else 0.0
