@@ -49,7 +49,7 @@ async def ends_of(dsn: str, *words: str) -> list[int]:
 async def _work(dsn: str) -> None:
     async with bootstrap.node(Settings(dsn=dsn, node="west", _env_file=None)) as node, node.pool.acquire() as conn:
         await _lead(conn)
-        while await _step(node, conn) or await queue.are_waiting(conn):
+        while await _step(node, conn) or await queue.longest_wait(conn) is not None:
             pass
 
 

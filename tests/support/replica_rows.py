@@ -29,17 +29,19 @@ async def add_dataset(
         }  # fmt: skip
         rows.append((asset, f"data/{id}/{name}", len(content(name)), checksum(name)))
     document = {"type": "Feature", "id": id, "collection": "data", "properties": {}, "assets": assets}
-    n = await conn.fetchval(
-        """INSERT INTO fedstac.replica_dataset (origin, collection, id, lineage, epoch, seq, pos, event_state, latest,
-                  document, size, files, action, rule, priority, "check", state)
-           VALUES ('west', 'data', $1, $1, 1, 1, 1, 'published', true, $2, $3, $4, 'replicate', 'all', $5, $6, 'queued')
-           RETURNING n""",
-        id, orjson.dumps(document).decode(), sum(row[2] for row in rows), len(rows), priority, check,
-    )  # fmt: skip
-    await conn.executemany(
-        "INSERT INTO fedstac.replica_file (n, asset, path, size, checksum) VALUES ($1, $2, $3, $4, $5)",
-        [(n, *row) for row in rows],
-    )
+    async with conn.transaction():  # a dataset without files would be complete at once
+        n = await conn.fetchval(
+            """INSERT INTO fedstac.replica_dataset (origin, collection, id, lineage, epoch, seq, pos, event_state,
+                      latest, document, size, files, action, rule, priority, "check", state)
+               VALUES ('west', 'data', $1, $1, 1, 1, 1, 'published', true, $2, $3, $4, 'replicate', 'all', $5, $6,
+                       'queued')
+               RETURNING n""",
+            id, orjson.dumps(document).decode(), sum(row[2] for row in rows), len(rows), priority, check,
+        )  # fmt: skip
+        await conn.executemany(
+            "INSERT INTO fedstac.replica_file (n, asset, path, size, checksum) VALUES ($1, $2, $3, $4, $5)",
+            [(n, *row) for row in rows],
+        )
     return int(n)
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fedstac.bootstrap import Node
-from fedstac.db import bulks, connections
+from fedstac.db import bulks, connections, queue
 from fedstac.db.bulks import Bulk
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
@@ -78,3 +78,18 @@ async def test_what_changed_nothing_may_be_asked_for_again(node: Node, conn: Con
     assert again.digest == refused.digest
     assert (await end_of(node, conn, again)).status == "rejected"
     assert await bulks.asked_before(conn, "anna", marked.digest) is not None
+
+
+async def test_a_change_takes_less_of_the_time_the_longer_publications_wait(node: Node, conn: Connection) -> None:
+    nobody_waits = await queue.longest_wait(conn)
+    await writing.submit(conn, *sample.items(3, start=10))
+    just_now = await queue.longest_wait(conn)
+    await conn.execute("UPDATE fedstac.request SET created = created - interval '1 minute'")
+    for_long = await queue.longest_wait(conn)
+    assert nobody_waits is None
+    assert just_now is not None
+    assert for_long is not None
+    assert 60 <= for_long < just_now + 120
+    shares = [bulk_changes.share_beside(seconds) for seconds in (nobody_waits, 0.1, for_long)]
+    assert shares == sorted(shares, reverse=True)
+    assert len(set(shares)) == len(shares)

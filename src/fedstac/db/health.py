@@ -9,6 +9,7 @@ import orjson
 from fedstac.db.connections import Connection
 from fedstac.db.feed import SEQUENCER_LOCK
 from fedstac.db.nodes import FOLLOWER_KEY, FOLLOWER_LOCK
+from fedstac.db.queue import LONGEST_WAIT
 from fedstac.db.sinks import SINK_LOCK
 
 LEAST_AHEAD = 3  # partitions of the outbox that are made and not yet written to
@@ -32,11 +33,7 @@ async def parts(conn: Connection) -> NodeParts:
         f"""WITH held AS MATERIALIZED (
                SELECT classid::bigint, objid::bigint, objsubid FROM pg_locks
                WHERE locktype = 'advisory' AND granted
-                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
-           oldest AS MATERIALIZED (
-               SELECT min(first.id) AS id FROM fedstac.shard s
-               CROSS JOIN LATERAL (SELECT id FROM fedstac.request_item i WHERE i.shard = s.n AND i.status = 'queued'
-                                   ORDER BY id LIMIT 1) first)
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
            SELECT EXISTS (SELECT FROM held WHERE classid << 32 | objid = $1 AND objsubid = 1) AS sequencer,
                   (SELECT coalesce(json_object_agg(consumer, origins), '{{}}') FROM (
                       SELECT c.consumer, json_object_agg(c.origin, EXISTS (
@@ -50,9 +47,7 @@ async def parts(conn: Connection) -> NodeParts:
                                       AND objid = hashtext(s.name)::bigint & 4294967295) THEN 'sending'
                        ELSE 'absent' END ORDER BY s.name), '{{}}') FROM fedstac.sink s) AS sinks,
                   EXISTS (SELECT FROM fedstac.shard WHERE token IS NOT NULL AND until > clock_timestamp()) AS working,
-                  (SELECT extract(epoch FROM clock_timestamp() - r.created)::float8
-                   FROM oldest o JOIN fedstac.request_item i ON i.id = o.id
-                   JOIN fedstac.request r ON r.id = i.request) AS waiting_seconds""",
+                  {LONGEST_WAIT} AS waiting_seconds""",
         SEQUENCER_LOCK, FOLLOWER_LOCK, SINK_LOCK,
     )  # fmt: skip
     assert row is not None

@@ -205,9 +205,19 @@ async def is_waiting(conn: Connection, lineage: str) -> bool:
 ANY_WAITING = "EXISTS (SELECT FROM fedstac.request_item WHERE status = 'queued')"
 
 
-async def are_waiting(conn: Connection) -> bool:
-    """Tell whether anything that was accepted is not final yet."""
-    return bool(await conn.fetchval(f"SELECT {ANY_WAITING}"))
+# For how many seconds the oldest of what was accepted has waited; NULL where nothing waits. It looks once at a shard.
+LONGEST_WAIT = """(
+    SELECT extract(epoch FROM clock_timestamp() - r.created)::float8
+    FROM (SELECT min(first.id) AS id FROM fedstac.shard s
+          CROSS JOIN LATERAL (SELECT id FROM fedstac.request_item i WHERE i.shard = s.n AND i.status = 'queued'
+                              ORDER BY id LIMIT 1) first) oldest
+    JOIN fedstac.request_item i ON i.id = oldest.id JOIN fedstac.request r ON r.id = i.request)"""
+
+
+async def longest_wait(conn: Connection) -> float | None:
+    """Return for how many seconds the oldest of what was accepted has waited; None where nothing waits."""
+    seconds: float | None = await conn.fetchval(f"SELECT {LONGEST_WAIT}")
+    return seconds
 
 
 async def read(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:

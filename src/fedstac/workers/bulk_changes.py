@@ -48,6 +48,8 @@ PART = 128  # datasets of a part: other work of this process waits no longer tha
 ALONE = 4  # attempts after which a dataset is tried alone
 ATTEMPTS = 5  # of a dataset, alone, after which it is given up
 SHARE, SHARE_BESIDE_OTHERS = 0.9, 0.8  # of the time, that parts take; less while publications wait
+SHARE_BEFORE_OTHERS = 0.5  # and less again while one has waited for longer than LONG_WAIT_SECONDS
+LONG_WAIT_SECONDS = 1.0
 LONGEST_PAUSE = 2.0
 EVERYWHERE = "*"  # in an audit row: of more than one collection
 DOCUMENT_GONE = Receipt(
@@ -237,9 +239,16 @@ async def work_off(node: Node, conn: Connection, stop: asyncio.Event) -> bool:
                 return True
             await _attempt(node, conn, job)
             seconds = time.perf_counter() - started
-            share = SHARE_BESIDE_OTHERS if await queue.are_waiting(conn) else SHARE
+            share = share_beside(await queue.longest_wait(conn))
             await pause(stop, supervision.rest_seconds(seconds, share))
     return is_leader
+
+
+def share_beside(waiting_seconds: float | None) -> float:
+    """Return the share of the time that parts take while the oldest publication waits for so long, or none does."""
+    if waiting_seconds is None:
+        return SHARE
+    return SHARE_BESIDE_OTHERS if waiting_seconds < LONG_WAIT_SECONDS else SHARE_BEFORE_OTHERS
 
 
 async def _attempt(node: Node, conn: Connection, job: Bulk) -> None:
