@@ -39,6 +39,10 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=("2k", "20k", "100k", "1m"), default="20k", help="of the corpus of `search`")
     parser.add_argument("--keep", action="store_true", help="of `search`: keep the results, and draw the plots again")
+    parser.add_argument(
+        "--alone", action="store_true",
+        help="of `search`: without the peer, whose searches take minutes in a large catalogue",
+    )  # fmt: skip
     parser.add_argument("--trials", type=int, default=200, help="of `race`")
     parser.add_argument(
         "--only", choices=("apply",), help="of `messaging`: nothing but an index node that begins with nothing"
@@ -96,7 +100,10 @@ def main() -> None:
         snapshots.run(count=2_000 if options.quick else options.items, rounds=rounds)
         return
     if options.benchmark == "search":
-        search.run(size=options.size, quick=options.quick, rounds=max(1, rounds), more=more, keep=options.keep)
+        search.run(
+            size=options.size, quick=options.quick, rounds=max(1, rounds), more=more, keep=options.keep,
+            alone=options.alone,
+        )  # fmt: skip
         return
     if options.benchmark != "read":
         layouts = ("inside", "beside") if options.workers == "both" else (options.workers,)

@@ -146,27 +146,32 @@ def measure(server: Server, requests: Sequence[bytes], seconds: float, into: Tim
     into.rates.append(load.replay(server.address, requests, connections=CONNECTIONS, seconds=seconds).rate)
 
 
-def agree(both_servers: Sequence[Server], operation: Operation) -> None:
-    """Compare what both servers find. RuntimeError unless it is as much."""
+def agree(all_servers: Sequence[Server], operation: Operation) -> None:
+    """Compare what the servers find. RuntimeError unless it is as much."""
     if operation.paths or operation.is_of_pages or not operation.has_peer:
         return
     bodies = operation.bodies[:: max(1, VARIANTS // 5)]
-    counts = [[len(server.ask("POST", "/search", body)["features"]) for body in bodies] for server in both_servers]
-    if counts[0] != counts[1]:
+    counts = [[len(server.ask("POST", "/search", body)["features"]) for body in bodies] for server in all_servers]
+    if counts[0] != counts[-1]:
         raise RuntimeError(f"{operation.name}: the servers do not agree: {counts}")
 
 
-def run(*, size: str, quick: bool, rounds: int, more: Mapping[str, str], keep: bool) -> None:
-    """Measure both servers in turn on the kept corpus of a size, which is made first where it is not there."""
+def run(*, size: str, quick: bool, rounds: int, more: Mapping[str, str], keep: bool, alone: bool = False) -> None:
+    """Measure both servers in turn on the kept corpus of a size, which is made first where it is not there.
+
+    alone: without the peer, on a corpus that is kept.
+    """
     count, seconds = corpus.SIZES[size], 0.2 if quick else 2.0
     with ExitStack() as stack:
         running, folder, is_kept = stack.enter_context(corpus.cluster(size))
-        peer = stack.enter_context(servers.peer(running, folder, is_kept=is_kept))
+        if alone and not is_kept:
+            raise SystemExit(f"no corpus of {size} is kept: run once without --alone, which loads it into both servers")
+        peer = () if alone else (stack.enter_context(servers.peer(running, folder, is_kept=is_kept)),)
         own = stack.enter_context(servers.fedstac(running, folder, more=more, is_kept=is_kept))
-        both_servers = [peer, own]
+        all_servers = [*peer, own]
         if not is_kept:
-            corpus.load(count, both_servers, running, folder)
-        measured = _measure_all(both_servers, seconds, rounds)
+            corpus.load(count, all_servers, running, folder)
+        measured = _measure_all(all_servers, seconds, rounds)
     results = {
         "size": count, "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "cores": os.cpu_count(),
         "machine": platform.machine(), "load_before": round(os.getloadavg()[0], 1), "rounds": rounds,
@@ -182,16 +187,16 @@ def run(*, size: str, quick: bool, rounds: int, more: Mapping[str, str], keep: b
     print_growth()
 
 
-def _measure_all(both_servers: Sequence[Server], seconds: float, rounds: int) -> dict[str, dict[str, Times]]:
+def _measure_all(all_servers: Sequence[Server], seconds: float, rounds: int) -> dict[str, dict[str, Times]]:
     measured: dict[str, dict[str, Times]] = {}
     works = operations()
     for work in works:
-        agree(both_servers, work)
+        agree(all_servers, work)
     requests = {
         (server.name, work.name): work.requests(server)
-        for server in both_servers for work in works if work.has_peer or server.name != "peer"
+        for server in all_servers for work in works if work.has_peer or server.name != "peer"
     }  # fmt: skip
-    for number, work, server in itertools.product(range(rounds + 1), works, both_servers):
+    for number, work, server in itertools.product(range(rounds + 1), works, all_servers):
         if (server.name, work.name) not in requests:
             continue
         times = Times()
