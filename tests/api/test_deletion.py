@@ -146,6 +146,9 @@ async def test_every_refusal_of_a_marked_dataset_has_the_address_of_its_deletion
     ):  # fmt: skip
         refusal = await act(west, action, body)
         assert (refusal.status_code, refusal.json().get("deletion")) == (409, address), (action, refusal.text)
+    changed = {**ITEM, "properties": {**ITEM["properties"], "title": "another"}}
+    refusal = await west.admin.put(PATH, json=changed)
+    assert (refusal.status_code, refusal.json().get("deletion")) == (409, address), refusal.text
     await act(west, "unmark")
     await act(west, "quarantine", {"reason": "x"})
     await west.admin.delete(PATH, headers={"Prefer": "wait=20"})
