@@ -242,7 +242,7 @@ async def test_results_come_in_pages_and_by_status(west: Api) -> None:
     url = f"/bulk/{ended['id']}/datasets"
     rejected = (await west.admin.get(f"{url}?status=rejected")).json()["datasets"]
     assert {each["id"] for each in rejected} == set(ids[:2])
-    assert {each["type"] for each in rejected} == {"conflict"}
+    assert {each["type"] for each in rejected} == {"marked-for-deletion"}
     seen: list[str] = []
     path: str | None = f"{url}?limit=2"
     while path:
