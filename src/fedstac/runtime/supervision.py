@@ -172,6 +172,28 @@ async def keep_trying(
             parts.works(name)
 
 
+class SendTrouble:
+    """Whether what a part sends is not taken just now: it is shown until it is, and tried again, each time later."""
+
+    def __init__(self, parts: Parts, sentences: Expected, *, most: float) -> None:
+        self._parts, self._sentences = parts, sentences
+        self._backoff = Backoff(least=0.5, most=most)
+        self.is_on = False
+
+    def begin(self, part: str, error: Exception) -> float:
+        """Show the trouble. Return the seconds after which to try again."""
+        self.is_on = True
+        self._parts.fails(part, error, self._sentences)
+        return self._backoff.pause()
+
+    def end(self, part: str) -> None:
+        """Show it no more."""
+        if self.is_on:
+            self.is_on = False
+            self._backoff.reset()
+            self._parts.works(part)
+
+
 async def keep_working(
     parts: Parts, name: str, step: Callable[[], Awaitable[float | None]], stop: asyncio.Event, *,
     commits: CommitWatch | None = None,

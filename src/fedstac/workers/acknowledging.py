@@ -13,7 +13,7 @@ from fedstac.domain import events
 from fedstac.domain.events import Cursor
 from fedstac.messaging.sources import SourceAway, SourceRefused
 from fedstac.runtime.metrics import ACKNOWLEDGEMENT_SECONDS
-from fedstac.runtime.wakeup import Backoff
+from fedstac.runtime.supervision import SendTrouble
 from fedstac.workers.pages import Handler
 
 EXCEPTIONS_AT_ONCE = 1000  # the origin takes 2 000
@@ -42,9 +42,8 @@ class Acknowledgements:
         self.acknowledged = events.START
         self.exceptions: list[dict[str, str]] = []  # not yet acknowledged
         self._acknowledger, self._part = acknowledger, part
-        self._is_refused = False  # the last one
         self._next_at = 0.0  # not before; by time.monotonic
-        self._refusals = Backoff(least=0.5, most=LONGEST_RETRY_SECONDS)
+        self._trouble = SendTrouble(node.parts, UNACKNOWLEDGED, most=LONGEST_RETRY_SECONDS)
 
     def begin(self, exceptions: Sequence[dict[str, str]]) -> None:
         """Begin anew, at once, with the exceptions that are stored."""
@@ -76,10 +75,6 @@ class Acknowledgements:
                     await self._acknowledger.acknowledge(through, exceptions, consumer=consumer)
                 self.acknowledged, self.exceptions = through, self.exceptions[EXCEPTIONS_AT_ONCE:]
         except (SourceAway, SourceRefused) as error:
-            self._is_refused, self._next_at = True, time.monotonic() + self._refusals.pause()
-            self.node.parts.fails(self._part, error, UNACKNOWLEDGED)
+            self._next_at = time.monotonic() + self._trouble.begin(self._part, error)
             return
-        if self._is_refused:
-            self._is_refused = False
-            self._refusals.reset()
-            self.node.parts.works(self._part)
+        self._trouble.end(self._part)

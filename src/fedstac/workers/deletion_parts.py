@@ -27,7 +27,7 @@ from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import RawEvent, SourceAway, SourceRefused
 from fedstac.messaging.statuses import StatusSender
 from fedstac.runtime.failpoints import failpoint
-from fedstac.runtime.wakeup import Backoff
+from fedstac.runtime.supervision import SendTrouble
 
 AT_ONCE, MOST_BATCHES = 250, 40  # reports of one request; requests before events are looked for again
 LOOK_SECONDS, SOON_SECONDS = 1.0, 60.0
@@ -139,8 +139,7 @@ class PartReporter:
         self._name = nodes.reporter(node.settings.node, consumer)
         self._look_at = self._settle_at = 0.0
         self.is_waiting = False  # the origin is asked soon whether it has what it was sent
-        self._is_refused = False
-        self._refusals = Backoff(least=0.5, most=LONGEST_RETRY_SECONDS)
+        self._trouble = SendTrouble(node.parts, UNREPORTED, most=LONGEST_RETRY_SECONDS)
 
     async def report(self, origin_name: str, acknowledged: Cursor, *, part: str, at_once: bool = False) -> None:
         """Send the reports that are due, once in a while; what the origin does not take is tried again.
@@ -149,7 +148,7 @@ class PartReporter:
         applied just now.
         """
         now = time.monotonic()
-        if now < self._look_at and (self._is_refused or not at_once):
+        if now < self._look_at and (self._trouble.is_on or not at_once):
             return
         self._look_at = now + LOOK_SECONDS
         if self._consumer == nodes.REPLICA and now >= self._settle_at:
@@ -162,13 +161,9 @@ class PartReporter:
                 async with self._node.pool.acquire() as conn:
                     self.is_waiting = await own_reports.are_soon_due(conn, self._consumer, origin_name, SOON_SECONDS)
         except (SourceAway, SourceRefused) as error:
-            self._is_refused, self._look_at = True, time.monotonic() + self._refusals.pause()
-            self._node.parts.fails(part, error, UNREPORTED)
+            self._look_at = time.monotonic() + self._trouble.begin(part, error)
             return
-        if self._is_refused:
-            self._is_refused = False
-            self._refusals.reset()
-            self._node.parts.works(part)
+        self._trouble.end(part)
 
     async def _settle(self, origin_name: str) -> None:
         """Find out which parts of a replica node are done; where very many are open, less often."""
