@@ -32,7 +32,9 @@ from fedstac.client import subscriptions as subscribing
 from fedstac.client.asynchronous import AsyncClient as AsyncClient
 from fedstac.client.paths import collection_path, item_path
 from fedstac.client.publishing import Publishing
-from fedstac.client.searching import CountsAnswer, Search, conditions_of
+from fedstac.client.searching import CountsAnswer as CountsAnswer
+from fedstac.client.searching import Search as Search
+from fedstac.client.searching import conditions_of
 from fedstac.client.transport import (
     JSON_BODY,
     LINES_BODY,
