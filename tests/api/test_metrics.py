@@ -145,6 +145,7 @@ async def test_a_sink_is_told_of_with_its_lag_and_its_dead_letters(api: Api, con
     new = sinks.NewSink(
         "archive", "https://archive.example/in", "cloudevents", "", required=False, private=False, after=0
     )
+    assert await sinks.lead(conn, "archive")  # the node's own relay stands by
     await sinks.add(conn, new, actor="ops")
     await sinks.fail(conn, "archive", "it does not answer")
     await conn.execute(
