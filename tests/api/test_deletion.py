@@ -149,6 +149,13 @@ async def test_every_refusal_of_a_marked_dataset_has_the_address_of_its_deletion
     changed = {**ITEM, "properties": {**ITEM["properties"], "title": "another"}}
     refusal = await west.admin.put(PATH, json=changed)
     assert (refusal.status_code, refusal.json().get("deletion")) == (409, address), refusal.text
+    refusal = await west.admin.post(ITEMS, json=changed, headers={"Prefer": "wait=20"})
+    assert (refusal.status_code, refusal.json().get("deletion")) == (409, address), refusal.text
+    [request, *_] = (await west.admin.get("/requests")).json()["requests"]
+    for path in (f"/requests/{request['id']}", f"/requests/{request['id']}/items"):
+        answer = (await west.admin.get(path)).json()
+        [result] = answer["problems"] if "problems" in answer else answer["items"]
+        assert (result["type"], result["deletion"]) == ("marked-for-deletion", address), answer
     await act(west, "unmark")
     await act(west, "quarantine", {"reason": "x"})
     await west.admin.delete(PATH, headers={"Prefer": "wait=20"})

@@ -310,8 +310,8 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     ),
     "RequestItem": _object(
         {"n": WHOLE, "id": TEXT, "status": _STATUS, "outcome": _OUTCOME, "type": TEXT, "detail": MAYBE_TEXT,
-         "findings": _list(_ref("Finding"))},
-        maybe=("type", "detail", "findings"),
+         "deletion": ADDRESS, "findings": _list(_ref("Finding"))},
+        maybe=("type", "detail", "deletion", "findings"),
     ),
     "RequestItems": _object({"items": _list(_ref("RequestItem")), "links": _LINKS}),
     "Requests": _object(

@@ -14,7 +14,7 @@ import orjson
 from fedstac.db.connections import Connection
 from fedstac.db.queue import findings_json, shard_of
 from fedstac.domain.documents import ItemTexts, TextSource
-from fedstac.domain.errors import Finding, Severity
+from fedstac.domain.errors import Finding, MarkedForDeletion, Severity
 from fedstac.domain.model import Outcome
 
 QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document", "prepared", "coded", "findings")
@@ -334,6 +334,7 @@ class StoredResult:
     detail: str | None
     findings: str | None  # JSON text
     finished: datetime | None
+    deletion: UUID | None = None  # that is open, of a dataset that is marked
 
     def findings_read(self) -> tuple[Finding, ...]:
         """Return the findings as values."""
@@ -356,10 +357,14 @@ async def last_identity(conn: Connection, submitter: str) -> str | None:
 async def results(conn: Connection, request: UUID, *, status: str | None, after: int, limit: int) -> list[StoredResult]:
     """Return items of a request after number `after`, of one status if given."""
     rows = await conn.fetch(
-        """SELECT n, dataset, status, outcome, problem, detail, findings::text AS findings, finished
-           FROM fedstac.request_item WHERE request = $1 AND n > $2 AND ($3::text IS NULL OR status = $3)
-           ORDER BY n LIMIT $4""",
-        request, after, status, limit,
+        """SELECT i.n, i.dataset, i.status, i.outcome, i.problem, i.detail, i.findings::text AS findings, i.finished,
+                  d.id AS deletion
+           FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
+           LEFT JOIN fedstac.deletion d ON i.problem = $5 AND d.state = 'open'
+                AND d.collection = r.collection AND d.dataset = i.dataset
+           WHERE i.request = $1 AND i.n > $2 AND ($3::text IS NULL OR i.status = $3)
+           ORDER BY i.n LIMIT $4""",
+        request, after, status, limit, MarkedForDeletion.name,
     )  # fmt: skip
     return [StoredResult(**dict(row)) for row in rows]
 

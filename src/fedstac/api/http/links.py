@@ -51,6 +51,10 @@ def request_url(base: str, request: object) -> str:
     return f"{base}/requests/{request}"
 
 
+def deletion_url(base: str, deletion: object) -> str:
+    return f"{base}/deletions/{deletion}"
+
+
 def entity_tag(item: ServedItem, digest: bytes, *, shows_files: bool = False) -> str:
     """Return the ETag of a dataset: its digest, and a digest of what else is served with it.
 

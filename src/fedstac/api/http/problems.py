@@ -23,6 +23,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from fedstac.api.call import services_of
+from fedstac.api.http import links
 from fedstac.domain import errors
 from fedstac.domain.errors import Finding, Problem
 from fedstac.runtime.causes import Cause, blames_nobody, cause_of, statement_of
@@ -75,7 +76,7 @@ def _members(problem: Problem, base_url: str) -> Mapping[str, object]:
     if isinstance(problem, errors.Misdirected) and problem.home:
         return {"home": {"node": problem.node, "href": problem.home}}
     if isinstance(problem, errors.MarkedForDeletion) and problem.deletion is not None:
-        return {"deletion": f"{base_url}/deletions/{problem.deletion}"}
+        return {"deletion": links.deletion_url(base_url, problem.deletion)}
     if isinstance(problem, errors.CollectionClosing) and problem.cascade is not None:
         return {"cascade": f"{base_url}/collections/{problem.collection}/cascade"}
     if isinstance(problem, errors.BulkChanged):

@@ -20,7 +20,14 @@ from fedstac.api.writing.admission import AcceptedRequest, EarlierRequest
 from fedstac.api.writing.requests import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import requests, search
-from fedstac.domain.errors import InternalError, Problem, RequestDoesNotExist, Unavailable, problems
+from fedstac.domain.errors import (
+    InternalError,
+    MarkedForDeletion,
+    Problem,
+    RequestDoesNotExist,
+    Unavailable,
+    problems,
+)
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Level
 from fedstac.runtime import budget
@@ -174,4 +181,7 @@ async def _shows_files(call: Call, item: search.ServedItem) -> bool:
 
 
 def _stored_problem(result: requests.StoredResult) -> Problem:
-    return PROBLEMS.get(result.problem or "", InternalError)(result.detail or "", findings=result.findings_read())
+    problem = PROBLEMS.get(result.problem or "", InternalError)(result.detail or "", findings=result.findings_read())
+    if isinstance(problem, MarkedForDeletion):
+        problem.deletion = result.deletion
+    return problem

@@ -60,7 +60,7 @@ async def get_request_items(call: Call) -> Response:
     url = links.request_url(call.base_url, summary.id) + "/items"
     filters = {"status": status} if status else {}
     more = {"limit": limit, "after": results[limit - 1].n, **filters} if len(results) > limit else None
-    body = {"items": [_item(result) for result in results[:limit]], "links": links.of_page(url, more)}
+    body = {"items": [_item(call.base_url, result) for result in results[:limit]], "links": links.of_page(url, more)}
     return no_store.answer(body)
 
 
@@ -123,7 +123,7 @@ async def request_document(conn: Connection, base: str, summary: requests.Summar
         **({"retry_of": str(summary.retry_of)} if summary.retry_of else {}),
         "position": summary.pos,
         "visible": [{"node": node, "since": rfc3339(at) if at else None} for node, at in nodes],
-        "problems": [_item(result) for result in problems[:20]],
+        "problems": [_item(base, result) for result in problems[:20]],
         "links": [
             {"rel": "self", "type": links.JSON, "href": url},
             {"rel": "items", "type": links.JSON, "href": url + "/items"},
@@ -131,10 +131,12 @@ async def request_document(conn: Connection, base: str, summary: requests.Summar
     }
 
 
-def _item(result: requests.StoredResult) -> dict[str, Any]:
+def _item(base: str, result: requests.StoredResult) -> dict[str, Any]:
     body: dict[str, Any] = {"n": result.n, "id": result.dataset, "status": result.status, "outcome": result.outcome}
     if result.problem:
         body |= {"type": result.problem, "detail": result.detail}
+    if result.deletion is not None:
+        body["deletion"] = links.deletion_url(base, result.deletion)
     if result.findings:
         body["findings"] = orjson.loads(result.findings)
     return body

@@ -10,7 +10,14 @@ import orjson
 
 from fedstac.domain import alternates, cascade, crosschecks, documents, events, policy, validation, versions
 from fedstac.domain.access import level_in_document, level_of_draft, warn_of_kept_level
-from fedstac.domain.actions.target import QueuedAction, Target, is_hidden, may_see_marked, resource_of_document
+from fedstac.domain.actions.target import (
+    QueuedAction,
+    Target,
+    is_hidden,
+    may_see_marked,
+    refusal_of_marked,
+    resource_of_document,
+)
 from fedstac.domain.difference import Effect, effect_of
 from fedstac.domain.documents import ACCESS
 from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, PreconditionFailed
@@ -148,7 +155,12 @@ class Publish:
             tells = (
                 record.state is State.RETRACTED or may_see_marked(self.target, self.principal, world)
             ) and not is_hidden(record, self.principal, world)  # fmt: skip
-            raise Conflict(f"{record.id} is {record.state}; {REMEDY}") if tells else id_was_used(record.id)
+            if not tells:
+                raise id_was_used(record.id)
+            is_marked = record.state is State.MARKED
+            raise (
+                refusal_of_marked(record, world) if is_marked else Conflict(f"{record.id} is {record.state}; {REMEDY}")
+            )
         if record.access is Level.PRIVATE:
             self._permit_stored(record, orjson.loads(record.document or "{}"), world)
         publication = self._at_level_of(record, world)
