@@ -148,12 +148,15 @@ async def scanning(root: Path, tmp_path: Path, *arguments: str) -> asyncio.subpr
     return await start("scan", str(root), *NODE, "--jobs", "1", *state, *arguments, folder=tmp_path)
 
 
-FILES = 25  # more than are read until a busy machine has sent a signal
+FILES = 8
+SIZE, ENDLESS = 100 << 20, 1 << 40  # bytes; nobody reads as much before a signal comes
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 async def test_a_run_that_is_stopped_goes_on_where_it_was(root: Path, tmp_path: Path, end: signal.Signals) -> None:
-    padded(root, FILES, 100 << 20)
+    padded(root, FILES, SIZE)
+    last = max(drs(root).iterdir())
+    os.truncate(last, ENDLESS)
     state, out = tmp_path / "state.sqlite", tmp_path / "items.ndjson"
     out.write_text("as it was\n")
     process = await scanning(root, tmp_path, "--out", str(out))
@@ -168,6 +171,7 @@ async def test_a_run_that_is_stopped_goes_on_where_it_was(root: Path, tmp_path: 
     remembered_paths = remembered(state)
     assert 3 <= remembered_paths < FILES
     await until(lambda: not any(is_running(pid) for pid in readers))
+    os.truncate(last, SIZE)
     process = await scanning(root, tmp_path, "--out", str(out), "-o", "ndjson")
     _, stderr = await process.communicate()
     assert process.returncode == 0
@@ -175,7 +179,7 @@ async def test_a_run_that_is_stopped_goes_on_where_it_was(root: Path, tmp_path: 
     assert (report["remembered"], report["read"], report["bytes_read"]) == (
         remembered_paths,
         FILES - remembered_paths,
-        (FILES - remembered_paths) * (100 << 20),
+        (FILES - remembered_paths) * SIZE,
     )
     [item] = [json.loads(line) for line in out.read_text().splitlines()]
     zeros = {f"1220{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in drs(root).iterdir()}
