@@ -357,13 +357,12 @@ async def last_identity(conn: Connection, submitter: str) -> str | None:
 async def results(conn: Connection, request: UUID, *, status: str | None, after: int, limit: int) -> list[StoredResult]:
     """Return items of a request after number `after`, of one status if given."""
     rows = await conn.fetch(
-        """SELECT i.n, i.dataset, i.status, i.outcome, i.problem, i.detail, i.findings::text AS findings, i.finished,
-                  d.id AS deletion
-           FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
-           LEFT JOIN fedstac.deletion d ON i.problem = $5 AND d.state = 'open'
-                AND d.collection = r.collection AND d.dataset = i.dataset
-           WHERE i.request = $1 AND i.n > $2 AND ($3::text IS NULL OR i.status = $3)
-           ORDER BY i.n LIMIT $4""",
+        """SELECT n, dataset, status, outcome, problem, detail, findings::text AS findings, finished,
+                  CASE WHEN problem = $5 THEN (
+                      SELECT d.id FROM fedstac.deletion d JOIN fedstac.request r ON r.collection = d.collection
+                      WHERE r.id = i.request AND d.dataset = i.dataset AND d.state = 'open') END AS deletion
+           FROM fedstac.request_item i WHERE request = $1 AND n > $2 AND ($3::text IS NULL OR status = $3)
+           ORDER BY n LIMIT $4""",
         request, after, status, limit, MarkedForDeletion.name,
     )  # fmt: skip
     return [StoredResult(**dict(row)) for row in rows]

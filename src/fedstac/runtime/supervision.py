@@ -201,9 +201,11 @@ async def keep_working(
     """Do the steps of a part until `stop`, as `keep_trying`, and leave others the rest of the time.
 
     The step returns the share of the time that such steps may take, or None where there was nothing to do: then the
-    next look comes LOOK_SECONDS later, or with `commits` once something waits for the part, and says nothing of whether
-    the part works.
+    next look comes LOOK_SECONDS later, and says nothing of whether the part works. With `commits` the part looks only
+    once something waits for it, the first time too.
     """
+    if commits is not None:
+        await commits.pause(name, stop, 0.0)
 
     async def work() -> bool:
         started = time.perf_counter()

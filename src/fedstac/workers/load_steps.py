@@ -38,7 +38,6 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         async with node.pool.acquire() as conn:
             return SHARE if await step(node, conn) else None
 
-    await node.commits.pause(PART, stop, 0.0)
     await supervision.keep_working(node.parts, PART, look, stop, commits=node.commits)
 
 
