@@ -152,14 +152,18 @@ async def keep_trying(
     step: Callable[[], Awaitable[object]],
     stop: asyncio.Event,
     *,
+    commits: CommitWatch | None = None,
     backoff: Backoff | None = None,
     expected: Expected = MappingProxyType({}),
 ) -> None:
     """Run a step of a part again and again until `stop`; after an error, with a pause that grows.
 
     The step waits by itself when it has nothing to do. It returns False when it did nothing that could have failed.
+    With `commits` the first step comes once something waits for the part.
     """
     backoff = backoff or Backoff(least=0.1, most=5.0)
+    if commits is not None:
+        await commits.pause(name, stop, 0.0)
     while not stop.is_set():
         try:
             outcome = await step()
@@ -204,8 +208,6 @@ async def keep_working(
     next look comes LOOK_SECONDS later, and says nothing of whether the part works. With `commits` the part looks only
     once something waits for it, the first time too.
     """
-    if commits is not None:
-        await commits.pause(name, stop, 0.0)
 
     async def work() -> bool:
         started = time.perf_counter()
@@ -217,7 +219,7 @@ async def keep_working(
             await pause(stop, LOOK_SECONDS if share is None else rest_seconds(seconds, share))
         return share is not None
 
-    await keep_trying(parts, name, work, stop)
+    await keep_trying(parts, name, work, stop, commits=commits)
 
 
 def rest_seconds(seconds: float, share: float) -> float:

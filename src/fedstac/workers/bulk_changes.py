@@ -225,8 +225,7 @@ async def run(node: Node, stop: asyncio.Event) -> None:
             await node.commits.pause("bulk", stop, LOOK_SECONDS)
         return is_working
 
-    await node.commits.pause("bulk", stop, 0.0)
-    await supervision.keep_trying(node.parts, "bulk", step, stop)
+    await supervision.keep_trying(node.parts, "bulk", step, stop, commits=node.commits)
 
 
 async def work_off(node: Node, conn: Connection, stop: asyncio.Event) -> bool:

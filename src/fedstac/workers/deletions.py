@@ -50,8 +50,7 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         if not more:
             await node.commits.pause(PART, stop, LOOK_SECONDS)
 
-    await node.commits.pause(PART, stop, 0.0)
-    await supervision.keep_trying(node.parts, PART, look, stop)
+    await supervision.keep_trying(node.parts, PART, look, stop, commits=node.commits)
 
 
 async def step(node: Node, conn: Connection, watch: ScheduleWatch | None = None) -> bool:

@@ -81,9 +81,8 @@ async def run(node: Node, stop: asyncio.Event) -> None:
                 tasks[name] = asyncio.create_task(Relay(node, name).run(ending), name=f"relay {name}")
         await node.commits.pause("relay", stop, LOOK_SECONDS)
 
-    await node.commits.pause("relay", stop, 0.0)
     try:
-        await supervision.keep_trying(node.parts, "relay", look, stop)
+        await supervision.keep_trying(node.parts, "relay", look, stop, commits=node.commits)
     finally:
         ending.set()
         if tasks:

@@ -150,9 +150,8 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         else:
             await node.commits.pause(PART, stop, LOOK_SECONDS)
 
-    await node.commits.pause(PART, stop, 0.0)
     try:
-        await supervision.keep_trying(node.parts, PART, step, stop)
+        await supervision.keep_trying(node.parts, PART, step, stop, commits=node.commits)
     finally:
         for task in readers.values():
             task.cancel()
