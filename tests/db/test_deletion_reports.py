@@ -16,7 +16,7 @@ from fedstac.db import deletion_reports, deletions, nodes
 from fedstac.db.connections import Connection
 from fedstac.db.deletions import DeletionEnd
 from fedstac.db.status_topics import StatusSource
-from fedstac.domain import deletion
+from fedstac.domain import deletion, digests
 from fedstac.domain.deletion import DeletionState, Dependency, DependencyState
 from fedstac.domain.deletion_reports import DependencyReport, ReportResult
 from fedstac.messaging import statuses as messages
@@ -252,7 +252,7 @@ class StatusLog:
 @pytest.fixture
 async def topic(node: Node, conn: Connection) -> StatusLog:
     token = await nodes.issue_token(conn, "east", ["node:east"])
-    return StatusLog(node, messages.key_of(token))
+    return StatusLog(node, digests.of_token(token))
 
 
 async def test_an_old_report_in_a_topic_fulfils_no_new_duty(topic: StatusLog, conn: Connection) -> None:

@@ -11,11 +11,12 @@ import pytest
 
 from fedstac.db import nodes
 from fedstac.db.connections import Connection
+from fedstac.domain import digests
 from fedstac.domain.errors import BadRequest, MissingPermission
 from fedstac.domain.events import Cursor
 from fedstac.messaging import statuses
 from fedstac.messaging.sources.addresses import BrokerAddress
-from fedstac.messaging.statuses import StatusSender, key_of
+from fedstac.messaging.statuses import StatusSender
 from tests.messaging.journeys import HttpRoad, items, journey
 from tests.messaging.relaying import add_sink
 from tests.support.brokers import fresh_name
@@ -81,7 +82,7 @@ async def test_an_index_node_acknowledges_over_the_broker_and_a_forger_does_not(
         head = await trip.head()
         stranger = StatusSender(topic, node="east", token="guessed")
         await stranger.acknowledge(Cursor(head.epoch, head.pos), [])
-        own = {role: key_of(token) for role, token in api.tokens.items()}
+        own = {role: digests.of_token(token) for role, token in api.tokens.items()}
         forged: list[bytes] = [
             b"", b"hello", b"[]", b"\xff" * 100, orjson.dumps({"status": "{}", "hmac": "00"}),
             statuses.sign({**BODY, "node": "south"}, own["node:east"]),  # in another node's name
@@ -132,7 +133,7 @@ async def test_reports_on_deletions_come_by_the_topic_and_a_forger_reports_nothi
         answer = await api.admin.delete(f"/collections/CMIP6/items/{item['id']}", headers={"Prefer": "wait=20"})
         assert answer.status_code == 200, answer.text
         report = {"event_id": str(await conn.fetchval("SELECT event_id FROM fedstac.deletion")), "outcome": "ok"}
-        own = {role: key_of(token) for role, token in api.tokens.items()}
+        own = {role: digests.of_token(token) for role, token in api.tokens.items()}
         body = {**BODY, "through": 0}
         forged = [
             statuses.sign({**body, "reports": [{**report, "name": "south"}]}, own["node:east"]),
@@ -176,7 +177,7 @@ def test_what_is_no_acknowledgement_is_not_read(value: bytes) -> None:
     lambda message: message | {"status": message["status"].replace('"through":1', '"through":2')},
 ])  # fmt: skip
 def test_a_signature_is_of_the_very_text(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    keys = [key_of("another"), key_of("own")]
+    keys = [digests.of_token("another"), digests.of_token("own")]
     message = orjson.loads(statuses.sign(BODY, keys[1]))
     statuses.read(orjson.dumps(message)).require(keys)
     with pytest.raises((BadRequest, MissingPermission)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
 import secrets
 import time
@@ -18,6 +16,7 @@ import httpx
 from fedstac.client import credentials
 from fedstac.client.credentials import Away, Login
 from fedstac.client.transport import LoginFailed, NoLogin, Transport
+from fedstac.domain import digests
 from fedstac.domain.addresses import is_safe
 
 DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
@@ -159,7 +158,7 @@ def _seconds(answer: dict[str, Any], name: str, default: float) -> float:
 
 def _by_browser(login: Login, endpoint: str, scope: str, show: Show, http: httpx.Client) -> dict[str, Any]:
     state, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
-    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    challenge = digests.challenge_of(verifier)
     with _Listener(("127.0.0.1", 0), state) as listener:
         back = f"http://127.0.0.1:{listener.server_address[1]}/callback"
         query = urlencode({

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import secrets
 from typing import Any
@@ -15,6 +14,7 @@ from starlette.responses import Response
 from fedstac.api.call import Call
 from fedstac.console import pages, visits
 from fedstac.console.visits import ConsolePlace, Visit
+from fedstac.domain import digests
 from fedstac.domain.errors import BadRequest, InvalidToken, MissingPermission, Problem, Unauthenticated
 from fedstac.identity.issuers import Issuer
 from fedstac.identity.oidc import MAX_TOKEN, CodeLogin, LoginTokens
@@ -64,7 +64,7 @@ async def get_start(visit: Visit) -> Response:
         "state": secrets.token_urlsafe(32), "nonce": secrets.token_urlsafe(32), "verifier": secrets.token_urlsafe(48),
         "next": place.return_path(call.query_params.get("next", "")), "issuer": issuer.issuer,
     }  # fmt: skip
-    challenge = base64.urlsafe_b64encode(hashlib.sha256(attempt["verifier"].encode()).digest()).rstrip(b"=").decode()
+    challenge = digests.challenge_of(attempt["verifier"])
     url = await call.services.principals.providers.authorization_url(
         _code_login(place, attempt), state=attempt["state"], challenge=challenge
     )

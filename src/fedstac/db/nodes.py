@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import orjson
 
 from fedstac.db import people, purging
 from fedstac.db.connections import Connection, Row
+from fedstac.domain import digests
 from fedstac.domain.events import Cursor
 from fedstac.domain.policy import DELETION_MANAGER, Principal
 
@@ -27,10 +27,6 @@ REPLICA = "replica"  # the consumer and the role of a replica node
 # each other.
 FOLLOWER_LOCK = 0x66656402
 FOLLOWER_KEY = f"CASE {{consumer}} WHEN '{INDEX}' THEN {{origin}} ELSE {{consumer}} || ' ' || {{origin}} END"
-
-
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
 
 
 def is_name(text: str) -> bool:
@@ -49,14 +45,14 @@ async def issue_token(
     token = token or "fst_" + secrets.token_urlsafe(32)
     await conn.execute(
         "INSERT INTO fedstac.token (hash, name, roles, expires) VALUES ($1, $2, $3, $4) ON CONFLICT (hash) DO NOTHING",
-        _hash(token), name, list(roles), expires,
+        digests.of_token(token), name, list(roles), expires,
     )  # fmt: skip
     return token
 
 
 async def principal(conn: Connection, token: str) -> Principal | None:
     """Return who holds a token, also one that has expired; None if nobody does."""
-    row = await conn.fetchrow("SELECT name, roles, expires FROM fedstac.token WHERE hash = $1", _hash(token))
+    row = await conn.fetchrow("SELECT name, roles, expires FROM fedstac.token WHERE hash = $1", digests.of_token(token))
     return Principal(row["name"], frozenset(row["roles"]), expires=row["expires"]) if row else None
 
 

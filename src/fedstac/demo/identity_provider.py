@@ -8,7 +8,6 @@ so it listens on 127.0.0.1 and nowhere else. What it has given out is in memory,
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import json
 import secrets
@@ -26,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from fedstac.domain import digests
 from fedstac.domain.addresses import is_safe
 from fedstac.workers import processes
 
@@ -258,10 +258,10 @@ class Provider:
 
     def _by_code(self, form: Mapping[str, str]) -> Grant | None:
         code = self.codes.pop(form.get("code", ""), None)
-        proof = base64.urlsafe_b64encode(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
+        proof = digests.challenge_of(form.get("code_verifier", ""))
         if code is None or code.ends < time.monotonic() or code.redirect_uri != form.get("redirect_uri"):
             return None
-        return code.grant if secrets.compare_digest(proof.rstrip(b"="), code.challenge.encode()) else None
+        return code.grant if secrets.compare_digest(proof.encode(), code.challenge.encode()) else None
 
     def _issue(self, grant: Grant) -> dict[str, Any]:
         """Return an access token (RFC 9068), an ID token (OpenID Connect Core 1.0, section 2), a refresh token."""

@@ -6,7 +6,6 @@ While a provider is away, keys that were fetched before go on working for a day.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ import httpx
 from joserfc import jwk
 from joserfc.errors import JoseError
 
-from fedstac.domain import strict_json
+from fedstac.domain import digests, strict_json
 from fedstac.domain.errors import MalformedJson
 
 MAX_ANSWER = 1 << 20  # bytes of any answer of a provider's
@@ -153,7 +152,7 @@ class Introspections:
         self, token: str, ask: Callable[[str], Awaitable[Mapping[str, Any] | None]]
     ) -> Mapping[str, Any] | None:
         """Return the claims that `ask` answers, or answered a moment ago; None for a token that is not active."""
-        name = hashlib.sha256(token.encode()).digest()
+        name = digests.of_token(token)
         answer = self._answers.get(name)
         if answer and answer[0] > time.monotonic():
             return answer[1]

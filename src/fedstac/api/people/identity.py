@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,6 +13,7 @@ from starlette.datastructures import Headers
 from fedstac.bootstrap import Node
 from fedstac.db import nodes, own_groups, people
 from fedstac.db.connections import Connection
+from fedstac.domain import digests
 from fedstac.domain.errors import InvalidToken, Unauthenticated
 from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import ADMIN, Principal
@@ -61,7 +61,7 @@ class Principals:
 
         The Problems of Providers.identify for a token that is refused.
         """
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = digests.of_token(token)
         entry = self._recent.get(digest)
         if entry and entry[0] > time.monotonic():
             return entry[1]

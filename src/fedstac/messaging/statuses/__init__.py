@@ -16,6 +16,7 @@ from typing import Protocol, Self
 
 import orjson
 
+from fedstac.domain import digests
 from fedstac.domain.errors import BadRequest, MissingPermission
 from fedstac.domain.events import Cursor
 from fedstac.messaging.sources.addresses import BrokerAddress
@@ -68,11 +69,6 @@ def open_topic(address: BrokerAddress) -> StatusTopic:
 # --- messages ---
 
 
-def key_of(token: str) -> bytes:
-    """Return what a node signs with: the publishing node keeps the same of each token."""
-    return hashlib.sha256(token.encode()).digest()
-
-
 def sign(body: Mapping[str, object], key: bytes) -> bytes:
     """Return the message of an acknowledgement; its body names the node."""
     text = orjson.dumps(body)
@@ -114,7 +110,7 @@ class StatusSender:
     """Acknowledges over a topic what Origin acknowledges over HTTP. `token`: this node's at the publishing node."""
 
     def __init__(self, topic: StatusTopic, *, node: str, token: str) -> None:
-        self._topic, self._node, self._key = topic, node, key_of(token)
+        self._topic, self._node, self._key = topic, node, digests.of_token(token)
 
     async def acknowledge(
         self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None,
