@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from fedstac import settings as environment
 from fedstac.api.call import Call
-from fedstac.api.http import links
+from fedstac.api.http import links, preconditions
 from fedstac.api.writing import intake
 from fedstac.bootstrap import Node
 from fedstac.domain import schemas
@@ -93,7 +93,7 @@ async def get_snapshot(call: Call) -> Response:
     etag = f'"{vocabulary.digest}"'
     lasting = A_WHILE if call.path_params["version"] == CURRENT else FOR_EVER
     headers = {"ETag": etag, "Cache-Control": lasting}
-    if etag in call.headers.get("if-none-match", ""):
+    if preconditions.is_unchanged(call.headers, etag):
         return Response(status_code=304, headers=headers)
     snapshot = _vocabularies(call).find(vocabulary.project, vocabulary.version)
     assert snapshot is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,7 +18,7 @@ from fedstac.api.writing import answers, changes
 from fedstac.api.writing.changes import DatasetAction
 from fedstac.api.writing.options import options_of
 from fedstac.console import pages, verbs
-from fedstac.console.pages import ConsolePage, PageQuery
+from fedstac.console.pages import ConsolePage, PageQuery, TaskResult
 from fedstac.console.visits import Visit
 from fedstac.db import collections
 from fedstac.domain.deletion import DeletionState
@@ -44,20 +44,6 @@ class DeletionTask(StrEnum):
     REMIND = "remind"
     UNMARK = "unmark"
     DELETE = "delete"
-
-
-@dataclass(frozen=True, slots=True)
-class TaskResult:
-    """What became of a task for one deletion: done, or the problem."""
-
-    id: UUID
-    dataset: str
-    problem: Problem | None = None
-    is_queued: bool = False
-
-    @property
-    def is_done(self) -> bool:
-        return self.problem is None and not self.is_queued
 
 
 # --- looking ---
@@ -153,8 +139,7 @@ async def post_task(visit: Visit) -> Response:
         for id, document in zip(ids, documents, strict=True)
     ]
     if len(results) > 1:
-        content = {"task": task, "results": results}
-        return pages.show(visit, ConsolePage("task_results.html", _as_json(results), content))
+        return pages.show_results(visit, task, results, folder=FOLDER, list_name="All deletions")
     if results[0].problem is not None:
         return await _task_page(visit, task, ids, name=name, reason=reason, problem=results[0].problem)
     outcome = "queued" if results[0].is_queued else task.value
@@ -164,7 +149,7 @@ async def post_task(visit: Visit) -> Response:
 async def _do(
     visit: Visit, task: DeletionTask, id: UUID, dataset: str, *, name: str, reason: str, deadline: float
 ) -> TaskResult:  # fmt: skip
-    call = visit.call
+    call, about = visit.call, {"id": str(id), "dataset": dataset}
     caller = manager.caller_of(call)
     is_queued, call.progress.is_accepted = False, False
     try:
@@ -179,8 +164,8 @@ async def _do(
                 is_queued = await _change(call, task, id, deadline)
     except Problem as problem:
         await pages.note_refusal(visit, problem)
-        return TaskResult(id, dataset, problem.without_trace())
-    return TaskResult(id, dataset, is_queued=is_queued)
+        return TaskResult(about, problem.without_trace())
+    return TaskResult(about, is_queued=is_queued)
 
 
 async def _change(call: Call, task: DeletionTask, id: UUID, deadline: float) -> bool:
@@ -192,14 +177,6 @@ async def _change(call: Call, task: DeletionTask, id: UUID, deadline: float) -> 
     change = DatasetAction(entry.collection, entry.dataset, task.value, body)
     outcome = await changes.accept(call.services, call.caller, change, options_of(waiting))
     return (await answers.answer(waiting, outcome)).status_code == 202
-
-
-def _as_json(results: Sequence[TaskResult]) -> dict[str, Any]:
-    return {"results": [
-        {"id": str(each.id), "dataset": each.dataset, "problem": each.problem.name if each.problem else None,
-         "detail": each.problem.detail if each.problem else None, "queued": each.is_queued}
-        for each in results
-    ]}  # fmt: skip
 
 
 def _ids(texts: Sequence[str]) -> list[UUID]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -106,7 +105,7 @@ def show(visit: Visit, page: ConsolePage) -> Response:
     if not page.live:
         return html(visit, page.template, content, status=page.status)
     inner = _templates().get_template(page.live).render(content)
-    tag = f'"{hashlib.sha256(inner.encode()).hexdigest()[:32]}"'
+    tag = preconditions.tag_of(inner.encode())
     if visit.is_poll and preconditions.is_unchanged(visit.call.headers, tag):
         return Response(status_code=304, headers={**HEADERS, "ETag": tag, "Cache-Control": KEEP})
     renewal = orjson.dumps({"If-None-Match": tag}).decode()
@@ -124,12 +123,9 @@ def html(visit: Visit, template: str, content: Mapping[str, object], *, status: 
 
 
 def _tagged(visit: Visit, body: bytes, media_type: str, *, status: int) -> Response:
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {**HEADERS, "Cache-Control": "no-store", "Vary": "Accept, Cookie, HX-Request"}
     if status == 200 and visit.call.method == "GET":
-        headers["ETag"] = tag
-        if preconditions.is_unchanged(visit.call.headers, tag):
-            return Response(status_code=304, headers=headers)
+        return preconditions.serve(visit.call.headers, body, media_type, headers)
     return Response(body, status, headers, media_type)
 
 
@@ -253,3 +249,35 @@ class PageQuery:
         values = {name: value for name, value in self.parameters.items() if name not in changes}
         values |= {name: str(value) for name, value in changes.items()}
         return "?" + urlencode({name: value for name, value in values.items() if value})
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What became of a task for one of several: it is done, it waits for its turn, or the problem.
+
+    about: what the task was for, as the JSON twin names it; its `dataset` is shown.
+    """
+
+    about: Mapping[str, str]
+    problem: Problem | None = None
+    is_queued: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        return self.problem is None and not self.is_queued
+
+    def as_json(self) -> dict[str, object]:
+        problem = self.problem
+        return {
+            **self.about, "problem": problem.name if problem else None, "detail": problem.detail if problem else None,
+            "queued": self.is_queued,
+        }  # fmt: skip
+
+
+def show_results(
+    visit: Visit, task: StrEnum, results: Sequence[TaskResult], *, folder: str, list_name: str
+) -> Response:  # fmt: skip
+    """Show what became of a task for each of several. folder: of the tab, with the list they were chosen in."""
+    document = {"results": [each.as_json() for each in results]}
+    content = {"task": task, "results": results, "folder": folder, "list_name": list_name}
+    return show(visit, ConsolePage("task_results.html", document, content))

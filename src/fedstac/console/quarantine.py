@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 from urllib.parse import urlencode
 
 from starlette.responses import Response
@@ -13,7 +12,7 @@ from starlette.responses import Response
 from fedstac.api.deletions import manager
 from fedstac.api.writing import changes
 from fedstac.console import pages, verbs
-from fedstac.console.pages import ConsolePage, PageQuery
+from fedstac.console.pages import ConsolePage, PageQuery, TaskResult
 from fedstac.console.visits import Visit
 from fedstac.db import collections
 from fedstac.domain.errors import BadRequest, Problem
@@ -51,19 +50,6 @@ class CaseDataset:
     def path_params(self) -> dict[str, str]:
         """Return its names in the paths of the API."""
         return {"collection_id": self.collection, "item_id": self.id}
-
-
-@dataclass(frozen=True, slots=True)
-class CaseResult:
-    """What became of a task for one dataset: done, or the problem."""
-
-    dataset: CaseDataset
-    problem: Problem | None = None
-    is_queued: bool = False
-
-    @property
-    def is_done(self) -> bool:
-        return self.problem is None and not self.is_queued
 
 
 async def get_list(visit: Visit) -> Response:
@@ -145,14 +131,14 @@ async def post_task(visit: Visit) -> Response:
     deadline = verbs.deadline()
     results = [await _do(visit, task, each, text, deadline=deadline) for each in datasets]
     if len(results) > 1:
-        content = {"task": task, "results": results}
-        return pages.show(visit, ConsolePage("quarantine_results.html", _as_json(results), content))
+        return pages.show_results(visit, task, results, folder=FOLDER, list_name="All cases")
     if results[0].problem is not None:
         return _task_page(visit, task, datasets, text=text, problem=results[0].problem)
     return _to_list(visit, "queued" if results[0].is_queued else task.value)
 
 
-async def _do(visit: Visit, task: CaseTask, dataset: CaseDataset, text: str, *, deadline: float) -> CaseResult:
+async def _do(visit: Visit, task: CaseTask, dataset: CaseDataset, text: str, *, deadline: float) -> TaskResult:
+    about = {"collection": dataset.collection, "dataset": dataset.id}
     visit.call.progress.is_accepted = False  # each is a change of its own
     try:
         match task:
@@ -168,17 +154,8 @@ async def _do(visit: Visit, task: CaseTask, dataset: CaseDataset, text: str, *, 
                 )  # fmt: skip
     except Problem as problem:
         await pages.note_refusal(visit, problem)
-        return CaseResult(dataset, problem.without_trace())
-    return CaseResult(dataset, is_queued=answer.is_queued)
-
-
-def _as_json(results: Sequence[CaseResult]) -> dict[str, Any]:
-    return {"results": [
-        {"collection": each.dataset.collection, "dataset": each.dataset.id,
-         "problem": each.problem.name if each.problem else None,
-         "detail": each.problem.detail if each.problem else None, "queued": each.is_queued}
-        for each in results
-    ]}  # fmt: skip
+        return TaskResult(about, problem.without_trace())
+    return TaskResult(about, is_queued=answer.is_queued)
 
 
 def _datasets(texts: Sequence[str]) -> list[CaseDataset]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import asyncapi, links, preconditions, problems
+from fedstac.api.http.openapi import Description
 from fedstac.domain import errors
 from fedstac.domain.errors import NotFound, Problem
 from fedstac.domain.events import EventFormat
@@ -60,10 +60,7 @@ QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")  # of a media type in Accept
 async def get_openapi(call: Call) -> Response:
     """Return the description of every route, as OpenAPI 3.1."""
     description = call.services.openapi
-    headers = {"ETag": description.etag, "Cache-Control": "no-cache"}
-    if preconditions.is_unchanged(call.headers, description.etag):
-        return Response(status_code=304, headers=headers)
-    return Response(description.body, media_type=links.OPENAPI, headers=headers)
+    return _describe(call, description, links.OPENAPI)
 
 
 async def get_asyncapi(call: Call) -> Response:
@@ -72,10 +69,12 @@ async def get_asyncapi(call: Call) -> Response:
     It refers to the JSON Schemas of the messages, which have addresses of their own, and to this document.
     """
     description = call.services.asyncapi
-    headers = {"ETag": description.etag, "Cache-Control": "no-cache"}
-    if preconditions.is_unchanged(call.headers, description.etag):
-        return Response(status_code=304, headers=headers)
-    return Response(description.body, media_type=links.ASYNCAPI, headers=headers)
+    return _describe(call, description, links.ASYNCAPI)
+
+
+def _describe(call: Call, description: Description, media_type: str) -> Response:
+    fresh = {"Cache-Control": "no-cache"}
+    return preconditions.serve(call.headers, description.body, media_type, fresh, tag=description.etag)
 
 
 async def get_message_schema(call: Call) -> Response:
@@ -100,10 +99,8 @@ async def get_asset(call: Call) -> Response:
     asset = assets().get(name)
     if asset is None:
         raise NotFound(f"the page /api.html has no file {name[:100]!r}; it has {', '.join(assets())}")
-    headers = {"ETag": asset.etag, "Cache-Control": "public, max-age=3600"}
-    if preconditions.is_unchanged(call.headers, asset.etag):
-        return Response(status_code=304, headers=headers)
-    return Response(asset.body, media_type=asset.media_type, headers=headers)
+    headers = {"Cache-Control": "public, max-age=3600"}
+    return preconditions.serve(call.headers, asset.body, asset.media_type, headers, tag=asset.etag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +120,7 @@ def assets() -> Mapping[str, Asset]:
     for name in MEDIA_TYPES:
         if (file := folder.joinpath(name)).is_file():
             bodies[name] = file.read_bytes()
-    return {
-        name: Asset(body, MEDIA_TYPES[name], f'"{hashlib.sha256(body).hexdigest()[:32]}"')
-        for name, body in bodies.items()
-    }
+    return {name: Asset(body, MEDIA_TYPES[name], preconditions.tag_of(body)) for name, body in bodies.items()}
 
 
 async def get_problems(call: Call) -> Response:

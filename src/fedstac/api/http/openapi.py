@@ -5,7 +5,6 @@ The examples are real: `tools/examples.py` records them from a node, and a test 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import orjson
 
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
+from fedstac.api.http import preconditions
 from fedstac.api.route import Access, Answer, Parameter, Route
 from fedstac.api.schemas import COMPONENTS, ref
 from fedstac.domain import errors
@@ -91,7 +91,7 @@ class Description:
     @cached_property
     def etag(self) -> str:
         """The tag of this document alone."""
-        return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
+        return preconditions.tag_of(self.body)
 
 
 @cache

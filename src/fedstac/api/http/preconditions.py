@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 
 from fedstac.domain.errors import BadRequest
 
@@ -25,6 +28,24 @@ def is_unchanged(headers: Headers, tag: str) -> bool:
     """Return whether If-None-Match names the entity tag: the reader has what would be served."""
     tags = {each.strip().removeprefix("W/") for each in headers.get("if-none-match", "").split(",")}
     return bool({tag, "*"} & tags)
+
+
+def tag_of(body: bytes) -> str:
+    """Return the entity tag of a body: it tells it from every other one."""
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def serve(
+    request: Headers, body: bytes, media_type: str, headers: Mapping[str, str], *, tag: str | None = None
+) -> Response:  # fmt: skip
+    """Answer with a body, or with 304 where the reader has it. Either has the headers, and the entity tag.
+
+    tag: of the body, where it is known.
+    """
+    headers = {**headers, "ETag": tag or tag_of(body)}
+    if is_unchanged(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=media_type)
 
 
 def wants_new(headers: Headers) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -109,11 +108,7 @@ async def get_queryables(call: Call) -> Response:
         "properties": schemas,
         "additionalProperties": True,
     })  # fmt: skip
-    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if preconditions.is_unchanged(call.headers, etag):
-        return Response(status_code=304, headers=headers)
-    return Response(body, headers=headers, media_type="application/schema+json")
+    return preconditions.serve(call.headers, body, "application/schema+json", {"Cache-Control": "no-cache"})
 
 
 async def get_item(call: Call) -> Response:
