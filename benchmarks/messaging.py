@@ -35,7 +35,6 @@ from fedstac.settings import Settings
 from fedstac.workers import processes, roles
 
 SEQUENCING, FEED, APPLY, DELAY_MS = 100_000, 10_000, 3_000, 200  # the limits
-SMALLEST_SHARE = 0.5  # of a broker's own producer, that a relay has to reach
 EAST = "east"
 PATIENCE = 300.0
 

@@ -29,8 +29,6 @@ from fedstac.workers import processes
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
-Sample = tuple[str, tuple[tuple[str, str], ...]]
-
 
 async def samples(api: Api, **labels: str) -> dict[str, float]:
     """Return the values whose labels include these, by name; of several, the sum."""

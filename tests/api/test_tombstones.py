@@ -14,14 +14,14 @@ from tests.support.nodes import Api
 
 Json = Any
 ITEMS = "/collections/CMIP6/items"
-DATASETS = list(sample.items(4, versions=1))
-FIRST, SECOND, THIRD, FOURTH = (str(item["id"]) for item in DATASETS)
+DATASETS = list(sample.items(3, versions=1))
+FIRST, SECOND, THIRD = (str(item["id"]) for item in DATASETS)
 WAIT = {"Prefer": "wait=20"}
 
 
 @pytest.fixture
 async def west(api: Api) -> Api:
-    """With four datasets."""
+    """With three datasets."""
     answer = await api.admin.post(ITEMS, json={"type": "FeatureCollection", "features": DATASETS})
     assert answer.json()["counts"]["done"] == len(DATASETS), answer.text
     return api

@@ -67,10 +67,16 @@ class Model:
         return {
             ("plain", f"thing-{n}") for n, dataset in enumerate(self.datasets)
             if dataset.is_published and any(
-                is_valid and who == subject and target.covers("plain", f"thing-{n}", f"plain/thing-{n}")
+                is_valid and who == subject and covers(target, n)
                 for (who, target), is_valid in self.grants.items()
             )
         }  # fmt: skip
+
+
+def covers(target: GrantTarget, n: int) -> bool:
+    """Tell whether a dataset is of the target of a grant."""
+    names = {GrantScope.DATASET: f"thing-{n}", GrantScope.LINEAGE: f"plain/thing-{n}", GrantScope.PROJECT: ""}
+    return target.collection == "plain" and target.name == names[target.scope]
 
 
 def target_of(n: int) -> Target:

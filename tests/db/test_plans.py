@@ -65,9 +65,6 @@ FEW = 1_100  # rows of a table that a statement may read for nothing; a count en
 LINEAGES = {lineage_key(n): "west" for n in range(5_000, 5_100)}
 DATASETS = [dataset_id(n) for n in range(10_000, 10_200)]
 LAST_REQUEST = request_id(large.REQUESTS - 1)  # of which everything is queued
-LAST_ITEM = large.DATASETS
-A_MOMENT = datetime(2020, 1, 2, tzinfo=UTC)
-RECENT = datetime(2020, 5, 18, tzinfo=UTC)
 CLAIM = Claim(UUID(int=1), tuple(range(queue.FEW)), 0)
 ITEMS = list(sample.items(50, versions=2))
 

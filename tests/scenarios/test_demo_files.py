@@ -69,7 +69,6 @@ def test_datasets_have_the_files_that_they_name(tmp_path: Path) -> None:
         assert listed[path]["href"] == f"http://127.0.0.1:9/{path}"
         assert listed[path]["file:size"] == target.stat().st_size
         assert listed[path]["file:checksum"] == "1220" + hashlib.sha256(target.read_bytes()).hexdigest()
-        assert files.checksum_of(target) == listed[path]["file:checksum"]
     for item in made:
         assert item["properties"]["size"] == sum(asset.get("file:size", 0) for asset in item["assets"].values())
     before = {path: target.stat().st_mtime_ns for path, target in present.items()}

@@ -191,7 +191,7 @@ def list_bulks(
     columns = ("bulk" + " " * 32, "action    ", "status   ", "datasets", "done", "since")
     with client_of(ctx, url, token) as client, terminal.Listing(form, columns) as listing:
         for job in client.bulks(limit=last):
-            since = job["created"][5:16].replace("T", " ")
+            since = terminal.moment(job["created"])
             cells = (job["id"], job["action"], job["status"], job["total"], job["counts"]["done"], since)
             listing.row(job, cells)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import orjson
 import typer
 
 from fedstac.cli import terminal
 from fedstac.cli.database import with_actor, with_database
 from fedstac.cli.options import Form, examples, form_of
-from fedstac.cli.terminal import Output, for_terminal, out, say
+from fedstac.cli.terminal import Output, say
 
 if TYPE_CHECKING:
     from fedstac.db.connections import Connection
@@ -46,14 +45,7 @@ def show(
     from fedstac.db import dead_letters
 
     whole = with_database(lambda conn: dead_letters.read(conn, id))
-    document = {**dead_letters.document_of(whole.letter), "event": orjson.loads(whole.event)}
-    if form_of(ctx, output) is not Output.TABLE:
-        terminal.dump(document)
-        return
-    for label, value in document.items():
-        if label != "event" and value is not None:
-            out(f"{label:<12}{for_terminal(str(value))}")
-    out(for_terminal(whole.event))
+    terminal.show_with_event(form_of(ctx, output), dead_letters.document_of(whole.letter), whole.event)
 
 
 @commands.command(epilog=examples("fedstac dead-letter redrive 17 18", codes=True))

@@ -35,7 +35,7 @@ def list_requests(
     ):
         for one in islice((each for each in client.requests() if only in ("", each.shown_status)), last or None):
             row = asdict(one)
-            listing.row(row, (one.id, one.shown_status, one.action, one.total, one.created[5:16].replace("T", " ")))
+            listing.row(row, (one.id, one.shown_status, one.action, one.total, terminal.moment(one.created)))
 
 
 @commands.command(epilog=examples("fedstac requests cancel 7c1f…", codes=True))

@@ -10,7 +10,7 @@ import typer
 from fedstac.cli import terminal
 from fedstac.cli.database import with_actor, with_database
 from fedstac.cli.options import Form, examples, form_of
-from fedstac.cli.terminal import Output, out, say
+from fedstac.cli.terminal import Output, say
 
 if TYPE_CHECKING:
     from fedstac.db.connections import Connection
@@ -42,20 +42,10 @@ def show(
     ctx: typer.Context, id: Annotated[int, typer.Argument(help="The id, as the list shows it.")], output: Form = None
 ) -> None:
     """Show one parked event with its whole text."""
-    import orjson
-
     from fedstac.db import parked
 
     whole = with_database(lambda conn: parked.read(conn, id))
-    document = {**parked.document_of(whole.row), "event": orjson.loads(whole.event)}
-    if form_of(ctx, output) is not Output.TABLE:
-        terminal.dump(document)
-        return
-    for name, value in document.items():
-        if name != "event":
-            out(terminal.for_terminal(f"{name:<12} {value}"))
-    for line in orjson.dumps(document["event"], option=orjson.OPT_INDENT_2).decode().splitlines():
-        out(terminal.for_terminal(line))
+    terminal.show_with_event(form_of(ctx, output), parked.document_of(whole.row), whole.event)
 
 
 @commands.command(epilog=examples("fedstac parked requeue 12 13", "fedstac parked requeue --all"))

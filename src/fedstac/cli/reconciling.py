@@ -218,7 +218,7 @@ def list_loads(
     columns = ("load" + " " * 32, "collection", "mode   ", "status    ", "stated", "since")
     with client_of(ctx, url, token) as client, terminal.Listing(form, columns) as listing:
         for load in client.loads(limit=last):
-            since = load["created"][5:16].replace("T", " ")
+            since = terminal.moment(load["created"])
             cells = (load["id"], load["collection"], load["mode"], load["status"], load["stated"], since)
             listing.row(load, cells)
 

@@ -154,6 +154,24 @@ def dump(value: object) -> None:
     sys.stdout.flush()
 
 
+def show_with_event(form: Output, document: Mapping[str, object], event: str) -> None:
+    """Show what is known of an event, and the event itself, a JSON text."""
+    content = orjson.loads(event)
+    if form is not Output.TABLE:
+        dump({**document, "event": content})
+        return
+    for name, value in document.items():
+        if value is not None:
+            out(for_terminal(f"{name:<12} {value}"))
+    for line in orjson.dumps(content, option=orjson.OPT_INDENT_2).decode().splitlines():
+        out(for_terminal(line))
+
+
+def moment(created: str) -> str:
+    """Return a moment of RFC 3339 as a column of a table has it: month, day and minute."""
+    return created[5:16].replace("T", " ")
+
+
 class Listing:
     """Rows as they come: a table, an array in `opening` and `closing`, or a line each."""
 

@@ -48,7 +48,6 @@ class Sink:
     sent: int
     sent_at: datetime | None
     paused_reason: str | None
-    paused_at: datetime | None
     lapsed_at: datetime | None
     errors: int
     failing_since: datetime | None
@@ -68,8 +67,8 @@ class Sink:
 
 
 COLUMNS = """name, address, format, key_template, required, private, secret, starts_after, epoch, pos, previous_pos,
-    identity, partitions, sent, sent_at, paused_reason, paused_at, lapsed_at, errors, failing_since, last_error,
-    version, created"""
+    identity, partitions, sent, sent_at, paused_reason, lapsed_at, errors, failing_since, last_error, version,
+    created"""
 
 
 def _sink(row: Row) -> Sink:

@@ -98,9 +98,3 @@ def _blocks(path: str, size: int) -> Iterator[bytes]:
     noise = hashlib.shake_256(path.encode()).digest(BLOCK - 8)
     for number in range(-(-size // BLOCK)):
         yield (number.to_bytes(8) + noise)[: size - number * BLOCK]
-
-
-def checksum_of(target: Path) -> str:
-    """Return the multihash of a file's bytes, as `file:checksum` has it."""
-    with target.open("rb") as file:
-        return SHA256 + hashlib.file_digest(file, "sha256").hexdigest()

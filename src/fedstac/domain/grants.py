@@ -127,11 +127,6 @@ class GrantTarget:
         """The dataset's id; None where the grant is for something else."""
         return self.name if self.scope is GrantScope.DATASET else None
 
-    def covers(self, collection: str, dataset: str, lineage: str) -> bool:
-        """Tell whether a dataset is of this target. lineage: its key."""
-        names = {GrantScope.DATASET: dataset, GrantScope.LINEAGE: lineage, GrantScope.PROJECT: ""}
-        return collection == self.collection and self.name == names[self.scope]
-
 
 @dataclass(frozen=True, slots=True)
 class AccessGrant:
@@ -156,11 +151,6 @@ class AccessGrant:
         if now < self.valid_from:
             return GrantStand.AHEAD
         return GrantStand.VALID if now < self.valid_until else GrantStand.EXPIRED
-
-    def opens(self, collection: str, dataset: str, lineage: str, state: State, now: datetime) -> bool:
-        """Tell whether it opens a dataset now. lineage: the key of the dataset's lineage."""
-        is_valid = self.stand(now) is GrantStand.VALID
-        return is_valid and state in OPENING and self.target.covers(collection, dataset, lineage)
 
 
 @dataclass(frozen=True, slots=True)

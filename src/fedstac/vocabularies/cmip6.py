@@ -53,7 +53,7 @@ def facts(files: Files, tables: Files | None) -> Facts:
         attributes["allowed_model_components"] = list(dict.fromkeys([*required, *further]))
     if tables is not None:
         collections |= _tables(tables)
-    return Facts("one JSON file a vocabulary", project, next(iter(versions), None), collections, templates=templates)
+    return Facts(project, next(iter(versions), None), collections, templates=templates)
 
 
 def _collection(terms: object, place: str) -> Collection:

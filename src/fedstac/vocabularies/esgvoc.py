@@ -46,7 +46,7 @@ def facts(files: Files, universe: Files | None) -> Facts:
     manifest = _mapping(files, MANIFEST) if MANIFEST in files.content else {}
     universe_manifest = _mapping(universe, MANIFEST) if MANIFEST in universe.content else {}
     return Facts(
-        layout="WCRP (esgvoc)", project=project, version=_text(manifest.get("cv_version")),
+        project=project, version=_text(manifest.get("cv_version")),
         terms={name: collection for name, collection in collections.items() if collection}, patterns=terms.patterns,
         properties=properties, assets=members,
         links=[_link(link, files) for link in catalog.get("link_properties", [])],

@@ -29,7 +29,6 @@ Collection = dict[str, Attributes]  # a vocabulary: each term with its attribute
 class Facts:
     """A published vocabulary."""
 
-    layout: str
     project: str
     version: str | None  # None: its publisher does not number it
     terms: Mapping[str, Collection]

@@ -81,7 +81,6 @@ class DeletionView:
 
     deletion: Deletion
     is_whole: bool
-    may_manage: bool = False
     history: Sequence[HistoryEntry] = ()
 
 
@@ -135,7 +134,7 @@ async def _visible(conn: Connection, caller: Caller, id: UUID, *, locking: bool 
     entry = await deletions.read(conn, id, locking=locking)
     if entry is not None:
         if caller.may(READING, _resource(entry)):
-            return DeletionView(entry, is_whole=True, may_manage=caller.may((Action.DELETIONS,), _resource(entry)))
+            return DeletionView(entry, is_whole=True)
         if any(is_of_node(each.name, caller.principal.node) for each in entry.dependencies):
             return DeletionView(entry, is_whole=False)
     raise NotFound(f"there is no deletion {id}; {SEE_LIST}")

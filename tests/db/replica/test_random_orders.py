@@ -144,7 +144,6 @@ class Outcome:
     """Where files may be in the end: all of them in one tier, or nowhere. entry: whether the origin has ours."""
 
     tier: str | None  # None: nowhere
-    must_be_here: bool
     entry: bool | None  # None: as it was
 
 
@@ -155,20 +154,20 @@ def strictest(*texts: str) -> str:
 def expected(dataset: Dataset) -> Outcome:
     event, decision = dataset.newest, dataset.decision
     if event.state is EventState.DELETED:
-        return Outcome(None, False, False)
+        return Outcome(None, False)
     data = "keep"
     if event.retraction is not None:
         data = strictest(str(event.retraction.get("data", "keep")), decision.on_retracted)
     if event.state in (EventState.MARKED, EventState.QUARANTINED):
-        return Outcome(None if data == "purge" else "restricted", False, None)
+        return Outcome(None if data == "purge" else "restricted", None)
     if event.state is EventState.RETRACTED:
         if data == "keep":
-            return Outcome("served", False, None)
-        return Outcome(None if data == "purge" else "restricted", False, False)
+            return Outcome("served", None)
+        return Outcome(None if data == "purge" else "restricted", False)
     if not event.latest and decision.on_superseded == "purge":
-        return Outcome(None, False, False)
+        return Outcome(None, False)
     tier = COLD if not event.latest and decision.on_superseded == "tier" else ""
-    return Outcome(tier, True, True)
+    return Outcome(tier, True)
 
 
 # --- the world around the replica node ---
