@@ -40,6 +40,7 @@ ROADS = ["http", "nats", pytest.param("kafka", marks=pytest.mark.kafka)]
 class Road(Protocol):
     """What brings the events of a publishing node to an index node."""
 
+    name: str
     feed: BrokerAddress | None
 
     async def build(self, origin: Connection) -> None:
@@ -58,6 +59,7 @@ class Road(Protocol):
 class HttpRoad:
     """The publishing node's own feed. Nobody can put anything into it, and what it loses nobody has."""
 
+    name = "http"
     feed: BrokerAddress | None = None
 
     async def build(self, origin: Connection) -> None:
@@ -84,6 +86,7 @@ class NatsRoad:
     """A stream of NATS."""
 
     server: NatsServer
+    name: str = "nats"
 
     def __post_init__(self) -> None:
         self._opening = nats_stream(self.server)
@@ -117,6 +120,7 @@ class KafkaRoad:
     """A topic of Kafka."""
 
     broker: KafkaBroker
+    name: str = "kafka"
 
     def __post_init__(self) -> None:
         self.topic = kafka_topic(self.broker)

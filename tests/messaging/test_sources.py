@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
@@ -13,9 +14,10 @@ from fedstac.db import invariants, parked
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded
 from fedstac.demo.brokers import NatsServer
-from tests.db.spoiling import SPOILS
+from fedstac.domain.events import Cursor
+from tests.db.spoiling import SPOILS, UNKNOWN_TYPE
 from tests.db.writing import titled
-from tests.messaging.journeys import BROKERS, ROADS, Json, Road, items, journey, road
+from tests.messaging.journeys import BROKERS, ROADS, Journey, Json, Road, items, journey, road
 from tests.support.nodes import Api
 from tests.support.waiting import until
 
@@ -113,48 +115,96 @@ async def test_while_the_broker_is_away_events_come_from_the_publishing_node(
 async def test_poison_of_every_kind_is_parked_delays_nobody_and_is_healed_by_a_later_event(
     api: Api, conn: Connection, owner: Connection, make_database: Callable[[], str], way: Road
 ) -> None:
-    everything = items(len(SPOILS) + 10)
-    poisoned, sound = everything[: len(SPOILS)], everything[len(SPOILS) :]
+    groups = range(0, len(SPOILS), 4)
+    everything = items(len(SPOILS) + len(groups) + 7)
+    poisoned, others = everything[: len(SPOILS)], everything[len(SPOILS) :]
+    sound, later, last = others[: len(groups)], others[len(groups) : -2], others[-2:]
+    harmless = SPOILS.index(UNKNOWN_TYPE)
     async with journey(api, make_database, way, snapshot_first=False) as trip:
-        await trip.publish(*poisoned)
-        await trip.publish(*sound[:5])
-        await spoil(owner, [item["id"] for item in poisoned])
+        for start, item in zip(groups, sound, strict=True):  # it comes behind some of the poison
+            await trip.publish(*poisoned[start : start + 4], item)
+        event_ids = await spoil(owner, [item["id"] for item in poisoned])
+        poison_ids = sorted(event_ids[:harmless] + event_ids[harmless + 1 :])
         await way.build(conn)
-        head = await trip.head()
-
-        async def all_is_sent() -> bool:
-            return not await conn.fetch("SELECT FROM fedstac.sink WHERE pos < $1", head.pos)
-
-        await until(all_is_sent)
-        litter = await way.litter()
-        await trip.publish(*sound[5:])
-        async with trip.following():
-            print(f"arrived after {await trip.arrive():.1f} s")
-            async with trip.east.pool.acquire() as here:
-                found = {row[0] for row in await here.fetch("SELECT id FROM fedstac.record")}
-                assert {item["id"] for item in sound} <= found
-
-                async def litter_is_parked() -> bool:
-                    return await here.fetchval(
-                        "SELECT count(*) = $1 FROM fedstac.parked_event WHERE outcome = 'rejected' AND seq = 0", litter
-                    ) is True  # fmt: skip
-
-                await until(litter_is_parked) if litter else None
-                rows = await parked.every(here)
-                assert len(rows) + len(found) >= len(everything) + litter
-                troubles_count = await here.fetchval("SELECT count(*) FROM fedstac.trouble WHERE kind = 'parked'")
-                assert troubles_count >= min(len(rows), parked.MOST_REPORTED)
-                await trip.publish(*(titled(item, f"mended {n}") for n, item in enumerate(poisoned)))
-                print(f"arrived after {await trip.arrive():.1f} s")
-                left = [row for row in await parked.every(here) if row.subject.startswith("CMIP6/CMIP6.")]
-                assert left == []
+        await until_all_is_sent(conn, await trip.head())
+        async with trip.following(), trip.east.pool.acquire() as here:
+            seconds = await trip.arrive()
+            print(f"{way.name}: {len(poison_ids)} kinds of poison; all others arrived after {seconds:.1f} s")
+            assert await shown_ids(here, poisoned) == [poisoned[harmless]["id"]]
+            assert await shown_ids(here, sound) == sorted(item["id"] for item in sound)
+            assert await parked_ids(here) == poison_ids
+            lags = [await lag_of(trip, here, item) for item in later]
+            print(f"{way.name}: with all of it parked another lineage was {max(lags):.2f} s behind at most")
+            litter = await way.litter()
+            lags = [await lag_of(trip, here, item) for item in last]
+            print(f"{way.name}: and behind {litter} messages that no relay wrote {max(lags):.2f} s at most")
+            await until_all_are_told(here, conn, len(poison_ids) + litter)
+            assert await parked_ids(here) == poison_ids
+            await trip.publish(*(titled(item, f"mended {n}") for n, item in enumerate(poisoned)))
+            print(f"{way.name}: healed after {await trip.arrive():.1f} s")
+            assert await parked_ids(here) == []
+            assert await shown_ids(here, poisoned) == sorted(item["id"] for item in poisoned)
         assert await trip.differences() == []
 
 
-async def spoil(owner: Connection, ids: list[str]) -> None:
-    """Spoil the stored event of each dataset in a way of its own."""
+async def until_all_is_sent(origin: Connection, head: Cursor) -> None:
+    """Wait until the sinks of a node have everything up to a place."""
+
+    async def is_sent() -> bool:
+        return not await origin.fetch("SELECT FROM fedstac.sink WHERE pos < $1", head.pos)
+
+    await until(is_sent)
+
+
+async def until_all_are_told(here: Connection, origin: Connection, count: int) -> None:
+    """Wait until so many events are parked, each told to the operators of both nodes, by its name or among others."""
+
+    async def are_told() -> bool:
+        rows = await parked.every(here)
+        exceptions = await origin.fetch("SELECT event_id FROM fedstac.node_exception WHERE node = 'east'")
+        troubles = await here.fetch("SELECT what FROM fedstac.trouble WHERE kind = 'parked'")
+        counts = [int(row["what"].split()[0]) for row in troubles if row["what"].endswith(" more")]
+        return (
+            len(rows) == count
+            and {row.event_id for row in rows} == {row["event_id"] for row in exceptions}
+            and len(troubles) - len(counts) + sum(counts) == count
+        )
+
+    await until(are_told)
+
+
+async def spoil(owner: Connection, ids: list[str]) -> list[str]:
+    """Spoil the stored event of each dataset in a way of its own. Return the ids of the events."""
+    event_ids = []
     await owner.execute("SET session_replication_role = replica")  # the log cannot be changed otherwise
     for id, change in zip(ids, SPOILS, strict=True):
         event: Json = orjson.loads(await owner.fetchval("SELECT event FROM fedstac.outbox WHERE dataset = $1", id))
+        event_ids.append(event["id"])
         change(event)
         await owner.execute("UPDATE fedstac.outbox SET event = $2 WHERE dataset = $1", id, orjson.dumps(event).decode())
+    return event_ids
+
+
+async def shown_ids(here: Connection, datasets: list[Json]) -> list[str]:
+    """Return those of the datasets that searches of an index node find."""
+    rows = await here.fetch(
+        "SELECT id FROM pgstac.items WHERE id = ANY ($1::text[])", [each["id"] for each in datasets]
+    )
+    return sorted(row["id"] for row in rows)
+
+
+async def parked_ids(here: Connection) -> list[str]:
+    """Return the ids of the events that are parked; messages that are no events are left out."""
+    return sorted(row.event_id for row in await parked.every(here) if row.seq or row.subject.startswith("CMIP6/CMIP6."))
+
+
+async def lag_of(trip: Journey, here: Connection, item: Json) -> float:
+    """Publish a dataset. Return the seconds from its commit until searches of the index node find it."""
+    start = time.monotonic()
+    await trip.publish(item)
+
+    async def is_shown() -> bool:
+        return await shown_ids(here, [item]) != []
+
+    await until(is_shown)
+    return time.monotonic() - start
