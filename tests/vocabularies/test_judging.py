@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from fedstac.domain import documents, events
 from fedstac.domain.events import CURRENT, DatasetEvent, VocabularyName
 from fedstac.domain.model import Record, State
 from fedstac.domain.vocabulary import name_of
+from fedstac.settings import folder
 from fedstac.vocabularies import judging
 from fedstac.vocabularies.checker import open_checker
 from fedstac.vocabularies.judging import EventBatch, JudgeLost, JudgeProcess, Objection
@@ -186,12 +188,36 @@ async def test_nobody_waits_for_the_judgement_of_another_page(beside: JudgeProce
 
 
 def test_the_process_ends_when_its_parent_has_gone() -> None:
-    with subprocess.Popen(judging.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(judging.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         assert judging._receive(child.stdout) is None  # it is ready
         child.stdin.close()
         assert child.wait(30) == 0
+
+
+JUDGES = """
+import sys
+from pathlib import Path
+from fedstac.vocabularies import judging
+from fedstac.vocabularies.checker import bare_checker
+from fedstac.vocabularies.registry import snapshot_of
+import orjson
+checker = bare_checker(Path(sys.argv[1]))
+checker.vocabularies.install(snapshot_of(Path(sys.argv[2]).read_bytes()))
+judgements = judging.judge(checker, judging.EventBatch("west", orjson.loads(sys.stdin.buffer.read()), {}))
+slow = sorted({"pydantic", "pystac", "numpy", "shapely"} & set(sys.modules))
+print([type(each).__name__ for each in judgements], slow)
+"""
+
+
+def test_what_judges_a_rectangle_starts_without_what_takes_long_to_import() -> None:
+    folders = str(folder("extensions")), str(folder("cv") / "CMIP6" / f"{VOCABULARY.version}.json")
+    events_text = orjson.dumps([event_of(item) for item in sample.items(2)])
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", JUDGES, *folders], input=events_text, capture_output=True, check=False
+    )
+    assert result.stdout.decode() == "['DatasetEvent', 'DatasetEvent'] []\n", result.stderr
 
 
 async def _ready(beside: JudgeProcess) -> None:

@@ -55,7 +55,7 @@ def vertices(geometry: Mapping[str, Any]) -> int:
 
 def complexity(geometry: Mapping[str, Any] | None) -> Iterator[Finding]:
     """Yield why a checked geometry would take too long to be prepared for searches. Only servers can tell."""
-    if geometry is None or geometry["type"] not in ("Polygon", "MultiPolygon"):
+    if geometry is None or geometry["type"] not in ("Polygon", "MultiPolygon") or _is_plain(geometry):
         return
     try:
         import shapely  # the server's

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jsonschema_rs
 
-from fedstac import settings as environment
 from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import VocabularyBroken
 from fedstac.vocabularies import extensions
@@ -28,13 +27,16 @@ class VocabularyChecker(Checker):
 
 def open_checker(folder: Path | None = None, *, pins: Mapping[str, str] | None = None) -> VocabularyChecker:
     """Return the rules, with the snapshots of cv/ (read when they are first needed)."""
-    return replace(bare_checker(), vocabularies=Vocabularies(shipped(folder or environment.folder("cv")), pins))
+    from fedstac import settings as environment  # most of the start of a process that only judges
+
+    checker = bare_checker(environment.folder("extensions"))
+    return replace(checker, vocabularies=Vocabularies(shipped(folder or environment.folder("cv")), pins))
 
 
-def bare_checker() -> VocabularyChecker:
-    """Return the rules without any vocabulary."""
+def bare_checker(folder: Path) -> VocabularyChecker:
+    """Return the rules without any vocabulary. `folder` is that of the extensions."""
     core, _ = stac_schemas()
-    return VocabularyChecker(core, extensions.item_validator(environment.folder("extensions")), Vocabularies())
+    return VocabularyChecker(core, extensions.item_validator(folder), Vocabularies())
 
 
 def shipped(folder: Path) -> list[Snapshot]:

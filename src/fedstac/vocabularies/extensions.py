@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,8 +51,11 @@ def shipped(folder: Path) -> dict[str, dict[str, Any]]:
 def core_schemas() -> Mapping[str, dict[str, Any]]:
     """Return the STAC 1.1.0 core schemas and GeoJSON's, by URI, from pystac's copies."""
     schemas = {}
-    root = resources.files("pystac.validation.jsonschemas")
-    for path in (*root.joinpath("stac-spec", "v1.1.0").iterdir(), *root.joinpath("geojson").iterdir()):
+    place = find_spec("pystac")  # it is not imported, which takes longer than all the rest
+    assert place is not None
+    assert place.origin is not None
+    root = Path(place.origin).parent / "validation" / "jsonschemas"
+    for path in (*(root / "stac-spec" / "v1.1.0").iterdir(), *(root / "geojson").iterdir()):
         if path.name.endswith(".json"):
             schema = json.loads(path.read_text())
             # by file name: the published common.json misspells its own $id

@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from operator import attrgetter
+from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 import orjson
@@ -40,8 +41,7 @@ IDLE_SECONDS: Final = 30.0  # without a page, after which the process ends
 END_SECONDS: Final = 2.0  # that it has to end, before it is killed
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a process that was lost is started again
 LENGTH_BYTES: Final = 8  # in front of each message
-# -P: nothing is imported from the folder in which the process runs
-COMMAND: Final = (sys.executable, "-P", "-c", "from fedstac.vocabularies.judging import main; main()")
+CODE: Final = "from fedstac.vocabularies.judging import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +219,16 @@ class JudgeProcess:
             _end(child)
 
 
+def command() -> tuple[str, ...]:
+    """Return what starts a process that judges."""
+    from fedstac.settings import folder  # only the parent: it takes a third of a start
+
+    # -P: nothing is imported from the folder in which the process runs
+    return (sys.executable, "-P", "-c", CODE, str(folder("extensions")))
+
+
 def _start() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+    return subprocess.Popen(command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -269,9 +277,8 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
     return data
 
 
-def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+def _serve(requests: IO[bytes], answers: IO[bytes], checker: VocabularyChecker) -> None:
     """Answer requests until there is none for IDLE_SECONDS, or the parent has gone."""
-    checker = bare_checker()
     _send(answers, None)  # ready
     while select.select([requests], [], [], IDLE_SECONDS)[0]:
         try:
@@ -284,10 +291,13 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def main() -> None:
-    """Judge for the parent: requests come by standard input, answers go to what standard output was."""
+    """Judge for the parent: requests come by standard input, answers go to what standard output was.
+
+    The argument is the folder of the extensions.
+    """
     tame_allocator()
     gc.set_threshold(100_000, 20, 20)  # as in every process of a node
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed is no answer
     with suppress(BrokenPipeError):  # the parent has gone
-        _serve(sys.stdin.buffer, answers)
+        _serve(sys.stdin.buffer, answers, bare_checker(Path(sys.argv[1])))
