@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -56,34 +56,41 @@ async def held_open(running: Federation, documents: list[dict[str, Any]]) -> Asy
             await conn.close()
 
 
-def commit_out_of_order(running: Federation) -> tuple[Publisher, set[str]]:
-    """Give places to events with high ids before those with lower ids are committed. Return the late datasets' ids."""
+def commit_out_of_order(running: Federation, settle: Callable[[], None]) -> tuple[Publisher, set[str]]:
+    """Give places to events with high ids before those with lower ids are committed. Return the late datasets' ids.
+
+    `settle` waits until what is committed so far has its places.
+    """
     early, late = fresh_items(1000)[:10], fresh_items(200)  # so far apart that no lineage is in both
     publisher = Publisher(running)
 
     async def publish() -> None:
         async with held_open(running, early):
             publisher.publish(late)
-            settle(running)
+            settle()
 
     asyncio.run(publish())
     return publisher, {str(document["id"]) for document in early}
 
 
 def test_events_that_commit_after_later_ones_are_not_lost(running: Federation) -> None:
-    publisher, late = commit_out_of_order(running)
+    publisher, late = commit_out_of_order(running, lambda: settle(running))
     settle(running)
     assert late <= set(values(running, "SELECT id FROM fedstac.record"))
     assert_nothing_lost(running, publisher)
 
 
 def test_a_sequencer_that_reads_on_from_the_last_id_is_caught(running: Federation) -> None:
-    """The last one here: what is lost stays lost."""
+    """The last one here: what is lost stays lost. Two of its own publications may commit out of order as well."""
+
+    def read_to_the_end() -> None:
+        wait_until(lambda: values(running, PUBLISHED) and values(running, READ_TO_THE_END))
+
     running.processes["sequencer"].kill()
     running.restart("sequencer", **failpoints.environment("naive-cursor"))
-    _, lost = commit_out_of_order(running)
+    _, lost = commit_out_of_order(running, read_to_the_end)
     Publisher(running).publish(fresh_items(100))  # and it goes on as if nothing were
-    wait_until(lambda: values(running, PUBLISHED) and values(running, READ_TO_THE_END))
+    read_to_the_end()
     missing = {difference.id for difference in differences(running, "east") if difference.kind == "missing here"}
-    assert lost == missing
+    assert lost <= missing
     assert {violation.name for violation in violations(running, "west")} & {"I2", "I5", "I6", "I8"}
