@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,43 @@ def test_pages_between_changes_are_those_of_a_sort(
                 assert before.tolist() == wanted[max(at - 1 + includes - count, 0) : at - 1 + includes][::-1]
             including = pager.page(selection, count, Anchor(place, includes=True))
             assert including.tolist() == wanted[at - 1 : at - 1 + count]
+
+
+@pytest.mark.parametrize("descending", [True, False])
+def test_a_walk_within_an_interval_finds_what_a_sort_does(descending: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "MANY", 10)
+    monkeypatch.setattr(orders, "STEP", 8)
+    draw = random.Random(7)
+    table, dictionaries = FacetTable(), Dictionaries()
+    dictionaries.place_collections({"one": 1}, [])
+    starts, keys = StartOrder(table), (OrderKey("datetime", descending),)
+    timestamp = {"op": "<", "args": [{"property": "datetime"}, {"timestamp": "2000-01-01T00:00:00.000008Z"}]}
+    searches: list[tuple[dict[str, Any], int | None, int]] = [
+        ({"datetime": "1999-12-31T23:59:59.999990Z/2000-01-01T00:00:00.000005Z"}, -10, 5),
+        ({"datetime": "../2000-01-01T00:00:00.000005Z"}, None, 5),
+        ({"datetime": "2000-01-01T00:00:00Z", "filter": timestamp}, 0, 0),
+        ({"filter": timestamp}, None, 7),
+    ]
+    for _ in range(20):
+        table.apply(tables.rows(draw.sample(range(400), 40), draw))
+        for conditions, first_end, last_start in searches:
+            searched = plan(conditions)
+            assert searched.starts[1] >= last_start
+            rows = {
+                n: {"n": n, "starts": int(table.column("starts")[n]), "shown": 1}
+                for n in range(table.length)
+                if table.column("shown")[n] and table.column("starts")[n] <= last_start
+                and (first_end is None or table.column("ends")[n] >= first_end)
+            }  # fmt: skip
+            evaluation = Evaluation(table, dictionaries, {}, {}, None)
+            pager = Pager(table, evaluation, starts, Order(keys))
+            wanted, at, anchor = in_order(rows, keys), 0, None
+            selection = evaluation.select(searched)
+            while len(page := pager.page(selection, 7, anchor, within=searched.starts)):
+                assert page.tolist() == wanted[at : at + 7]
+                at += len(page)
+                anchor = Anchor(pager.places(page)[-1])
+            assert at == len(wanted)
 
 
 def test_rows_that_are_sent_are_read_as_they_are() -> None:

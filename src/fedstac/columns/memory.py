@@ -22,6 +22,7 @@ from fedstac.columns.document_cache import DocumentCache
 from fedstac.columns.gate import Gate
 from fedstac.columns.order import Order, Pager, Place, StartOrder, order
 from fedstac.columns.plan import Plan, plan
+from fedstac.columns.row_cache import RowCache
 from fedstac.columns.selection import Evaluation, Selection
 from fedstac.columns.shown_values import ShownValues, ValuesByProperty
 from fedstac.columns.table import Array, CopyReader, FacetTable, Numbers, sent_rows
@@ -157,6 +158,7 @@ class FacetColumns:
         self.table = FacetTable()
         self.dictionaries = Dictionaries()
         self._starts = StartOrder(self.table)
+        self._row_cache = RowCache(self.table)
         self._snapshot: str | None = None
         self._history = ""
         self._places: tuple[int, int] | None = None
@@ -178,7 +180,7 @@ class FacetColumns:
     @property
     def bytes(self) -> int:
         """Return how much memory the columns have."""
-        return self.table.bytes + self._starts.bytes
+        return self.table.bytes + self._starts.bytes + self._row_cache.bytes
 
     async def keep_loaded(self, parts: Parts, stop: asyncio.Event) -> None:
         """Load what is not loaded, now and whenever it has to be loaded again. Report the looks that failed."""
@@ -338,6 +340,7 @@ class FacetColumns:
             if are_new:
                 self.dictionaries.place_collections(keys, slots)
                 self._places = places
+                self._row_cache.clear()
             for rows in pieces:
                 self.table.apply(rows)
                 numbers = rows["n"].tolist()
@@ -405,9 +408,8 @@ class FacetColumns:
             answer = KeptAnswer(meaning.changes, result)
             return CountAttempt(answer, selection, result)
 
-        values = sum(len(self.dictionaries.values_of(name)) for name in properties)
-        looks = self.table.length * len(properties) + values * LOOKS_OF_VALUE
-        attempt = await self._run(threads, meaning, work, looks)
+        looks = LOOKS_OF_VALUE * sum(len(self.dictionaries.values_of(name)) for name in properties)
+        attempt = await self._run(threads, meaning, work, of_row=len(properties), beside=looks)
         if attempt is None or len(doubtful := attempt.selection.doubtful) > MOST_DOUBTFUL:
             return None
         if len(doubtful):
@@ -417,7 +419,7 @@ class FacetColumns:
             def count_whole() -> T | None:
                 return count(self._evaluation(meaning), meaning.plan, whole) if self._is_known(meaning) else None
 
-            return await self._run(threads, meaning, count_whole, looks)
+            return await self._run(threads, meaning, count_whole, of_row=len(properties), beside=looks)
         if key is not None and self._is_known(meaning) and attempt.result is not None:
             self._answers[key] = attempt.answer
             while len(self._answers) > MOST_ANSWERS:
@@ -479,7 +481,8 @@ class FacetColumns:
         meaning = await self._understand(conn, question)
         if meaning is None:
             return None
-        choice = await self._run(threads, meaning, partial(self._select, meaning))
+        of_row = 0 if meaning.order.is_by_start else len(meaning.order.keys)
+        choice = await self._run(threads, meaning, partial(self._select, meaning), of_row=of_row)
         if choice is None:
             return None
         if choice.selection is None or not len(choice.doubtful):
@@ -489,16 +492,20 @@ class FacetColumns:
             return None
         where = conditions.where(question.conditions)
         matching = await columns.matching(conn, where, choice.doubtful.tolist())
-        return await self._run(threads, meaning, partial(self._select, meaning, choice.selection.with_hits(matching)))
+        select = partial(self._select, meaning, choice.selection.with_hits(matching))
+        return await self._run(threads, meaning, select, of_row=of_row)
 
-    async def _run(self, threads: Threads, meaning: Understood, work: Callable[[], T], looks: int = 0) -> T:
+    async def _run(
+        self, threads: Threads, meaning: Understood, work: Callable[[], T], *, of_row: int = 0, beside: int = 0
+    ) -> T:
         """Look at the columns: in the event loop where that is little work, else in a thread.
 
-        looks: at a row each, beside those for the conditions.
+        of_row, beside: looks at each row that is found, and beside them, after the conditions.
         """
-        looks += self.table.length * (1 + sum(1 for _ in meaning.plan.nodes()))
-        if looks <= INLINE and meaning.question.limit <= INLINE_ITEMS:
-            return work()
+        if meaning.question.limit <= INLINE_ITEMS and self._is_known(meaning):
+            effort = self._evaluation(meaning).effort(meaning.plan)
+            if effort.looks + effort.most_found * of_row + beside <= INLINE:
+                return work()
 
         def read() -> T:
             with self._gate.reading():
@@ -512,7 +519,9 @@ class FacetColumns:
 
     def _evaluation(self, meaning: Understood) -> Evaluation:
         collections = meaning.plan.collections
-        return Evaluation(self.table, self.dictionaries, meaning.verdicts, meaning.numbers_by_id, collections)
+        return Evaluation(
+            self.table, self.dictionaries, meaning.verdicts, meaning.numbers_by_id, collections, self._row_cache
+        )
 
     def _select(self, meaning: Understood, selection: Selection | None = None) -> Chosen | None:
         """Evaluate a search; None where the rows do not have what its order needs, or are gone by now.
@@ -531,7 +540,8 @@ class FacetColumns:
         doubtful = selection.doubtful
         if len(doubtful):
             return Chosen(selection, doubtful, meaning.changes)
-        numbers = pager.page(selection, meaning.question.limit + 1, meaning.question.anchor)
+        limit, anchor = meaning.question.limit + 1, meaning.question.anchor
+        numbers = pager.page(selection, limit, anchor, within=meaning.plan.starts)
         change_ids = self.table.column("changed")[numbers]
         return Chosen(
             selection, doubtful, meaning.changes, selection.count, tuple(numbers.tolist()),

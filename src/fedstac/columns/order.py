@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedstac.columns.dictionaries import LOST, Dictionaries
-from fedstac.columns.plan import COLUMN_OF, is_coded
+from fedstac.columns.plan import COLUMN_OF, EARLIEST, LATEST_MOMENT, is_coded
 from fedstac.columns.selection import BITS, Evaluation, Selection
 from fedstac.columns.table import Array, FacetTable, Numbers
 from fedstac.db.columns import COLLECTION
@@ -23,6 +23,7 @@ from fedstac.runtime import budget
 
 MANY = 16_000  # datasets from which on a kept order is walked; and changes after which it is made anew
 STEP = 4_096  # places that a walk begins with
+ALWAYS = EARLIEST, LATEST_MOMENT
 
 Place = tuple[int, ...]
 
@@ -108,19 +109,32 @@ class StartOrder:
         self._sorted = renewed = StartIndex(numbers, starts[numbers], [])
         return renewed
 
-    def first(self, mask: Array, count: int, after: Place | None, *, includes: bool, descending: bool) -> Numbers:
-        """Return the first numbers of the mask after a place, and with them all of the mask that moved."""
+    def first(
+        self,
+        mask: Array,
+        count: int,
+        after: Place | None,
+        *,
+        includes: bool,
+        descending: bool,
+        within: tuple[int, int] = ALWAYS,
+    ) -> Numbers:
+        """Return the first numbers of the mask after a place, and with them all of the mask that moved.
+
+        within: the first and the last moment at which what is in the mask starts.
+        """
         order = self._sorted or self._renewed()
         moves = np.unique(np.concatenate(order.moves)) if order.moves else np.zeros(0, np.int64)
         elsewhere = moves[mask[moves]]
         if len(moves):
             mask = mask.copy()
             mask[moves] = False
-        start, end = 0, len(order.numbers)
+        start = int(np.searchsorted(order.starts, within[0], "left"))
+        end = int(np.searchsorted(order.starts, within[1], "right"))
         if after is not None and descending:
-            end = _place(order, after, beyond=includes)
+            end = min(end, _place(order, after, beyond=includes))
         elif after is not None:
-            start = _place(order, after, beyond=not includes)
+            start = max(start, _place(order, after, beyond=not includes))
         pieces = [elsewhere]
         step = STEP
         while start < end and count > 0:
@@ -162,8 +176,13 @@ class Pager:
                 return False
         return True
 
-    def page(self, selection: Selection, count: int, anchor: Anchor | None = None) -> Numbers:
-        """Return the numbers on the side of an anchor that are next to it, the nearest first."""
+    def page(
+        self, selection: Selection, count: int, anchor: Anchor | None = None, *, within: tuple[int, int] = ALWAYS
+    ) -> Numbers:
+        """Return the numbers on the side of an anchor that are next to it, the nearest first.
+
+        within: the first and the last moment at which what is selected starts.
+        """
         after, backwards, includes = (
             (anchor.values, anchor.is_before, anchor.includes) if anchor else (None, False, False)
         )
@@ -171,7 +190,7 @@ class Pager:
         if self._order.is_by_start and selection.numbers is None and selection.count > MANY:
             descending = last.descending is not backwards
             numbers = self._starts.first(
-                selection.masks.certain, count, after, includes=includes, descending=descending
+                selection.masks.certain, count, after, includes=includes, descending=descending, within=within
             )
         else:
             numbers = selection.hits

@@ -33,6 +33,11 @@ Moment = int | str  # microseconds since 2000, or the column of rows that has th
 
 
 @dataclass(frozen=True, slots=True)
+class Visible:
+    """Searches may find the dataset, and its collection is one that is searched."""
+
+
+@dataclass(frozen=True, slots=True)
 class Constant:
     value: bool
 
@@ -90,7 +95,7 @@ class AnyOf:
     parts: tuple[Node, ...]
 
 
-Node = Constant | CodeTest | TimeTest | BitTest | IdTest | ItemTest | Not | All | AnyOf
+Node = Visible | Constant | CodeTest | TimeTest | BitTest | IdTest | ItemTest | Not | All | AnyOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +114,32 @@ class Plan:
     def ids(self) -> set[str]:
         return {each for node in self.nodes() if isinstance(node, IdTest) for each in node.ids}
 
+    @property
+    def starts(self) -> tuple[int, int]:
+        """Return between which moments, with both, all that is found starts."""
+        least, most = EARLIEST, LATEST_MOMENT
+        for part in self.parts:
+            match part:
+                case TimeTest(test, ("starts", int() as moment)) if test in (operator.le, operator.lt):
+                    most = min(most, moment)
+                case TimeTest(test, ("starts", int() as moment)) if test in (operator.ge, operator.gt):
+                    least = max(least, moment)
+        return least, most
+
     def nodes(self) -> Iterator[Node]:
         """Go through all nodes."""
-        yield from _walk(self.parts)
+        yield from walk(self.parts)
 
 
-def _walk(nodes: Sequence[Node]) -> Iterator[Node]:
+def walk(nodes: Sequence[Node]) -> Iterator[Node]:
+    """Go through nodes, and through all that are in them."""
     for node in nodes:
         yield node
         match node:
             case All(parts) | AnyOf(parts):
-                yield from _walk(parts)
+                yield from walk(parts)
             case Not(part):
-                yield from _walk((part,))
+                yield from walk((part,))
 
 
 def plan(conditions: Mapping[str, Any]) -> Plan:
@@ -253,8 +271,11 @@ def _timed(op: str, args: Sequence[Any]) -> TimeTest | None:
     moments = [_moment(arg) for arg in args]
     if any(moment is None for moment in moments):
         return None
-    test = COMPARE[op] if op != "between" else lambda value, low, high: (value >= low) & (value <= high)
-    return TimeTest(test, tuple(moment for moment in moments if moment is not None))
+    return TimeTest(COMPARE.get(op, _is_between), tuple(moment for moment in moments if moment is not None))
+
+
+def _is_between(value: Any, low: Any, high: Any) -> Any:
+    return (value >= low) & (value <= high)
 
 
 def _moment(operand: Any) -> Moment | None:

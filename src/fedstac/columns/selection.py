@@ -7,15 +7,41 @@ of those that possibly do. They are one array where memory can tell.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, assert_never
 
 import numpy as np
 
-from fedstac.columns.dictionaries import ABSENT, FALSE, LOST, TRUE, UNDECIDED, Dictionaries, Leaf, Verdicts
-from fedstac.columns.plan import All, AnyOf, BitTest, CodeTest, Constant, IdTest, ItemTest, Node, Not, Plan, TimeTest
+from fedstac.columns.dictionaries import (
+    ABSENT,
+    FALSE,
+    LARGEST_KEPT,
+    LOST,
+    TRUE,
+    UNDECIDED,
+    Dictionaries,
+    Leaf,
+    Verdicts,
+)
+from fedstac.columns.plan import (
+    All,
+    AnyOf,
+    BitTest,
+    CodeTest,
+    Constant,
+    IdTest,
+    ItemTest,
+    Node,
+    Not,
+    Plan,
+    TimeTest,
+    Visible,
+    walk,
+)
+from fedstac.columns.row_cache import RowCache, Rows, mask_of
 from fedstac.columns.table import LATEST, PUBLISHED, RETRACTED, UNCODED, Array, FacetTable, Mask, Numbers
 from fedstac.db.columns import COLLECTION, FOOTPRINT, TERM
 from fedstac.runtime import budget
@@ -24,6 +50,7 @@ FEW_CODES = 3  # that are compared one after the other; more are looked up in a 
 NARROW = 8  # when one row of so many is left, the other conditions look at those alone
 MOST_CODES = 2  # properties whose codes an evaluation keeps, for conditions that come one after the other
 SMALL = 1 << 12  # rows that are always looked at together
+VISIBLE = Visible()
 BITS = {"latest": LATEST, "retracted": RETRACTED}
 
 
@@ -97,8 +124,16 @@ class Condition:
     masks: Masks
 
 
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much an evaluation looks at, in rows of one condition, and how many rows it may find."""
+
+    looks: int
+    most_found: int
+
+
 class Evaluation:
-    """One evaluation of a plan; it reads the columns and keeps nothing of them.
+    """One evaluation of a plan. It keeps nothing of the columns, but in its cache which rows meet the conditions.
 
     numbers_by_id: of the datasets with the ids that the plan names. collections: those that are searched; None: all.
     """
@@ -110,6 +145,7 @@ class Evaluation:
         verdicts: Mapping[Leaf, Verdicts],
         numbers_by_id: Mapping[str, Sequence[int]],
         collections: Iterable[str] | None,
+        cache: RowCache | None = None,
     ) -> None:
         self.table = table
         self.dictionaries = dictionaries
@@ -118,6 +154,7 @@ class Evaluation:
         keys = dictionaries.collections
         searched = keys.values() if collections is None else [keys[name] for name in collections if name in keys]
         self.keys = sorted(table.collections & set(searched))
+        self._cache = cache
         self._numbers: Numbers | None = None
         self._codes: OrderedDict[str, tuple[Array, bool]] = OrderedDict()  # those used last
 
@@ -126,28 +163,87 @@ class Evaluation:
         return self.table.length if self._numbers is None else len(self._numbers)
 
     def select(self, plan: Plan) -> Selection:
-        """Return what meets all conditions."""
-        masks = Masks.of(self.visible())
-        for part in sorted(plan.parts, key=_cost):
+        """Return what meets all conditions, from the rows on of which that is known already."""
+        masks, parts = self._begin(sorted((VISIBLE, *plan.parts), key=_cost))
+        for part in parts:
             masks = self._narrowed(masks)
-            masks = masks & self.truth(part, wanted=True)
+            masks = masks & self._truth_to_keep(part)
         return Selection(self._numbers, masks)
+
+    def effort(self, plan: Plan) -> Effort:
+        """Return how much `select` would look at."""
+        length = self.table.length
+        looks, most_found = length // 4, length
+        for part in (VISIBLE, *plan.parts):
+            if isinstance(part, IdTest):
+                most_found = min(most_found, sum(len(self._numbers_by_id.get(each, ())) for each in part.ids))
+            elif (rows := self._peek(part)) is None:
+                looks += length * sum(1 for _ in walk((part,)))
+            elif rows.numbers is not None:
+                most_found = min(most_found, len(rows.numbers))
+            else:
+                looks += length // 8
+        return Effort(min(looks, most_found * (1 + len(plan.parts))) if most_found < length else looks, most_found)
+
+    # --- what is known already ---
+
+    def _begin(self, parts: Sequence[Node]) -> tuple[Masks, list[Node]]:
+        """Return rows that meet some of the conditions, and the other conditions: from then on few rows, or all."""
+        all_rows = [self._rows_of(part) for part in parts]
+        few = {
+            at: rows.numbers for at, rows in enumerate(all_rows) if rows is not None and rows.numbers is not None
+        }
+        if few:
+            first = min(few, key=lambda at: len(few[at]))
+            self._numbers = few[first]
+            return Masks.of(np.ones(self._length, np.bool_)), [*parts[:first], *parts[first + 1 :]]
+        many = [rows.bits for rows in all_rows if rows is not None and rows.bits is not None]
+        mask = mask_of(reduce(np.bitwise_and, many), self._length) if many else np.ones(self._length, np.bool_)
+        return Masks.of(mask), [part for part, rows in zip(parts, all_rows, strict=True) if rows is None]
+
+    def _rows_of(self, part: Node) -> Rows | None:
+        """Return the rows that meet a condition, without looking at all of them; None where that cannot be."""
+        if isinstance(part, IdTest):
+            return Rows(self.table.length, np.unique(self._numbers_of(part.ids)), None)
+        if self._cache is None or not _may_be_kept(part):
+            return None
+
+        def meet(numbers: Numbers) -> Mask | None:
+            masks = self._among(numbers).truth(part, wanted=True)
+            return masks.certain if masks.is_known else None
+
+        return self._cache.find(self._key(part), meet)
+
+    def _peek(self, part: Node) -> Rows | None:
+        return self._cache.peek(self._key(part)) if self._cache is not None and _may_be_kept(part) else None
+
+    def _of_all_rows(self, part: Node) -> Masks:
+        rows = self._rows_of(part)
+        return Masks.of(rows.mask) if rows is not None else self._truth_to_keep(part)
+
+    def _truth_to_keep(self, part: Node) -> Masks:
+        masks = self.truth(part, wanted=True)
+        if self._cache is not None and self._numbers is None and masks.is_known and _may_be_kept(part):
+            self._cache.keep(self._key(part), masks.certain)
+        return masks
+
+    def _key(self, part: Node) -> Hashable:
+        return part, tuple(self.keys)  # a property has other places in other collections
 
     def each(self, plan: Plan) -> list[Condition]:
         """Return each condition with the rows that meet it, whether they are shown or not."""
-        return [Condition(_properties_of(part), self.truth(part, wanted=True)) for part in plan.parts]
+        return [Condition(_properties_of(part), self._of_all_rows(part)) for part in plan.parts]
 
     def visible(self) -> Mask:
         """Return the rows that searches may find, in the collections that are searched."""
-        mask: Mask = self._column("shown") & (PUBLISHED | RETRACTED) != 0
-        if set(self.keys) != self.table.collections:
-            mask &= self._per_collection(dict.fromkeys(self.keys, True), False)
-        return mask
+        return self._of_all_rows(VISIBLE).certain
 
     def truth(self, node: Node, *, wanted: bool) -> Masks:
         """Return the rows of which a condition is true, or false if that is wanted."""
         budget.checkpoint()
         match node:
+            case Visible():
+                return Masks.of(self._visible() == wanted)
             case All(parts) | AnyOf(parts):
                 masks = (self.truth(part, wanted=wanted) for part in parts)
                 if isinstance(node, All) is wanted:
@@ -172,16 +268,28 @@ class Evaluation:
 
     # --- conditions ---
 
+    def _visible(self) -> Mask:
+        mask: Mask = self._column("shown") & (PUBLISHED | RETRACTED) != 0
+        if set(self.keys) != self.table.collections:
+            mask &= self._per_collection(dict.fromkeys(self.keys, True), False)
+        return mask
+
     def _timed(self, node: TimeTest, *, wanted: bool) -> Masks:
         result = node.test(*(self._column(moment) if isinstance(moment, str) else moment for moment in node.moments))
         mask = result if isinstance(result, np.ndarray) else np.full(self._length, bool(result))
         return Masks.of(mask if wanted else ~mask)
 
     def _has_number(self, ids: Sequence[str]) -> Mask:
+        numbers = self._numbers_of(ids)
+        if self._numbers is not None:
+            return np.isin(self._numbers, numbers)
         mask = np.zeros(self.table.length, np.bool_)
+        mask[numbers] = True
+        return mask
+
+    def _numbers_of(self, ids: Sequence[str]) -> Numbers:
         numbers = np.array([number for each in ids for number in self._numbers_by_id.get(each, ())], np.int64)
-        mask[numbers[numbers < self.table.length]] = True
-        return mask if self._numbers is None else mask[self._numbers]
+        return numbers[numbers < self.table.length]
 
     def _coded(self, leaf: Leaf, *, wanted: bool) -> Masks:
         verdicts = self._verdicts.get(leaf)
@@ -238,11 +346,7 @@ class Evaluation:
 
     def codes_at(self, name: str, numbers: Numbers) -> Array:
         """Return the codes of a property in some rows."""
-        before, self._numbers = self._numbers, numbers
-        try:
-            return self.codes(name)[0]
-        finally:
-            self._numbers = before
+        return self._among(numbers).codes(name)[0]
 
     def _per_collection(self, values: Mapping[int, Any], otherwise: Any) -> Array:
         """Return a value for each row by its collection."""
@@ -263,6 +367,12 @@ class Evaluation:
     def _at(self, column: Array) -> Array:
         return column if self._numbers is None else column[self._numbers]
 
+    def _among(self, numbers: Numbers) -> Evaluation:
+        """Return an evaluation that looks at some rows only."""
+        other = copy(self)
+        other._numbers, other._codes = numbers, OrderedDict()
+        return other
+
     def _narrowed(self, masks: Masks) -> Masks:
         """Return the masks of the rows that are left. Where those are few, only they are looked at from then on."""
         if self._length < SMALL or np.count_nonzero(masks.possible) * NARROW > self._length:
@@ -280,10 +390,18 @@ def _for_all_rows(masks: Masks, length: int) -> Masks:
     return Masks(certain, certain if masks.is_known else np.broadcast_to(masks.possible, length))
 
 
+def _may_be_kept(part: Node) -> bool:
+    """Return whether a condition depends on the columns alone, and is short enough to be kept as a key."""
+    return all(
+        len(node.leaf.text) <= LARGEST_KEPT if isinstance(node, CodeTest) else not isinstance(node, IdTest | ItemTest)
+        for node in walk((part,))
+    )
+
+
 def _cost(node: Node) -> int:
     """Return how much a condition costs, as a rank: codes and bits before moments before the rest."""
     match node:
-        case CodeTest() | BitTest() | Constant():
+        case Visible() | CodeTest() | BitTest() | Constant():
             return 0
         case TimeTest() | IdTest():
             return 1

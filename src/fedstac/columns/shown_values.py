@@ -13,7 +13,7 @@ import numpy as np
 
 from fedstac.columns.counts import of_codes
 from fedstac.columns.dictionaries import Dictionaries
-from fedstac.columns.table import PUBLISHED, Array, FacetTable, ShownChanges
+from fedstac.columns.table import PUBLISHED, Array, FacetTable, RecentChanges, ShownChange
 from fedstac.db.columns import PLACES
 from fedstac.domain import aggregating
 from fedstac.runtime import budget
@@ -46,7 +46,7 @@ class ShownValues:
                 if counts:
                     self._counts[key, place] = counts if len(counts) <= most else None
 
-    def follow(self, changes: ShownChanges) -> bool:
+    def follow(self, changes: RecentChanges[ShownChange]) -> bool:
         """Take up what searches began and ceased to find since. False where that is not kept any more."""
         entries = changes.since(self._through)
         if entries is None:

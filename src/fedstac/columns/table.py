@@ -6,13 +6,15 @@ import mmap
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedstac.db.columns import PLACES
 
+T = TypeVar("T")
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
@@ -22,6 +24,7 @@ UNCODED = -1  # in `codes`: the item has a value that is not in the dictionary
 SMALLEST = 1 << 12  # rows that columns begin with
 SPARE = 1 << 20  # numbers, at least, that a loaded table has room for beyond its own
 MOST_SHOWN_CHANGES = 20_000  # rows, of a hundred bytes, whose changes are kept for who counts values
+MOST_NUMBERS = 50_000  # of changed rows that are kept for who keeps what rows meet
 HEADER = 19  # bytes of the binary format of COPY before its rows, which have no extension of the header
 FIELDS = (
     ("n", ">i8"), ("changed", ">i8"), ("collection", ">i4"), ("shown", ">i2"), ("starts", ">i8"), ("ends", ">i8"),
@@ -79,36 +82,35 @@ class CopyReader:
 class ShownChange:
     """Rows that are published from now on (sign 1), or were until now (-1), with their codes: [place, row]."""
 
-    through: int  # of `ShownChanges.count`, with these
     sign: int
     collections: Array
     codes: Array
 
 
-class ShownChanges:
-    """Which rows began and ceased to be published of late, for who counts them. What is older is forgotten."""
+class RecentChanges(Generic[T]):
+    """What happened to rows of late, in the order in which it came. What is older than `most` rows is forgotten."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.count = 0  # rows so far
-        self._entries: deque[ShownChange] = deque()
+        self._most = most
+        self._entries: deque[tuple[int, T]] = deque()  # each with the count that includes it
         self._first_count = 0  # of `count`: what came before is forgotten
 
-    def note(self, sign: int, collections: Array, codes: Array, which: Mask) -> None:
-        """Note some of the rows."""
-        if not which.any():
+    def note(self, rows: int, entry: T) -> None:
+        """Note what happened to so many rows."""
+        if not rows:
             return
-        self.count += int(np.count_nonzero(which))
-        self._entries.append(
-            ShownChange(self.count, sign, collections[which].astype(np.int32), codes[:, which].astype(np.int32))
-        )
-        while self.count - self._first_count > MOST_SHOWN_CHANGES:
-            self._first_count = self._entries.popleft().through
+        self.count += rows
+        self._entries.append((self.count, entry))
+        while self.count - self._first_count > self._most:
+            self._first_count = self._entries.popleft()[0]
 
-    def since(self, count: int) -> list[ShownChange] | None:
+    def since(self, count: int) -> list[T] | None:
         """Return what came after the first `count` rows; None where some of it is forgotten."""
         if count < self._first_count:
             return None
-        return [entry for entry in self._entries if entry.through > count]
+        later = takewhile(lambda entry: entry[0] > count, reversed(self._entries))
+        return [entry for _, entry in later][::-1]
 
 
 class FacetTable:
@@ -126,8 +128,8 @@ class FacetTable:
         self._columns: dict[str, Array] = {}
         self._codes: Array = np.zeros((PLACES, 0), np.int32)  # [place, number]; 0: the item lacks the property
         self.length = 0
-        self.changes = 0  # rows that were written so far
-        self.shown_changes = ShownChanges()
+        self.recent_writes = RecentChanges[Numbers](MOST_NUMBERS)
+        self.shown_changes = RecentChanges[ShownChange](MOST_SHOWN_CHANGES)
         self.collections: set[int] = set()  # keys that rows had
         self._followers: list[Callable[[Numbers], object]] = []
         self._grow(SMALLEST)
@@ -136,6 +138,11 @@ class FacetTable:
     def bytes(self) -> int:
         """Return how much memory the rows have."""
         return ROW_BYTES * self.length
+
+    @property
+    def changes(self) -> int:
+        """Return how many rows were written so far."""
+        return self.recent_writes.count
 
     def on_moves(self, follow: Callable[[Numbers], object]) -> None:
         """Call, before rows are written, with the numbers whose start will be another one."""
@@ -155,7 +162,7 @@ class FacetTable:
             for name, column in self._columns.items():
                 column[numbers] = rows[name]
             self._codes[:, numbers] = codes
-            self.shown_changes.note(1, rows["collection"], codes, rows["shown"] & PUBLISHED != 0)
+            self._note_shown(1, rows["collection"], codes, rows["shown"] & PUBLISHED != 0)
         else:
             codes_before, keys_before = self._codes[:, numbers], self._columns["collection"][numbers]
             was_published, is_published = (
@@ -164,8 +171,8 @@ class FacetTable:
             )
             is_other = (codes_before != codes).any(axis=0) | (keys_before != rows["collection"])
             is_other |= was_published != is_published
-            self.shown_changes.note(-1, keys_before, codes_before, was_published & is_other)
-            self.shown_changes.note(1, rows["collection"], codes, is_published & is_other)
+            self._note_shown(-1, keys_before, codes_before, was_published & is_other)
+            self._note_shown(1, rows["collection"], codes, is_published & is_other)
             for name, column in self._columns.items():
                 differs = column[numbers] != rows[name]
                 column[numbers[differs]] = rows[name][differs]
@@ -173,9 +180,13 @@ class FacetTable:
             self._codes[places, numbers[at]] = codes[places, at]
         self.collections.update(np.unique(rows["collection"]).tolist())
         self.length = length
-        self.changes += len(rows)
+        self.recent_writes.note(len(numbers), numbers)
         for follow in self._followers:
             follow(moves)
+
+    def _note_shown(self, sign: int, collections: Array, codes: Array, which: Mask) -> None:
+        change = ShownChange(sign, collections[which].astype(np.int32), codes[:, which].astype(np.int32))
+        self.shown_changes.note(len(change.collections), change)
 
     def column(self, name: str) -> Array:
         """Return one column of all rows."""

@@ -1,0 +1,146 @@
+"""Which rows meet the conditions that were asked for of late. Of them only rows that were written since are looked at.
+
+People choose from the same facets: a search has conditions that another one had, even where nobody asked for both of
+them together. Rows are kept when a condition is asked for a second time, so that those that come once displace nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedstac.columns.table import FacetTable, Mask, Numbers
+
+FEW = 64  # where one row of so many, or fewer, meet a condition, their numbers take no more memory than bits
+BYTES_OF_ROW, LEAST_BYTES = 8, 1 << 20  # that all together may take: of each row of the table, and at least
+MOST_ASKED = 1_000  # conditions that are known to have been asked for once
+
+Bits: TypeAlias = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a table: their `numbers` in order where they are few, else `bits`, one for each row."""
+
+    length: int  # of the table
+    numbers: Numbers | None
+    bits: Bits | None
+
+    @classmethod
+    def of(cls, mask: Mask) -> Rows:
+        if np.count_nonzero(mask) * FEW <= len(mask):
+            return cls(len(mask), np.flatnonzero(mask), None)
+        return cls(len(mask), None, np.packbits(mask))
+
+    @property
+    def bytes(self) -> int:
+        array = self.numbers if self.numbers is not None else self.bits
+        return 0 if array is None else int(array.nbytes)
+
+    @property
+    def mask(self) -> Mask:
+        if self.bits is not None:
+            return mask_of(self.bits, self.length)
+        mask = np.zeros(self.length, np.bool_)
+        mask[self.numbers] = True
+        return mask
+
+    def after(self, numbers: Numbers, mask: Mask, length: int) -> Rows:
+        """Return them after rows were written. Of the `numbers`, each once and in order, those of the mask belong."""
+        if self.bits is None:
+            assert self.numbers is not None
+            others = self.numbers[~np.isin(self.numbers, numbers, assume_unique=True)]
+            every = np.union1d(others, numbers[mask])
+            few = Rows(length, every, None)
+            return few if len(every) * FEW <= length else Rows.of(few.mask)
+        bits = np.zeros(-(-length // 8), np.uint8)
+        bits[: len(self.bits)] = self.bits
+        places, own = numbers >> 3, np.right_shift(128, numbers & 7).astype(np.uint8)
+        np.bitwise_and.at(bits, places, ~own)
+        np.bitwise_or.at(bits, places[mask], own[mask])
+        return Rows(length, None, bits)
+
+
+def mask_of(bits: Bits, length: int) -> Mask:
+    """Return the mask of all rows for bits."""
+    return np.unpackbits(bits, count=length).view(np.bool_)
+
+
+class RowCache:
+    """Rows by condition, for all searches of a process, in any of its threads. The table stands still meanwhile."""
+
+    def __init__(self, table: FacetTable) -> None:
+        self._table = table
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[Hashable, tuple[int, Rows]] = OrderedDict()  # with the changes that they include
+        self._hashes: OrderedDict[int, None] = OrderedDict()  # of conditions that were asked for
+        self.bytes = 0
+
+    def peek(self, condition: Hashable) -> Rows | None:
+        """Return what is kept, maybe as of before the last changes."""
+        entry = self._entries.get(condition)
+        return entry[1] if entry is not None else None
+
+    def find(self, condition: Hashable, meet: Callable[[Numbers], Mask | None]) -> Rows | None:
+        """Return the rows that meet a condition; None where they are not kept.
+
+        meet: which of some rows do; None where that is not known.
+        """
+        changes = self._table.changes
+        with self._lock:
+            entry = self._entries.get(condition)
+            if entry is None:
+                return None
+            self._entries.move_to_end(condition)
+        changes_before, rows = entry
+        if changes_before == changes:
+            return rows
+        pieces = self._table.recent_writes.since(changes_before)
+        numbers = np.unique(np.concatenate(pieces)) if pieces else None
+        mask = meet(numbers) if numbers is not None else None
+        if numbers is None or mask is None:
+            self._forget(condition)
+            return None
+        rows = rows.after(numbers, mask, self._table.length)
+        self._store(condition, rows)
+        return rows
+
+    def keep(self, condition: Hashable, mask: Mask) -> None:
+        """Keep which of all rows meet a condition, if it was asked for before."""
+        own_hash = hash(condition)
+        with self._lock:
+            was_asked = own_hash in self._hashes
+            self._hashes[own_hash] = None
+            self._hashes.move_to_end(own_hash)
+            if len(self._hashes) > MOST_ASKED:
+                self._hashes.popitem(last=False)
+        if was_asked:
+            self._store(condition, Rows.of(mask))
+
+    def clear(self) -> None:
+        """Keep nothing: rows of before do not count any more."""
+        with self._lock:
+            self._entries.clear()
+            self.bytes = 0
+
+    def _store(self, condition: Hashable, rows: Rows) -> None:
+        most = max(BYTES_OF_ROW * self._table.length, LEAST_BYTES)
+        with self._lock:
+            before = self._entries.pop(condition, None)
+            self._entries[condition] = self._table.changes, rows
+            self.bytes += rows.bytes - (before[1].bytes if before is not None else 0)
+            while self.bytes > most:
+                _, (_, displaced) = self._entries.popitem(last=False)
+                self.bytes -= displaced.bytes
+
+    def _forget(self, condition: Hashable) -> None:
+        with self._lock:
+            entry = self._entries.pop(condition, None)
+            if entry is not None:
+                self.bytes -= entry[1].bytes
