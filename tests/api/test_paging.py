@@ -253,8 +253,11 @@ async def test_what_becomes_hidden_while_a_page_is_sent_is_not_on_it(ten: Api, m
 
 
 @pytest.mark.usefixtures("small_parts")
-async def test_a_large_page_ends_at_a_bound_and_goes_on(ten: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "MOST_BYTES", 1000)
+@pytest.mark.parametrize(("bound", "value"), [("MOST_BYTES", 1000), ("SENDING_SHARE", 0.0)])
+async def test_a_large_page_ends_at_a_bound_and_goes_on(
+    bound: str, value: float, ten: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, bound, value)
     page = (await ten.anyone.get("/search", params={"limit": 10, "sortby": "id"})).json()
     others, _ = await walk(ten, page, "next")
     assert others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ FEW_ITEMS: Final = 100  # that are assembled in the event loop
 FEW_BYTES: Final = 1 << 20  # of their documents
 READ_ITEMS, READ_BYTES = 200, 512 << 10  # of a large page that are read at once
 MOST_BYTES: Final = 64 << 20  # of the documents of a large page
+SENDING_SHARE: Final = 0.5  # of the seconds that a request may take: after that a large page ends, and `next` goes on
 PLACE_BYTES: Final = 400  # that an item takes whose document is not read yet
 ROW_BYTES: Final = 1000  # that it takes while the page is found
 FACTOR: Final = 3  # bytes that a document takes while it is assembled, for each of its own
@@ -95,6 +97,8 @@ class PageWriter:
         self._after = page.items.after
         self._returned = 0
         self._read_bytes = 0
+        seconds = call.node.settings.request_seconds
+        self._ends_at = time.monotonic() + SENDING_SHARE * seconds
 
     async def answer(self) -> Response:
         """Return the answer: in one piece if a read is enough, else as a stream."""
@@ -137,7 +141,8 @@ class PageWriter:
             items, count = await search.read(conn, keys, self._page.visibility, most_bytes=READ_BYTES)
         self._next += count
         pieces = await self._features(items)
-        if self._read_bytes >= MOST_BYTES and not self._is_done:
+        is_long = self._read_bytes >= MOST_BYTES or time.monotonic() > self._ends_at
+        if is_long and not self._is_done:
             self._after = Anchor(search.unpacked(self._rest[self._next - 1])[1], in_memory=self._page.items.in_memory)
             self._next = len(self._rest)
         return pieces
