@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import asyncpg
+import asyncio
+from functools import partial
+from typing import Any, cast
 
+import asyncpg
+import pytest
+
+from fedstac.api.nodes import health
+from fedstac.api.nodes.health import Health, HealthLook
 from fedstac.db import sinks
 from fedstac.demo import embedded
+from fedstac.domain.errors import Unavailable
 from tests.messaging.relaying import add_sink, fill
 from tests.support.nodes import StartApi
 from tests.support.waiting import until
@@ -93,3 +101,47 @@ async def test_without_its_database_it_says_so_and_nothing_of_the_inside(
     finally:
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         await admin.close()
+
+
+async def test_nobody_waits_for_a_look_at_a_busy_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "KEPT_SECONDS", 0.001)
+    monkeypatch.setattr(health, "KEPT_BESIDE", 100_000)
+    look, gate, looks = HealthLook(cast(Any, None), (), None), asyncio.Event(), list[int]()
+    outcomes: list[Health | Exception] = []
+
+    async def read(_: HealthLook) -> Health:
+        looks.append(1)
+        await gate.wait()
+        outcome = outcomes[-1]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def is_told(outcome: Health | Exception) -> bool:
+        try:
+            return await look.health() is outcome
+        except Unavailable as problem:
+            return problem is outcome
+
+    monkeypatch.setattr(HealthLook, "_look", read)
+    first, away, back = Health({}, ()), Unavailable("the database does not answer"), Health({}, ())
+    outcomes.append(first)
+    waiting = [asyncio.create_task(look.health()) for _ in range(5)]
+
+    async def looks_begun() -> int:
+        return len(looks)
+
+    assert await until(looks_begun) == 1
+    assert not any(task.done() for task in waiting)  # nothing is known yet
+    gate.set()
+    assert await asyncio.gather(*waiting) == [first] * 5
+    for before, outcome in ((first, away), (away, back)):
+        gate, count = asyncio.Event(), len(looks)
+        outcomes.append(outcome)
+        while len(looks) == count:  # until a new look is under way, and beside it
+            assert await is_told(before)
+            await asyncio.sleep(0)
+        assert [await is_told(before) for _ in range(20)] == [True] * 20
+        assert len(looks) == count + 1
+        gate.set()
+        await until(partial(is_told, outcome))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from fedstac.db.backlog import Backlog
 from fedstac.db.replica import figures as replica_figures
 from fedstac.db.replica.figures import ReplicaStand
 from fedstac.domain.errors import Unavailable
+from fedstac.runtime import budget
+from fedstac.runtime.budget import Budget, Lane
 from fedstac.runtime.causes import OperatorsFault, is_transient
 from fedstac.settings import Settings
 from fedstac.workers import roles
@@ -27,6 +30,7 @@ from fedstac.workers.roles import Outlook, Role
 
 ANSWER_SECONDS = 1.5  # for the database; its connection is cut after another second
 KEPT_SECONDS = 1.0  # many askers cost one look
+KEPT_BESIDE = 5  # times as long a look counts while the next one is under way: nobody waits for a busy database
 STUCK_SECONDS = 30.0  # that an event may wait for its position
 UNLED_SECONDS = 10.0  # without a sequencer, after which a publishing node is not ready
 
@@ -115,19 +119,37 @@ async def get_up(call: Call) -> Response:
 
 
 class HealthLook:
-    """The last look at how a node stands: many callers cost one look."""
+    """The last look at how a node stands: many callers cost one look, and wait for one only where there is none yet."""
 
     def __init__(self, node: Node, process_roles: Sequence[Role], columns: FacetColumns | None) -> None:
         self._node, self._roles, self._columns = node, process_roles, columns
-        self._until = 0.0
+        self._seen_at = -math.inf
         self._health: Health | None = None
+        self._fault: Exception | None = None  # of the last look
+        self._next: asyncio.Task[None] | None = None
         self._led_at = time.monotonic()  # when the sequencer was last seen to be led
 
     async def health(self) -> Health:
         """Return how the node stands, or stood a moment ago. Unavailable where the database does not answer."""
-        if self._health is None or self._until < time.monotonic():
-            self._health, self._until = await self._look(), time.monotonic() + KEPT_SECONDS
+        age = time.monotonic() - self._seen_at
+        if age > KEPT_SECONDS and self._next is None:
+            self._next = budget.detached(self._renew())
+        if self._next is not None and age > KEPT_SECONDS * KEPT_BESIDE:
+            await asyncio.shield(self._next)
+        if self._fault is not None:
+            raise self._fault.with_traceback(None)
+        assert self._health is not None
         return self._health
+
+    async def _renew(self) -> None:
+        reason = Unavailable("the database does not answer; try again", retry_after=2)
+        try:
+            async with Budget(ANSWER_SECONDS + 1, Lane.HEALTH, lambda: reason):
+                self._health, self._fault = await self._look(), None
+        except Exception as error:
+            self._fault = error
+        finally:
+            self._seen_at, self._next = time.monotonic(), None
 
     async def _look(self) -> Health:
         node = self._node
