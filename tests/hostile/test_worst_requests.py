@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import logging
 import random
@@ -20,7 +21,8 @@ from fedstac.settings import Settings
 from tests.hostile import corpus, worst
 from tests.hostile.corpus import ITEMS
 from tests.hostile.site import SEED, Site, is_fault, keeps_its_promises, names
-from tests.hostile.wire import Ask
+from tests.hostile.wire import Answer, Ask
+from tests.support import health_watcher
 from tests.support.waiting import PATIENCE
 
 AT_ONCE = 20
@@ -41,10 +43,16 @@ class Record:
     seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    slowest: float = 0.0
+    slowest: list[tuple[float, int, str]] = field(default_factory=list)  # seconds, status and request of a few
     health: list[float] = field(default_factory=list)
     published: int = 0
     memory: int = 0
+
+    def note(self, answer: Answer, data: bytes) -> None:
+        """Count an answer, and keep which ones took longest."""
+        self.statuses[answer.status] += 1
+        name = data.split(b" HTTP/1.1", 1)[0][:150].decode("latin-1")
+        self.slowest = heapq.nlargest(5, (*self.slowest, (answer.seconds, answer.status, name)))
 
     def percentile(self, percent: float) -> float:
         """Return seconds within which so many of the health checks were answered."""
@@ -90,12 +98,9 @@ async def _publish(node: Site, record: Record, stop: asyncio.Event) -> None:
 
 
 async def _check_health(node: Site, record: Record, stop: asyncio.Event) -> None:
-    line = node.line()
-    while not stop.is_set():
-        answer = await line.ask(Ask("GET", "/healthcheck").to_bytes(node.host, {}))
-        record.health.append(answer.seconds)
-        await asyncio.sleep(0.05)
-    line.close()
+    watcher = await health_watcher.start(node.host)  # what this process waits for itself is none of the node's
+    await stop.wait()
+    record.health = await health_watcher.latencies(watcher)
 
 
 async def _read_memory(node: Site, record: Record, stop: asyncio.Event) -> None:
@@ -121,8 +126,7 @@ async def storm(
             except TimeoutError:
                 record.wrong.append(f"no answer in {PATIENCE:g} s to {data[:300]!r}")
                 continue
-            record.statuses[answer.status] += 1
-            record.slowest = max(record.slowest, answer.seconds)
+            record.note(answer, data)
             if is_fault(answer) or (answer.status == 429 and "retry-after" not in answer.headers):
                 record.wrong.append(f"{answer.status} {answer.body[:300]!r} to {data[:300]!r}")
         line.close()
@@ -175,7 +179,7 @@ async def _readers_beside_publishing(node: Site, readers: int, seconds: float) -
     log.info(
         "%d readers: answers %s, slowest %.1f s; published %.1f/s (alone %.1f): %.0f %%; health p99 %.0f ms (alone "
         "%.0f); %d searches of a known reader, half of them in %.0f ms, all in %.0f ms",
-        readers, dict(sorted(beside.statuses.items())), beside.slowest, beside.published / beside.seconds,
+        readers, dict(sorted(beside.statuses.items())), beside.slowest[0][0], beside.published / beside.seconds,
         alone.published / alone.seconds, 100 * pace, 1000 * beside.percentile(99), 1000 * alone.percentile(99),
         len(latencies), 1000 * latencies[len(latencies) // 2], 1000 * latencies[-1],
     )  # fmt: skip
@@ -246,12 +250,15 @@ async def test_hostile_worst_requests_of_a_guided_search(node: Site) -> None:
     log.info(
         "answers %s; slowest %.1f s of %.0f; health p99 %.0f ms (alone %.0f); published %.1f/s (alone %.1f): %.0f %%; "
         "memory +%d MB at most, +%d MB a minute later",
-        dict(sorted(beside.statuses.items())), beside.slowest, BUDGET, 1000 * beside.percentile(99),
+        dict(sorted(beside.statuses.items())), beside.slowest[0][0], BUDGET, 1000 * beside.percentile(99),
         1000 * alone.percentile(99), beside.published / beside.seconds, alone.published / alone.seconds, 100 * pace,
         (beside.memory - at_rest) >> 20, rest >> 20,
     )  # fmt: skip
     assert not beside.wrong, "\n".join(beside.wrong[:20])
-    assert beside.slowest <= BUDGET + 1
+    log.info(
+        "the slowest: %s", "; ".join(f"{seconds:.1f} s, {status}, {name}" for seconds, status, name in beside.slowest)
+    )
+    assert beside.slowest[0][0] <= BUDGET + 1, beside.slowest
     assert beside.percentile(99) <= 0.1
     assert pace >= 0.7
     assert beside.memory - at_rest <= SPARE
