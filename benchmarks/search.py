@@ -124,10 +124,10 @@ def _equal(properties: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any
 
 
 def _box(number: int) -> dict[str, Any]:
-    west, year = -170 + 6.1 * number % 330, 1850 + 3 * number % 200
+    west, year, month = -170 + 6.1 * number % 330, 1850 + 3 * number % 200, 1 + number // 200 % 12
     return {
         "collections": [COLLECTION], "bbox": [west, -60, min(180, west + 40), 70], "limit": 10,
-        "datetime": f"{year}-01-01T00:00:00Z/{year + 10}-12-31T00:00:00Z",
+        "datetime": f"{year}-{month:02}-01T00:00:00Z/{year + 10}-12-31T00:00:00Z",
     }  # fmt: skip
 
 
@@ -188,6 +188,7 @@ def run(*, size: str, quick: bool, rounds: int, more: Mapping[str, str], keep: b
         all_servers = [*peer, own]
         if not is_kept:
             corpus.load(count, all_servers, running, folder)
+        corpus.read_files(running)
         measured = _measure_all(all_servers, seconds, rounds)
     results = {
         "size": count, "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "cores": os.cpu_count(),
