@@ -67,7 +67,7 @@ async def test_rows_are_listed_newest_first_by_what_is_asked(
     wrong = await fedstac("audit", "list", "--since", "yesterday", **auditor)
     assert (wrong.code, "is no time" in wrong.stderr) == (2, True)
     wrong = await fedstac("audit", "list", "--outcome", "refused", **auditor)
-    assert (wrong.code, "is none of new, newer" in wrong.stderr) == (2, True)
+    assert (wrong.code, "is not one of new, newer" in wrong.stderr) == (2, True)
 
 
 async def test_the_table_fits_80_columns(logged: Connection, auditor: dict[str, str], fedstac: Fedstac) -> None:

@@ -112,6 +112,7 @@ async def test_a_retraction_is_seen_in_search_and_history(west: Api, fedstac: Fe
         assert "retracted: wrong forcing" in shown
         assert f"use instead: {UNKNOWN}" in shown
         assert "see: https://errata.esgf.io/1" in shown
+    assert (await fedstac("history", ID, "--events", **to(west))).stdout.count("wrong forcing") == 1
     more = await fedstac("retract", ID, "--data", "purge", **to(west))
     assert more.code == 0
     retraction = (await served(west))["properties"]["fedstac:retraction"]

@@ -66,12 +66,14 @@ async def test_one_invalid_item_exits_1_and_names_line_pointer_and_problem(
 ) -> None:
     items = list(sample.items(6))
     items[3] = broken(items[3])
+    items[3]["properties"] = {**items[3]["properties"], "fedstac:state": "published"}
     (tmp_path / "items.ndjson").write_bytes(lines(items) + b"{no JSON\n")
     done = await fedstac("publish", "items.ndjson", **to(api))
     assert done.code == 1
     assert f"rejected: items.ndjson:4  {items[3]['id']}" in done.stdout
     assert "\n  stac-validation\n" in done.stdout
     assert "    /geometry" in done.stdout
+    assert "\n    warning /properties/fedstac:state: " in done.stdout  # it is no reason of the refusal
     assert "rejected: items.ndjson:7" in done.stdout
     assert done.stdout.endswith("published 5, rejected 2 of 7 items in 1 request\n")
     found = await fedstac("publish", "items.ndjson", "-o", "ndjson", **to(api))
@@ -209,8 +211,9 @@ async def test_it_gives_up_when_nothing_moves(start_api: StartApi, dsn: str, fed
         (("publish", "-"), "node:east", 4, "may not publish"),
         (("publish", "nothing.json"), "admin", 2, "nothing.json does not exist"),
         (("publish", "-", "--batch", "0"), "admin", 2, "--batch"),
-        (("status", "7c1f"), "admin", 3, "a request's id is a UUID"),
+        (("status", "7c1f"), "admin", 3, "'7c1f' is not the id of a request, which is a UUID"),
         (("search", "--filter", "and and"), "admin", 2, "CQL2"),
+        (("search", "--datetime", "yesterday"), "admin", 2, "one maybe `..`; a year is written 2000"),
         (("search", "--bbox", "1,x"), "admin", 2, "west,south,east,north"),
         (("feed", "tail"), "admin", 4, "is no node"),
         (("feed", "tail", "--after", "7.7"), "node:east", 3, "the feed cannot go on"),
@@ -326,9 +329,17 @@ async def test_facets_are_counted_in_tables_lines_and_json(api: Api, fedstac: Fe
     assert one[1]["value"] == one[0]["buckets"][0]["frequency"] == sources[first]
     every = json.loads((await fedstac("facets", name, *condition, "--multi-select", "-o", "json", **to(api))).stdout)
     assert {bucket["key"] for bucket in every[0]["buckets"]} == set(sources)
+    (_, its_count), *others = sources.most_common()
     table = (await fedstac("facets", "-c", "CMIP6", "--top", "1", **to(api))).stdout.splitlines()
-    assert table[0].split() == ["facet", "value", "datasets"]
-    assert sum(name in line for line in table) == 2  # the most frequent one, and how many others there are
+    assert table[0].split() == ["datasets", "8"]
+    at = table.index("source_id")
+    assert table[at + 1].split()[0] == str(its_count)
+    assert table[at + 2].strip() == f"… and {len(others)} more; --top 0 shows all"
+    assert max(map(len, table)) <= 120  # one long value moves no other
+    assert table[table.index("year of the start") + 1].split()[1].isdigit()
+    shown = (await fedstac("facets", "cmip6_source_id", **to(api))).stdout.splitlines()  # as its heading has it
+    assert shown[1] == "cmip6_source_id"
+    assert sorted(shown[2:]) == sorted(f"{count:>8}  {value}" for value, count in sources.items())
     wrong = await fedstac("facets", "sourse_id", "-c", "CMIP6", **to(api))
     assert (wrong.code, "did you mean" in wrong.stderr) == (2, True)
 

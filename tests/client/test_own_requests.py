@@ -27,6 +27,10 @@ async def test_own_requests_are_listed_and_shown(api: Api, fedstac: Fedstac) -> 
     assert max(map(len, table.stdout.splitlines())) <= 80
     only = await fedstac("requests", "list", "--status", "partly", "-o", "ndjson", **to(api))
     assert [line["id"] for line in only.lines] == [listed.lines[0]["id"]]
+    misspelt = await fedstac("requests", "list", "--status", "partial", **to(api))
+    assert (misspelt.code, "'partly'" in misspelt.stderr) == (2, True)
+    nothing = await fedstac("requests", "list", "--status", "failed", **to(api))
+    assert (nothing.code, nothing.stdout, nothing.stderr) == (0, "", "none\n")
     shown = await fedstac("requests", "show", listed.lines[0]["id"], **to(api))
     assert shown.code == 1
     assert "item 1" in shown.stdout

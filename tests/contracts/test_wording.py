@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from fedstac.cli.wording import in_commands
+from fedstac.cli import app
+from fedstac.cli.wording import COMMANDS, in_commands
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "fedstac"
 CALL = re.compile(r"\b(GET|HEAD|POST|PUT|PATCH|DELETE) /")
@@ -48,6 +52,23 @@ def test_there_are_such_sentences() -> None:
 def test_calls_in_a_sentence_become_commands(sentence: str) -> None:
     if not sentence.startswith(ELSEWHERE):
         assert not CALL.search(in_commands(sentence)), "cli/wording.py has no command for this call"
+
+
+def _found(command: Any, words: Sequence[str]) -> Any:
+    """Return the command that the words name, below this one."""
+    for word in words:
+        if not hasattr(command, "commands"):
+            break  # an argument
+        command = command.commands[word]
+    return command
+
+
+@pytest.mark.parametrize("text", [command for _, command in COMMANDS if "fedstac " in command])
+def test_commands_in_sentences_exist_with_their_options(text: str) -> None:
+    words = text[text.index("fedstac ") :].split()[1:]
+    options = [word for word in words if word.startswith("-")]
+    command = _found(typer.main.get_command(app), [word for word in words if not word.startswith(("-", "\\"))])
+    assert set(options) <= {option for parameter in command.params for option in parameter.opts}
 
 
 def test_a_sentence_is_a_sentence_still() -> None:

@@ -41,7 +41,7 @@ async def test_check_shows_rules_tiers_sources_and_faults(fedstac: Fedstac, poli
     rewrite(policy_path, POLICY.replace("restrict", "restict"))
     broken = await fedstac("replica", "policy", "check", str(policy_path))
     assert broken.code == 1
-    assert "line 12: rules[2] (model B).action 'restict' is none of replicate, restrict, ignore" in " ".join(
+    assert "line 12: rules[2] (model B).action 'restict' is not one of replicate, restrict, ignore" in " ".join(
         broken.stderr.split()
     )
 

@@ -79,7 +79,7 @@ def list_rows(
     from fedstac.db import audit
 
     if outcome and outcome not in OUTCOMES:
-        raise typer.BadParameter(f"{outcome!r} is none of {', '.join(OUTCOMES)}", param_hint="--outcome")
+        raise typer.BadParameter(f"{outcome!r} is not one of {', '.join(OUTCOMES)}", param_hint="--outcome")
     row_filter = audit.RowFilter(who or None, dataset or None, _moment(since), outcome or None, limit or None)
     form = form_of(ctx, output)
 

@@ -75,7 +75,8 @@ def _show_shortly(dataset: Dataset) -> None:
     for link in dataset.document["links"]:
         if link["rel"] in ("cite-as", "related", "replaced_by", "replaces", "latest-version"):
             out(for_terminal(f"  {link['rel']:<18}{link['href']}"))
-    say(for_terminal(f"files: fedstac files {dataset.id}   all of it: fedstac get {dataset.id} -o json"), "dim")
+    say(for_terminal(f"files:     fedstac files {dataset.id}"), "dim")
+    say(for_terminal(f"all of it: fedstac get {dataset.id} -o json"), "dim")
 
 
 def _span(start: str, properties: Mapping[str, Any]) -> str:
@@ -134,7 +135,7 @@ def _show_events(form: Output, rows: Sequence[Mapping[str, Any]]) -> None:
             listing.row(row, (row["time"][:19], row["type"], row["state"], row.get("actor"), row["id"]))
             if form is Output.TABLE:
                 terminal.show_notices({"fedstac:state": row["state"], "fedstac:retraction": row.get("retraction")})
-                if row.get("reason"):
+                if row.get("reason") and not row.get("retraction"):  # which has the reason too
                     out(for_terminal(f"    {row['reason']}"))
 
 

@@ -24,7 +24,6 @@ from fedstac.client.runs import Run
 from fedstac.client.searching import Search
 from fedstac.client.transport import ClientError
 from fedstac.client.values import Dataset
-from fedstac.domain.errors import Severity
 
 T = TypeVar("T")
 
@@ -246,8 +245,7 @@ def request_status(
                     if form is Output.TABLE and result.detail:
                         out(in_commands(for_terminal(f"  {result.type}: {result.detail}")))
                     for finding in result.findings if form is Output.TABLE else ():
-                        sign = "warning " if finding.severity is Severity.WARNING else ""
-                        out(f"    {sign}{terminal.finding_line(finding)}")
+                        out(f"    {terminal.sign_of(finding)}{terminal.finding_line(finding)}")
         elif form is Output.TABLE:
             terminal.show_request(current)
         else:
@@ -336,7 +334,7 @@ def search(
             return
         opening, closing = '{"type":"FeatureCollection","features":[', "]}"
         columns = ("collection", "from", "latest", "state", "id")
-        with terminal.Listing(form, columns, opening=opening, closing=closing) as listing:
+        with terminal.Listing(form, columns, opening=opening, closing=closing, if_empty="") as listing:
             for item in results:
                 listing.row(item, _item_cells(item))
                 if form is Output.TABLE:
@@ -436,7 +434,7 @@ def tail(
             epoch, _, pos = server.head().cursor.partition(".")
             after = f"{epoch}.{max(0, int(pos) - last)}"
         cursor = after
-        with terminal.Listing(form, ("cursor", "time", "event", "subject")) as listing:
+        with terminal.Listing(form, ("cursor", "time", "event", "subject"), if_empty="") as listing:
             for page in server.events(after, follow=follow, collection=collection or None, type=type or None):
                 cursor = page.cursor
                 for event in page.events:

@@ -9,10 +9,16 @@ import typer
 
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.terminal import Output
-from fedstac.domain.aggregating import DISTRIBUTION
+from fedstac.cli.terminal import Output, for_terminal, out
+from fedstac.domain.aggregating import DISTRIBUTION, SUFFIX
 
 commands = typer.Typer()
+
+TOTALS = {
+    "total_count": "datasets", "file_count": "files", "byte_count": "bytes", "node_count": "nodes with files",
+    "datetime_min": "first start", "datetime_max": "last end",
+}  # fmt: skip
+HEADINGS = {"datetime_frequency": "year of the start", "alternate_name_frequency": "node with files"}
 
 
 @commands.command(
@@ -58,19 +64,56 @@ def facets(
     if form is Output.JSON:
         terminal.dump(counts.aggregations)
         return
-    with terminal.Listing(form, ("facet", "value", "datasets")) as listing:
+    if form is Output.NDJSON:
         for each in counts.aggregations:
-            for value, count in _rows(each, 0 if form is Output.NDJSON else top):
-                listing.row({"facet": each["name"], "value": value, "datasets": count}, (each["name"], value, count))
+            for value, count in _rows(each):
+                terminal.dump({"facet": each["name"], "value": value, "datasets": count})
+        return
+    for each in counts.aggregations:
+        if each["data_type"] == DISTRIBUTION:
+            _show_facet(each, (collection or ())[:2], top)
+        else:
+            out(f"{TOTALS.get(each['name'], each['name']):<18}{_total(each)}")
 
 
-def _rows(aggregation: dict[str, Any], top: int) -> Sequence[tuple[object, object]]:
+def _rows(aggregation: dict[str, Any]) -> Sequence[tuple[object, object]]:
     """Return values and how many datasets have each; of what is one value, that and nothing."""
     if aggregation["data_type"] != DISTRIBUTION:
         return [(aggregation["value"], "")]
+    return [(each["key"], each["frequency"]) for each in aggregation["buckets"]]
+
+
+def _total(aggregation: dict[str, Any]) -> str:
+    """Return the one value of an aggregation, for people."""
+    value = aggregation["value"]
+    if value is None:
+        return "none"
+    if aggregation["data_type"] == "datetime":
+        return for_terminal(value)[:10]
+    return f"{value:,}" + (f" ({value / 1e9:.1f} GB)" if aggregation["name"] == "byte_count" else "")
+
+
+def _show_facet(aggregation: dict[str, Any], collections: Sequence[str], top: int) -> None:
+    """Show the values of a facet below its name, for people. The count comes first, whatever the length of a value."""
     buckets = aggregation["buckets"]
-    rows: list[tuple[object, object]] = [(each["key"], each["frequency"]) for each in buckets[: top or len(buckets)]]
-    return [*rows, (f"… and {len(buckets) - len(rows)} more", "")] if len(rows) < len(buckets) else rows
+    most_frequent = buckets[: top or len(buckets)]
+    if not most_frequent:
+        return
+    out()
+    out(for_terminal(_heading(aggregation["name"], collections)), "bold")
+    for bucket in most_frequent:
+        value = str(bucket["key"])
+        out(for_terminal(f"{bucket['frequency']:>8,}  {value[:4] if bucket['data_type'] == 'datetime' else value}"))
+    if len(most_frequent) < len(buckets):
+        out(f"          … and {len(buckets) - len(most_frequent)} more; --top 0 shows all", "dim")
+
+
+def _heading(name: str, collections: Sequence[str]) -> str:
+    """Return the name of a facet as the command takes it: without the project's prefix where one is searched."""
+    if name in HEADINGS:
+        return HEADINGS[name]
+    prefix = f"{collections[0].lower()}_" if len(collections) == 1 else ""
+    return name.removesuffix(SUFFIX).removeprefix(prefix)
 
 
 def _numbers(text: str) -> list[float]:

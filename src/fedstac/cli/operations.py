@@ -63,7 +63,7 @@ def issue(
 
     wrong = [each for each in role if each not in ("admin", "monitor") and not all(each.partition(":"))]
     if wrong:
-        raise typer.BadParameter(f"{wrong[0]!r} is none of admin, monitor, publisher:<institution>, node:<name>")
+        raise typer.BadParameter(f"{wrong[0]!r} is not one of admin, monitor, publisher:<institution>, node:<name>")
     if not nodes.is_name(name):
         raise typer.BadParameter(f"{name!r} is no name; it has 1 to 100 for_terminal characters, and is no pseudonym")
     for each in role if not unknown_institution else ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict
+from enum import StrEnum
 from itertools import islice
 from typing import Annotated
 
@@ -18,11 +19,25 @@ commands = typer.Typer(no_args_is_help=True, help="Your own requests, and what b
 SHOWN = 20
 
 
+class RequestStanding(StrEnum):
+    """How a request stands, in one word for people."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    PARTLY = "partly"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 @commands.command("list", epilog=examples("fedstac requests list", "fedstac requests list -n 0 -o ndjson", codes=True))
 def list_requests(
     ctx: typer.Context,
     last: Annotated[int, typer.Option("-n", "--last", min=0, help="How many; 0: all.")] = SHOWN,
-    only: Annotated[str, typer.Option("--status", help="Only with this status, for example rejected.")] = "",
+    only: Annotated[
+        RequestStanding | None, typer.Option("--status", help="Only with this status.", show_default=False)
+    ] = None,
     output: Form = None,
     url: Url = "",
     token: Token = "",
@@ -33,7 +48,7 @@ def list_requests(
         client_of(ctx, url, token) as client,
         terminal.Listing(form, ("request" + " " * 29, "status  ", "action   ", "items", "since")) as listing,
     ):
-        for one in islice((each for each in client.requests() if only in ("", each.shown_status)), last or None):
+        for one in islice((each for each in client.requests() if only in (None, each.shown_status)), last or None):
             row = asdict(one)
             listing.row(row, (one.id, one.shown_status, one.action, one.total, terminal.moment(one.created)))
 

@@ -72,7 +72,7 @@ def reconcile(
     if not (source or from_collection or load):
         raise typer.BadParameter("say what shall exist: SOURCE, --from-collection, or --load", param_hint="SOURCE")
     if mode not in ("apply", "rebuild"):
-        raise typer.BadParameter(f"{mode!r} is none of apply, rebuild", param_hint="--mode")
+        raise typer.BadParameter(f"{mode!r} is not one of apply, rebuild", param_hint="--mode")
     with client_of(ctx, url, token) as client:
         present = client.load(load) if load else None
         if not collection and present is not None:

@@ -46,7 +46,7 @@ from fedstac.client.transport import (
     findings_from,
 )
 from fedstac.client.values import AcceptedBatch, Request
-from fedstac.domain.errors import Finding
+from fedstac.domain.errors import Finding, Severity
 
 SHOWN_TROUBLES, SHOWN_FINDINGS, SHOWN_CHANGES = 20, 10, 8
 REJECTED, USAGE, NOT_FOUND, NOT_AUTHORISED, AWAY, FAULT, INTERRUPTED, NO_READER = 1, 2, 3, 4, 5, 70, 130, 141
@@ -173,10 +173,15 @@ def moment(created: str) -> str:
 
 
 class Listing:
-    """Rows as they come: a table, an array in `opening` and `closing`, or a line each."""
+    """Rows as they come: a table, an array in `opening` and `closing`, or a line each.
 
-    def __init__(self, form: Output, columns: Sequence[str], *, opening: str = "[", closing: str = "]") -> None:
-        self._form, self._columns = form, columns
+    `if_empty`: what a table says on standard error if it has no row.
+    """
+
+    def __init__(
+        self, form: Output, columns: Sequence[str], *, opening: str = "[", closing: str = "]", if_empty: str = "none"
+    ) -> None:
+        self._form, self._columns, self._if_empty = form, columns, if_empty if columns else ""
         self._opening, self._closing = opening, closing
         self._widths = [len(name) for name in columns]
         self.count = 0
@@ -208,6 +213,13 @@ class Listing:
         if self._form is Output.JSON and (self.count or kind is None):
             sys.stdout.write(("" if self.count else self._opening) + self._closing + "\n")
             sys.stdout.flush()
+        elif self._form is Output.TABLE and self._if_empty and not self.count and kind is None:
+            say(self._if_empty, "dim")
+
+
+def sign_of(finding: Finding) -> str:
+    """Return what stands before a finding, so that a warning is not taken for the reason of a refusal."""
+    return "warning " if finding.severity is Severity.WARNING else ""
 
 
 def finding_line(finding: Finding) -> str:
@@ -221,8 +233,8 @@ def show_trouble(place: str, id: str, status: str, type: str, detail: str, findi
     out(for_terminal(f"{status}: {'  '.join(part for part in (place, id) if part)}"), "red")
     is_repeated = bool(findings) and findings[0].message in detail
     out(in_commands(for_terminal(f"  {type}" + ("" if is_repeated else f": {detail}"))))
-    for finding in findings[:SHOWN_FINDINGS]:
-        out(f"    {finding_line(finding)}")
+    for finding in sorted(findings, key=sign_of)[:SHOWN_FINDINGS]:  # errors first
+        out(f"    {sign_of(finding)}{finding_line(finding)}")
     if len(findings) > SHOWN_FINDINGS:
         out(f"    and {len(findings) - SHOWN_FINDINGS} more findings; -o ndjson shows all")
 

@@ -16,7 +16,7 @@ from fedstac.client import documents
 from fedstac.client.documents import DocumentTrouble
 from fedstac.domain import crosschecks
 from fedstac.domain.crosschecks import Batch
-from fedstac.domain.errors import Finding, Severity, errors_in
+from fedstac.domain.errors import Finding, errors_in
 from fedstac.domain.vocabulary import DatasetName, UnknownVersion, VocabularyBroken, name_of
 
 if TYPE_CHECKING:
@@ -136,9 +136,8 @@ class _Report:
     def _show(self, place: str, line: dict[str, Any]) -> None:
         out(terminal.for_terminal(f"{place}  {line['id']}"), "" if line["valid"] else "red")
         findings = [Finding.from_json(finding) for finding in line["findings"]]
-        for finding in findings[: terminal.SHOWN_FINDINGS]:
-            sign = "warning " if finding.severity is Severity.WARNING else ""
-            out(f"  {sign}{finding.rule}  {terminal.finding_line(finding)}")
+        for finding in sorted(findings, key=terminal.sign_of)[: terminal.SHOWN_FINDINGS]:  # errors first
+            out(f"  {terminal.sign_of(finding)}{finding.rule}  {terminal.finding_line(finding)}")
         if len(findings) > terminal.SHOWN_FINDINGS:
             out(f"  and {len(findings) - terminal.SHOWN_FINDINGS} more findings; -o ndjson shows all")
 

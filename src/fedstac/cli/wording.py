@@ -24,7 +24,6 @@ COMMANDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"GET /collections/([^\s;,/]+)/queryables\b", r"fedstac collections show \1 --properties"),
         (r"GET /queryables\b", "fedstac collections show ID --properties"),
         (r"GET /aggregations\b", "fedstac facets"),
-        (r"DELETE /collections/([^\s;,/]+)/cascade\b", r"fedstac collections delete \1 --cancel"),
         (r"PUT /collections/([^\s;,]+)", r"fedstac collections update \1"),
         (r"POST /collections\b(?!/)", "fedstac collections create"),
         (r"GET /collections\b(?!/)", "fedstac collections list"),
@@ -34,6 +33,7 @@ COMMANDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"GET /snapshot\b", "fedstac rebuild --from snapshot"),
         (r"GET /search\?ids=", "fedstac search --ids"),
         (r"in the header Fedstac-Override\b", "with --override"),
+        (r"a year is written 2000-01-01T00:00:00Z/2000-12-31T23:59:59Z", "a year is written 2000"),
     )
 )
 

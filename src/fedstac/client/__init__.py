@@ -48,6 +48,7 @@ from fedstac.client.transport import (
     no_notice,
 )
 from fedstac.client.values import AcceptedBatch, FeedPage, Head, ItemResult, Request, RequestSummary
+from fedstac.domain.aggregating import SUFFIX
 
 RESULTS_PAGE, SEARCH_PAGE, FEED_PAGE, REQUESTS_PAGE = 500, 500, 500, 50
 LONG_POLL_SECONDS = 20
@@ -306,7 +307,8 @@ class Client:
         """Return the names of aggregations; what names nothing that the node lists stays, and the node says why."""
         path = collection_path(collections[0]) if len(collections) == 1 else ""
         entries = self._transport.json("GET", path + "/aggregations")["aggregations"]
-        by_name = {
+        by_name = {each["name"].removesuffix(SUFFIX): each["name"] for each in entries}
+        by_name |= {
             each["property"].rpartition(":")[2]: each["name"] for each in reversed(entries) if "property" in each
         }
         by_name |= {each["property"]: each["name"] for each in entries if "property" in each}

@@ -134,7 +134,7 @@ def chosen_task(tasks: type[Task], text: str) -> Task:
     try:
         return tasks(text)
     except ValueError:
-        raise BadRequest(f"do={text[:20]!r} is none of {', '.join(tasks)}; go back and choose one") from None
+        raise BadRequest(f"do={text[:20]!r} is not one of {', '.join(tasks)}; go back and choose one") from None
 
 
 def redirect(url: str) -> Response:

@@ -57,7 +57,7 @@ async def get_list(visit: Visit) -> Response:
     query = PageQuery.of(visit)
     state = query.get("state") or OPEN
     if state not in IS_OPEN:
-        raise BadRequest(f"state={state[:20]!r} is none of {', '.join(IS_OPEN)}")
+        raise BadRequest(f"state={state[:20]!r} is not one of {', '.join(IS_OPEN)}")
     asked_for = {"open": IS_OPEN[state], **{name: query.get(name) for name in ("q", "after", "limit")}}
     document = await verbs.show(visit, manager.get_quarantines, query=asked_for)
     content = {

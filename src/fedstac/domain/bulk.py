@@ -70,7 +70,7 @@ def read_wish(value: Mapping[str, Any]) -> BulkWish:
     """
     name = value.get("action")
     if not isinstance(name, str) or name not in tuple(RIGHTS):
-        raise BadRequest(f"action={str(name)[:40]!r} is none of {', '.join(RIGHTS)}")
+        raise BadRequest(f"action={str(name)[:40]!r} is not one of {', '.join(RIGHTS)}")
     action = BulkAction(name)
     for other in set(MEMBERS.values()) - {MEMBERS.get(action)}:
         if other in value:

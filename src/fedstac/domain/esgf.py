@@ -118,7 +118,7 @@ def read(event: Json) -> ItemStep:
         if at is None:
             raise ValueError("metadata.time is no date and time as in RFC 3339")
         if method not in ("POST", "PUT", "PATCH"):
-            raise ValueError(f"the method {str(method)[:20]!r} is none of POST, PUT, PATCH")
+            raise ValueError(f"the method {str(method)[:20]!r} is not one of POST, PUT, PATCH")
         step = ItemStep(
             str(event["id"]), collection, item_id, epoch, seq, at, actor[:LONGEST_NAME], item, facts=_facts(metadata)
         )

@@ -362,7 +362,7 @@ def _as_moment(operand: Any) -> Json:
     if isinstance(operand, str) and (DAY.fullmatch(operand) or model.moment(operand)):
         return _instant({"date" if DAY.fullmatch(operand) else "timestamp": operand})
     raise BadRequest(
-        f"filter: {_brief(operand)} is compared with a moment and is none; write TIMESTAMP('…') or DATE('…')"
+        f"filter: {_brief(operand)} is compared with a moment, and is no moment; write TIMESTAMP('…') or DATE('…')"
     )
 
 

@@ -37,7 +37,7 @@ def read(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise BadRequest(f"a retraction is a JSON object; send {{{', '.join(MEMBERS)}}}")
     findings = [
-        Finding("retraction", f"/{name}", f"`{name}` is none of {', '.join(MEMBERS)}")
+        Finding("retraction", f"/{name}", f"`{name}` is not one of {', '.join(MEMBERS)}")
         for name in value if name not in MEMBERS
     ] + [
         Finding("retraction", f"/{name}", f"`{name}` is a text of at most {LONGEST_TEXT} characters")

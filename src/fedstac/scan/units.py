@@ -130,7 +130,7 @@ def _clock(clock: re.Match[str], units: str) -> Fraction:
     else:
         hour, minute, second = int(clock["hour"]), int(clock["minute"] or 0), Fraction(clock["second"] or 0)
     if hour > 23 or minute > 59 or second >= 60:
-        raise Unusable("time", f"the clock time in the units {printable(units)} of time is none")
+        raise Unusable("time", f"the clock time in the units {printable(units)} of time is not valid")
     return hour * 3600 + minute * 60 + second
 
 
@@ -143,7 +143,7 @@ def _zone(text: str, units: str) -> int:
         raise _no_date(units, text)
     hours, minutes = (zone["packed"][:-2], zone["packed"][-2:]) if zone["packed"] else (zone["hours"], zone["minutes"])
     if int(hours) > 23 or int(minutes or 0) > 59:
-        raise Unusable("time", f"the zone {printable(text)} in the units {printable(units)} of time is none")
+        raise Unusable("time", f"the zone {printable(text)} in the units {printable(units)} of time is not valid")
     return (-1 if zone["sign"] == "-" else 1) * (int(hours) * 3600 + int(minutes or 0) * 60)
 
 

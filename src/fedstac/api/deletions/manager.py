@@ -52,7 +52,7 @@ def _choice(call: Call, name: str, choices: type[Choice]) -> Choice | None:
     try:
         return choices(text)
     except ValueError:
-        raise BadRequest(f"{name}={text[:20]!r} is none of {', '.join(choices)}") from None
+        raise BadRequest(f"{name}={text[:20]!r} is not one of {', '.join(choices)}") from None
 
 
 def _text(call: Call, name: str) -> str | None:
@@ -94,7 +94,7 @@ async def list_document(call: Call) -> dict[str, Any]:
     names = [each.value for each in ListOrder]
     name = text[1:] if text[:1] in ("-", "+") else text
     if name not in names:
-        raise BadRequest(f"sortby={text[:20]!r} is none of {', '.join(names)}, or one with - in front of it")
+        raise BadRequest(f"sortby={text[:20]!r} is not one of {', '.join(names)}, or one with - in front of it")
     limit = max(numbers.whole(call.query_params, "limit", default=DEFAULT_PAGE, most=deleting.MOST_PAGE), 1)
     caller = caller_of(call)
     async with call.node.pool.acquire() as conn:

@@ -115,9 +115,9 @@ async def get_grants(call: Call) -> Response:
     subject = _subject(call)
     state, form = call.query_params.get("state", "open"), call.query_params.get("format", NATIVE)
     if state not in STANDS:
-        raise BadRequest(f"state={state[:20]!r} is none of {', '.join(STANDS)}")
+        raise BadRequest(f"state={state[:20]!r} is not one of {', '.join(STANDS)}")
     if form not in (NATIVE, VISA):
-        raise BadRequest(f"format={form[:20]!r} is none of {NATIVE}, {VISA}")
+        raise BadRequest(f"format={form[:20]!r} is not one of {NATIVE}, {VISA}")
     limit = max(numbers.whole(call.query_params, "limit", default=DEFAULT_PAGE, most=MOST_PAGE), 1)
     grant_filter = GrantFilter(subject, _target(call), STANDS[state], is_valid=form == VISA)
     async with call.node.pool.acquire() as conn:

@@ -120,7 +120,7 @@ async def get_snapshot(call: Call) -> Response:
     if (form := call.query_params.get("format", "json")) == snapshots.GEOPARQUET:
         return await snapshots.manifest_answer(call)
     if form != "json":
-        raise BadRequest(f"format={form[:40]!r} is none; there are json and {snapshots.GEOPARQUET}")
+        raise BadRequest(f"format={form[:40]!r} is no format of a snapshot; there are json and {snapshots.GEOPARQUET}")
     if "collection" in call.query_params or "id" in call.query_params:
         return await _get_named(call)
     limit = max(numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE), 1)

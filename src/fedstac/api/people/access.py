@@ -33,7 +33,7 @@ async def get_explain(call: Call) -> Response:
         action = Action(call.query_params.get("action", ""))
     except ValueError:
         name = call.query_params.get("action", "")[:40]
-        raise BadRequest(f"action={name!r} is none of {', '.join(Action)}") from None
+        raise BadRequest(f"action={name!r} is not one of {', '.join(Action)}") from None
     if not is_about_caller and not caller.is_admin:
         raise MissingPermission(f"{caller.name} may ask about themselves only; leave `as` out")
     async with node.pool.acquire() as conn:

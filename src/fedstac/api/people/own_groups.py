@@ -196,7 +196,7 @@ def _read(raw: bytes, members: tuple[str, ...]) -> dict[str, str]:
     group = strict_json.parse(raw)
     if not isinstance(group, dict):
         raise BadRequest(f"the body is no JSON object; send {{{', '.join(MEMBERS)}}}")
-    findings = [Finding("group", f"/{name}", f"`{name}` is none of {', '.join(MEMBERS)}") for name in group
+    findings = [Finding("group", f"/{name}", f"`{name}` is not one of {', '.join(MEMBERS)}") for name in group
                 if name not in MEMBERS]  # fmt: skip
     findings += [Finding("group", f"/{name}", f"`{name}` is missing") for name in members if name not in group]
     for name, value in group.items():

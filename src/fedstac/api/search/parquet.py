@@ -25,7 +25,7 @@ def is_asked_for(call: Call) -> bool:
     """Return whether the caller wants a file, by `f` or else by Accept. BadRequest for another `f`."""
     form = call.query_params.get(PARAMETER, "")
     if form and form not in FORMATS:
-        raise BadRequest(f"f={form[:40]!r} is none; there are {' and '.join(FORMATS)}")
+        raise BadRequest(f"f={form[:40]!r} is no form of a search; there are {' and '.join(FORMATS)}")
     return form == "parquet" or (not form and MEDIA_TYPE in call.headers.get("accept", ""))
 
 

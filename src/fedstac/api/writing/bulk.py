@@ -90,7 +90,7 @@ async def get_bulk_datasets(call: Call) -> Response:
     """List what became of each dataset of a change, in the order of the work."""
     status = call.query_params.get("status")
     if status is not None and status not in bulks.STATUSES:
-        raise BadRequest(f"status={status[:20]!r} is none of {', '.join(bulks.STATUSES)}")
+        raise BadRequest(f"status={status[:20]!r} is not one of {', '.join(bulks.STATUSES)}")
     limit = max(1, numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE))
     after = numbers.whole(call.query_params, "after", default=0, most=MOST_OF_LOAD)
     async with call.node.pool.acquire() as conn:

@@ -94,7 +94,7 @@ async def get_load_datasets(call: Call) -> Response:
     """List the datasets of a load by their ids, each with what becomes of it."""
     text = call.query_params.get("change")
     if text is not None and text not in tuple(LoadChange):
-        raise BadRequest(f"change={text[:20]!r} is none of {', '.join(LoadChange)}")
+        raise BadRequest(f"change={text[:20]!r} is not one of {', '.join(LoadChange)}")
     change = LoadChange(text) if text is not None else None
     limit = max(1, numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE))
     async with call.node.pool.acquire() as conn:
@@ -158,7 +158,7 @@ def _permit(call: Call, collection: str) -> None:
 def _mode(call: Call) -> LoadMode:
     text = call.query_params.get("mode", LoadMode.APPLY)
     if text not in tuple(LoadMode):
-        raise BadRequest(f"mode={text[:20]!r} is none of {', '.join(LoadMode)}")
+        raise BadRequest(f"mode={text[:20]!r} is not one of {', '.join(LoadMode)}")
     return LoadMode(text)
 
 

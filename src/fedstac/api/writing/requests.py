@@ -75,7 +75,7 @@ class ResultsPage(NamedTuple):
 def _page(call: Call) -> ResultsPage:
     status = call.query_params.get("status")
     if status is not None and status not in STATUSES:
-        raise BadRequest(f"status={status[:20]!r} is none of {', '.join(STATUSES)}")
+        raise BadRequest(f"status={status[:20]!r} is not one of {', '.join(STATUSES)}")
     limit = numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE)
     return ResultsPage(status, max(1, limit), numbers.whole(call.query_params, "after", default=-1, most=1 << 30))
 
@@ -86,7 +86,7 @@ async def readable(node: Node, caller: Principal, request_id: str) -> requests.S
         number = UUID(request_id)
     except ValueError:
         raise RequestDoesNotExist(
-            f"{request_id[:80]!r} is none: a request's id is a UUID; GET /requests lists yours"
+            f"{request_id[:80]!r} is not the id of a request, which is a UUID; GET /requests lists yours"
         ) from None
     async with node.pool.acquire() as conn:
         summary = await requests.summary(conn, number)

@@ -240,7 +240,7 @@ class _Reader(YamlReader):
         except BadRequest as refusal:
             self.fault(node, path, f"is no filter that can be used: {refusal.detail}")
         except ValueError:
-            self.fault(node, path, "has a number that is none; write it in digits, or in quotes if it is a text")
+            self.fault(node, path, "has a number that cannot be read; write it in digits, or in quotes if it is a text")
         return False, compile_filter(False)
 
     def _tier(self, node: YamlNode | None, path: str) -> str | None:
@@ -367,7 +367,7 @@ class _Reader(YamlReader):
         if text and text not in list(choices):
             like = nearest(text, list(choices))
             self.fault(
-                node, path, f"{text!r:.40} is none of {', '.join(choices)}" + (f"; write {like}" if like else "")
+                node, path, f"{text!r:.40} is not one of {', '.join(choices)}" + (f"; write {like}" if like else "")
             )
         return choices(text) if text in list(choices) else default
 
