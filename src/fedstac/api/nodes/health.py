@@ -28,7 +28,7 @@ from fedstac.settings import Settings
 from fedstac.workers import roles
 from fedstac.workers.roles import Outlook, Role
 
-ANSWER_SECONDS = 1.5  # for the database; its connection is cut after another second
+LOOK_SECONDS = 5.0  # for the database, which may be busy; its connection is cut after another second
 KEPT_SECONDS = 1.0  # many askers cost one look
 KEPT_BESIDE = 5  # times as long a look counts while the next one is under way: nobody waits for a busy database
 STUCK_SECONDS = 30.0  # that an event may wait for its position
@@ -144,7 +144,7 @@ class HealthLook:
     async def _renew(self) -> None:
         reason = Unavailable("the database does not answer; try again", retry_after=2)
         try:
-            async with Budget(ANSWER_SECONDS + 1, Lane.HEALTH, lambda: reason):
+            async with Budget(LOOK_SECONDS + 1, Lane.HEALTH, lambda: reason):
                 self._health, self._fault = await self._look(), None
         except Exception as error:
             self._fault = error
@@ -156,7 +156,7 @@ class HealthLook:
         log_state: LogState | None = None
         replica: ReplicaStand | None = None
         try:
-            async with asyncio.timeout(ANSWER_SECONDS), node.pool.acquire() as conn:
+            async with asyncio.timeout(LOOK_SECONDS), node.pool.acquire() as conn:
                 soundness = await schema.look(conn)
                 if not soundness.is_migrating:  # what a migration changes, it changes while nodes serve
                     soundness.require()
