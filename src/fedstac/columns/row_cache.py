@@ -34,9 +34,13 @@ class Rows:
 
     @classmethod
     def of(cls, mask: Mask) -> Rows:
-        if np.count_nonzero(mask) * FEW <= len(mask):
-            return cls(len(mask), np.flatnonzero(mask), None)
-        return cls(len(mask), None, np.packbits(mask))
+        return cls.of_bits(np.packbits(mask), len(mask))
+
+    @classmethod
+    def of_bits(cls, bits: Bits, length: int) -> Rows:
+        if int(np.bitwise_count(bits).sum()) * FEW <= length:
+            return cls(length, np.flatnonzero(mask_of(bits, length)), None)
+        return cls(length, None, bits)
 
     @property
     def bytes(self) -> int:
@@ -108,11 +112,11 @@ class RowCache:
             self._forget(condition)
             return None
         rows = rows.after(numbers, mask, self._table.length)
-        self._store(condition, rows)
+        self.keep(condition, rows)
         return rows
 
-    def keep(self, condition: Hashable, mask: Mask) -> None:
-        """Keep which of all rows meet a condition, if it was asked for before."""
+    def wants(self, condition: Hashable) -> bool:
+        """Note that a condition is asked for. Return whether it was before: then its rows are worth keeping."""
         own_hash = hash(condition)
         with self._lock:
             was_asked = own_hash in self._hashes
@@ -120,16 +124,10 @@ class RowCache:
             self._hashes.move_to_end(own_hash)
             if len(self._hashes) > MOST_ASKED:
                 self._hashes.popitem(last=False)
-        if was_asked:
-            self._store(condition, Rows.of(mask))
+        return was_asked
 
-    def clear(self) -> None:
-        """Keep nothing: rows of before do not count any more."""
-        with self._lock:
-            self._entries.clear()
-            self.bytes = 0
-
-    def _store(self, condition: Hashable, rows: Rows) -> None:
+    def keep(self, condition: Hashable, rows: Rows) -> None:
+        """Keep which of all rows meet a condition."""
         most = max(BYTES_OF_ROW * self._table.length, LEAST_BYTES)
         with self._lock:
             before = self._entries.pop(condition, None)
@@ -138,6 +136,12 @@ class RowCache:
             while self.bytes > most:
                 _, (_, displaced) = self._entries.popitem(last=False)
                 self.bytes -= displaced.bytes
+
+    def clear(self) -> None:
+        """Keep nothing: rows of before do not count any more."""
+        with self._lock:
+            self._entries.clear()
+            self.bytes = 0
 
     def _forget(self, condition: Hashable) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ of those that possibly do. They are one array where memory can tell.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import reduce
@@ -41,7 +41,7 @@ from fedstac.columns.plan import (
     Visible,
     walk,
 )
-from fedstac.columns.row_cache import RowCache, Rows, mask_of
+from fedstac.columns.row_cache import Bits, RowCache, Rows, mask_of
 from fedstac.columns.table import LATEST, PUBLISHED, RETRACTED, UNCODED, Array, FacetTable, Mask, Numbers
 from fedstac.db.columns import COLLECTION, FOOTPRINT, TERM
 from fedstac.runtime import budget
@@ -49,7 +49,8 @@ from fedstac.runtime import budget
 FEW_CODES = 3  # that are compared one after the other; more are looked up in a table
 NARROW = 8  # when one row of so many is left, the other conditions look at those alone
 MOST_CODES = 2  # properties whose codes an evaluation keeps, for conditions that come one after the other
-SMALL = 1 << 12  # rows that are always looked at together
+PIECE = 1 << 16  # rows that are looked at together, for what is made for them to stay near; a multiple of eight
+SMALL = 1 << 12  # rows of which the others are not left out
 VISIBLE = Visible()
 BITS = {"latest": LATEST, "retracted": RETRACTED}
 
@@ -76,6 +77,21 @@ class Masks:
         if self.is_known and other.is_known:
             return Masks(certain, certain)
         return Masks(certain, self.possible | other.possible)
+
+    def at(self, places: Numbers) -> Masks:
+        """Return the masks of some of the rows."""
+        certain = self.certain[places]
+        return Masks(certain, certain if self.is_known else self.possible[places])
+
+    def spread(self, places: Numbers, length: int) -> Masks:
+        """Return the masks of so many rows, of which these are some; the others have no truth."""
+        certain = np.zeros(length, np.bool_)
+        certain[places] = self.certain
+        if self.is_known:
+            return Masks(certain, certain)
+        possible = np.zeros(length, np.bool_)
+        possible[places] = self.possible
+        return Masks(certain, possible)
 
     @property
     def is_known(self) -> bool:
@@ -155,20 +171,32 @@ class Evaluation:
         searched = keys.values() if collections is None else [keys[name] for name in collections if name in keys]
         self.keys = sorted(table.collections & set(searched))
         self._cache = cache
-        self._numbers: Numbers | None = None
+        self._rows: slice | Numbers = slice(0, table.length)  # that are looked at
         self._codes: OrderedDict[str, tuple[Array, bool]] = OrderedDict()  # those used last
+        self._room = np.zeros(0, np.intp)  # for codes in the form in which numpy looks them up
 
     @property
     def _length(self) -> int:
-        return self.table.length if self._numbers is None else len(self._numbers)
+        return self._rows.stop - self._rows.start if isinstance(self._rows, slice) else len(self._rows)
 
     def select(self, plan: Plan) -> Selection:
         """Return what meets all conditions, from the rows on of which that is known already."""
-        masks, parts = self._begin(sorted((VISIBLE, *plan.parts), key=_cost))
-        for part in parts:
-            masks = self._narrowed(masks)
-            masks = masks & self._truth_to_keep(part)
-        return Selection(self._numbers, masks)
+        parts = sorted((VISIBLE, *plan.parts), key=_cost)
+        all_rows = [self._find(part) for part in parts]
+        if not any(rows is not None and rows.numbers is not None for rows in all_rows):
+            all_rows = [rows or self._rows_to_keep(part) for part, rows in zip(parts, all_rows, strict=True)]
+        few = {at: rows.numbers for at, rows in enumerate(all_rows) if rows is not None and rows.numbers is not None}
+        if few:
+            first = min(few, key=lambda at: len(few[at]))
+            others = [*parts[:first], *parts[first + 1 :]]
+            return Selection(few[first], self._among(few[first]).meeting(others))
+        many = [rows.bits for rows in all_rows if rows is not None and rows.bits is not None]
+        others = [part for part, rows in zip(parts, all_rows, strict=True) if rows is None]
+        masks = self._in_pieces(others, reduce(np.bitwise_and, many) if many else None)
+        if np.count_nonzero(masks.possible) * NARROW > self._length:
+            return Selection(None, masks)
+        numbers = np.flatnonzero(masks.possible)
+        return Selection(numbers, masks.at(numbers))
 
     def effort(self, plan: Plan) -> Effort:
         """Return how much `select` would look at."""
@@ -185,23 +213,17 @@ class Evaluation:
                 looks += length // 8
         return Effort(min(looks, most_found * (1 + len(plan.parts))) if most_found < length else looks, most_found)
 
+    def each(self, plan: Plan) -> list[Condition]:
+        """Return each condition with the rows that meet it, whether they are shown or not."""
+        return [Condition(_properties_of(part), self._of_all_rows(part)) for part in plan.parts]
+
+    def visible(self) -> Mask:
+        """Return the rows that searches may find, in the collections that are searched."""
+        return self._of_all_rows(VISIBLE).certain
+
     # --- what is known already ---
 
-    def _begin(self, parts: Sequence[Node]) -> tuple[Masks, list[Node]]:
-        """Return rows that meet some of the conditions, and the other conditions: from then on few rows, or all."""
-        all_rows = [self._rows_of(part) for part in parts]
-        few = {
-            at: rows.numbers for at, rows in enumerate(all_rows) if rows is not None and rows.numbers is not None
-        }
-        if few:
-            first = min(few, key=lambda at: len(few[at]))
-            self._numbers = few[first]
-            return Masks.of(np.ones(self._length, np.bool_)), [*parts[:first], *parts[first + 1 :]]
-        many = [rows.bits for rows in all_rows if rows is not None and rows.bits is not None]
-        mask = mask_of(reduce(np.bitwise_and, many), self._length) if many else np.ones(self._length, np.bool_)
-        return Masks.of(mask), [part for part, rows in zip(parts, all_rows, strict=True) if rows is None]
-
-    def _rows_of(self, part: Node) -> Rows | None:
+    def _find(self, part: Node) -> Rows | None:
         """Return the rows that meet a condition, without looking at all of them; None where that cannot be."""
         if isinstance(part, IdTest):
             return Rows(self.table.length, np.unique(self._numbers_of(part.ids)), None)
@@ -214,29 +236,66 @@ class Evaluation:
 
         return self._cache.find(self._key(part), meet)
 
+    def _rows_to_keep(self, part: Node) -> Rows | None:
+        """Look at all rows for a condition that was asked for before; None for others, and for what is doubtful."""
+        if self._cache is None or not _may_be_kept(part) or not self._cache.wants(self._key(part)):
+            return None
+        pieces = []
+        for piece in self._pieces():
+            masks = piece.truth(part, wanted=True)
+            if not masks.is_known:
+                return None
+            pieces.append(np.packbits(masks.certain))
+        rows = Rows.of_bits(np.concatenate([np.zeros(0, np.uint8), *pieces]), self._length)
+        self._cache.keep(self._key(part), rows)
+        return rows
+
     def _peek(self, part: Node) -> Rows | None:
         return self._cache.peek(self._key(part)) if self._cache is not None and _may_be_kept(part) else None
 
     def _of_all_rows(self, part: Node) -> Masks:
-        rows = self._rows_of(part)
-        return Masks.of(rows.mask) if rows is not None else self._truth_to_keep(part)
-
-    def _truth_to_keep(self, part: Node) -> Masks:
-        masks = self.truth(part, wanted=True)
-        if self._cache is not None and self._numbers is None and masks.is_known and _may_be_kept(part):
-            self._cache.keep(self._key(part), masks.certain)
-        return masks
+        rows = self._find(part) or self._rows_to_keep(part)
+        return Masks.of(rows.mask) if rows is not None else self._in_pieces([part], None)
 
     def _key(self, part: Node) -> Hashable:
         return part, tuple(self.keys)  # a property has other places in other collections
 
-    def each(self, plan: Plan) -> list[Condition]:
-        """Return each condition with the rows that meet it, whether they are shown or not."""
-        return [Condition(_properties_of(part), self._of_all_rows(part)) for part in plan.parts]
+    # --- pieces ---
 
-    def visible(self) -> Mask:
-        """Return the rows that searches may find, in the collections that are searched."""
-        return self._of_all_rows(VISIBLE).certain
+    def _pieces(self) -> Iterator[Evaluation]:
+        room = np.empty(min(PIECE, self._length), np.intp)
+        for start in range(0, self._length, PIECE):
+            piece = self._among(slice(start, min(start + PIECE, self._length)))
+            piece._room = room
+            yield piece
+
+    def _in_pieces(self, parts: Sequence[Node], bits: Bits | None) -> Masks:
+        """Return which rows of these, or of all, meet all conditions."""
+        if not parts and bits is not None:
+            return Masks.of(mask_of(bits, self._length))
+        certain = np.empty(self._length, np.bool_)
+        possible = certain
+        for start, piece in zip(range(0, self._length, PIECE), self._pieces(), strict=True):
+            rows = slice(start, start + piece._length)
+            mask = None if bits is None else mask_of(bits[start // 8 :], piece._length)
+            masks = piece.meeting(parts, mask)
+            if not masks.is_known and possible is certain:
+                possible = certain.copy()
+            certain[rows], possible[rows] = masks.certain, masks.possible
+        return Masks(certain, possible)
+
+    def meeting(self, parts: Sequence[Node], mask: Mask | None = None) -> Masks:
+        """Return which rows of a mask meet all conditions. Where few are left, only they are looked at."""
+        masks = Masks.of(np.ones(self._length, np.bool_) if mask is None else mask)
+        for at, part in enumerate(parts):
+            if self._length > SMALL and np.count_nonzero(masks.possible) * NARROW <= self._length:
+                places = np.flatnonzero(masks.possible)
+                if not len(places):
+                    return masks
+                rest = masks.at(places) & self._within(places).meeting(parts[at:])
+                return rest.spread(places, self._length)
+            masks = masks & self.truth(part, wanted=True)
+        return masks
 
     def truth(self, node: Node, *, wanted: bool) -> Masks:
         """Return the rows of which a condition is true, or false if that is wanted."""
@@ -281,10 +340,11 @@ class Evaluation:
 
     def _has_number(self, ids: Sequence[str]) -> Mask:
         numbers = self._numbers_of(ids)
-        if self._numbers is not None:
-            return np.isin(self._numbers, numbers)
-        mask = np.zeros(self.table.length, np.bool_)
-        mask[numbers] = True
+        if not isinstance(self._rows, slice):
+            return np.isin(self._rows, numbers)
+        mask = np.zeros(self._length, np.bool_)
+        places = numbers - self._rows.start
+        mask[places[(places >= 0) & (places < self._length)]] = True
         return mask
 
     def _numbers_of(self, ids: Sequence[str]) -> Numbers:
@@ -306,10 +366,18 @@ class Evaluation:
             if wanted and len(verdicts.true_codes) <= FEW_CODES:
                 equal = (codes == code for code in verdicts.true_codes)
                 return Masks.of(reduce(np.bitwise_or, equal, np.zeros(len(codes), np.bool_)))
-            return Masks.of((verdicts.table == (TRUE if wanted else FALSE)).take(codes, mode="clip"))
-        states = verdicts.table.take(codes.view(np.uint32), mode="clip")  # what is in no dictionary is the last entry
+            return Masks.of(self._look_up(verdicts.table == (TRUE if wanted else FALSE), codes))
+        states = self._look_up(verdicts.table, codes.view(np.uint32))  # what is in no dictionary is the last entry
         certain = states == (TRUE if wanted else FALSE)
         return Masks(certain, certain | (states == UNDECIDED))
+
+    def _look_up(self, table: Array, codes: Array) -> Array:
+        """Return the entry of each code."""
+        if len(codes) <= len(self._room):
+            room = self._room[: len(codes)]
+            np.copyto(room, codes)
+            codes = room
+        return table.take(codes, mode="clip")
 
     def _codes_of(self, leaf: Leaf) -> tuple[Array, bool]:
         """Return the codes of all rows, and whether they are all in the dictionary."""
@@ -365,23 +433,17 @@ class Evaluation:
         return self._at(self.table.column(name))
 
     def _at(self, column: Array) -> Array:
-        return column if self._numbers is None else column[self._numbers]
+        return column[self._rows]
 
-    def _among(self, numbers: Numbers) -> Evaluation:
+    def _among(self, rows: slice | Numbers) -> Evaluation:
         """Return an evaluation that looks at some rows only."""
         other = copy(self)
-        other._numbers, other._codes = numbers, OrderedDict()
+        other._rows, other._codes = rows, OrderedDict()
         return other
 
-    def _narrowed(self, masks: Masks) -> Masks:
-        """Return the masks of the rows that are left. Where those are few, only they are looked at from then on."""
-        if self._length < SMALL or np.count_nonzero(masks.possible) * NARROW > self._length:
-            return masks
-        places = np.flatnonzero(masks.possible)
-        self._numbers = places if self._numbers is None else self._numbers[places]
-        self._codes.clear()
-        possible = masks.possible[places]
-        return Masks.of(possible) if masks.is_known else Masks(masks.certain[places], possible)
+    def _within(self, places: Numbers) -> Evaluation:
+        """Return an evaluation that looks at some of these rows only."""
+        return self._among(places + self._rows.start if isinstance(self._rows, slice) else self._rows[places])
 
 
 def _for_all_rows(masks: Masks, length: int) -> Masks:
