@@ -37,6 +37,7 @@ DESCRIBING_LINKS = SERVER_LINKS | {
     "replaced_by", "replaces", "license", "cite-as", "about", "describedby", "author", "copyright", "help", "errata",
     "terms-of-service", "privacy-policy", "derived_from",
 }  # fmt: skip
+LEVELS = tuple(Level)  # a list, as what is compared with them may have no hash
 PACKED = 10  # results that `packed` always has; behind them, `open` where the document says that
 EXTENSIONS, LINKS, TAIL = '{"stac_extensions":[', '"links":[', "}}"
 HEADS = (EXTENSIONS, "{" + LINKS)  # how a stored text begins
@@ -52,7 +53,7 @@ def without_server_members(document: Document) -> Document:
     properties = document["properties"]
     if not SERVER_PROPERTIES.isdisjoint(properties):
         properties = {name: value for name, value in properties.items() if name not in SERVER_PROPERTIES}
-    if "fedstac:" in "\n".join(properties):
+    if _names_ours(properties):
         properties = {
             name: value
             for name, value in properties.items()
@@ -65,6 +66,11 @@ def without_server_members(document: Document) -> Document:
         extensions = [uri for uri in document["stac_extensions"] if OUR_EXTENSION not in uri]
         return {"stac_extensions": extensions, **own}
     return own
+
+
+def _names_ours(properties: Mapping[str, Any]) -> bool:
+    """Tell whether the name of a property has our prefix in it: most documents have none such."""
+    return "fedstac:" in "\n".join(properties)
 
 
 def is_of_the_server(link: Mapping[str, Any]) -> bool:
@@ -123,10 +129,14 @@ def _addresses(value: object) -> Iterator[str]:
 
 def warn_of_server_members(document: Document) -> tuple[Finding, ...]:
     """Return warnings for members that the server owns and a publisher sent."""
-    ours = [name for name in document["properties"] if name.startswith("fedstac:") and name != ACCESS]
+    properties = document["properties"]
+    ours = (
+        [name for name in properties if name.startswith("fedstac:") and name != ACCESS]
+        if _names_ours(properties)
+        else []
+    )
     ours += [
-        name for name, value in (("latest", True), ("retracted", False))
-        if document["properties"].get(name, value) is not value
+        name for name, value in (("latest", True), ("retracted", False)) if properties.get(name, value) is not value
     ]  # fmt: skip
     return tuple(
         Finding("server-owned", f"/properties/{name}", f"{name} is set by the server; what was sent is replaced",
@@ -137,8 +147,7 @@ def warn_of_server_members(document: Document) -> tuple[Finding, ...]:
 
 def refuse_level(document: Document) -> tuple[Finding, ...]:
     """Return an error for an access level that nobody knows."""
-    value = document["properties"].get(ACCESS, Level.OPEN)
-    if value in list(Level):
+    if ACCESS not in document["properties"] or (value := document["properties"][ACCESS]) in LEVELS:
         return ()
     message = f"`{ACCESS}` is one of {', '.join(Level)}, and not {str(value)[:80]!r}"
     return (Finding("access", f"/properties/{ACCESS}", message),)
@@ -152,7 +161,7 @@ def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None
     properties_text = orjson.dumps(properties)
     text = orjson.dumps({name: value for name, value in own.items() if name != "properties"})
     size, files = facets.size_of(document["assets"])
-    copies = replicas(document["assets"])
+    copies, nodes = replicas(document["assets"]), own_nodes(document["assets"])
     return Draft(
         collection=document["collection"],
         id=document["id"],
@@ -167,30 +176,30 @@ def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None
             start=start,
             end=end,
             properties=properties_text.decode(),
-            facets=facet_values(properties, document["assets"], copies, vocabulary),
+            facets=facet_values(properties, nodes, copies, vocabulary),
             size=size,
             files=files,
         ),
         replicas=copies,
-        nodes=_own_nodes(document["assets"]),
+        nodes=nodes,
         states_level=ACCESS in document["properties"],
     )
 
 
-def _own_nodes(assets: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+def own_nodes(assets: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the nodes that assets name as theirs, by name."""
     return tuple(sorted({node for asset in assets.values() if type(node := asset.get("alternate:name")) is str}))
 
 
 def facet_values(
-    properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]], copies: str | None,
-    vocabulary: Vocabulary | None,
-) -> dict[str, Any]:  # fmt: skip
+    properties: Mapping[str, Any], asset_nodes: Sequence[str], copies: str | None, vocabulary: Vocabulary | None
+) -> dict[str, Any]:
     """Return what may be coded of a document: the nodes that have files, and properties; the first has the best claim.
 
-    copies: the result of `replicas`.
+    asset_nodes: those that its assets name as theirs. copies: the result of `replicas`.
     """
     values = facets.candidates(properties, vocabulary)
-    nodes = facets.nodes_of(_own_nodes(assets), orjson.loads(copies) if copies else ())
+    nodes = facets.nodes_of(asset_nodes, orjson.loads(copies) if copies else ())
     if not nodes:
         return values
     values.pop(facets.NODES, None)
@@ -286,7 +295,7 @@ def unpacked(
         values, size, count = orjson.loads(coded)
     else:
         document = orjson.loads(text)
-        values = facet_values(document["properties"], document["assets"], copies, None)
+        values = facet_values(document["properties"], own_nodes(document["assets"]), copies, None)
         size, count = facets.size_of(document["assets"])
     search = SearchCopy(shape, start, end, text[at:-1], values, size, count)
     draft = Draft(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import unicodedata
 from datetime import datetime
 from typing import Final
-from uuid import NAMESPACE_URL, UUID, uuid3
+from uuid import NAMESPACE_URL, UUID
 
 COLLECTION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LONGEST_ID: Final = 512
@@ -70,12 +71,17 @@ def _character_name(character: str) -> str:
     return f"U+{ord(character):04X}{suffix}"
 
 
-def uuid_of_handle(dataset_id: str) -> UUID:
+def uuid_of_handle(dataset_id: str) -> str:
     """Return the UUID in a dataset's persistent identifier: of version 3, of the id in the name space of URLs.
 
-    So RFC 9562 (5.3) has it, and the library esgf-pid, by which ESGF's publishers ask for handles.
+    So RFC 9562 (5.3) has it, and the library esgf-pid, by which ESGF's publishers ask for handles. Each dataset that is
+    judged has one, and `uuid.uuid3` takes four times as long.
     """
-    return uuid3(NAMESPACE_URL, dataset_id)
+    digest = bytearray(hashlib.md5(NAMESPACE_URL.bytes + dataset_id.encode(), usedforsecurity=False).digest())
+    digest[6] = digest[6] & 0x0F | 0x30  # the version, 3
+    digest[8] = digest[8] & 0x3F | 0x80  # the variant
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def uuid7(moment: datetime) -> UUID:

@@ -111,7 +111,7 @@ def _row(record: Record, vocabulary: Vocabulary | None) -> dict[str, Any]:
     if record.document[at - len(PROPERTIES) : at] != PROPERTIES:
         raise ValueError(f"{record.collection}/{record.id} is not stored as fedstac stores documents")
     assets = document["assets"]
-    values = documents.facet_values(document["properties"], assets, record.replicas, vocabulary)
+    values = documents.facet_values(document["properties"], documents.own_nodes(assets), record.replicas, vocabulary)
     return row | {
         "facets": orjson.dumps([values, *facets.size_of(assets)]).decode(),
         "document": record.document, "starts": start, "ends": end, "footprint": footprint, "properties_at": at,

@@ -67,7 +67,7 @@ def _check_pid(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
     if not isinstance(value, str) or not HANDLE.fullmatch(value):  # the rule pattern says it
         return
     prefix, _, uuid = value.rpartition("/")
-    expected = str(uuid_of_handle(document["id"]))
+    expected = uuid_of_handle(document["id"])
     if uuid.lower() != expected:
         message = f"`{name}` is {brief(value)}; the handle service derives another one from the id"
         yield Finding("pid", pointer("properties", name), message, Severity.WARNING, suggestion=f"{prefix}/{expected}")

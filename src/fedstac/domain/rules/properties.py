@@ -35,8 +35,11 @@ def check(document: Mapping[str, Any], vocabulary: Vocabulary) -> Iterator[Findi
         if name not in SERVER_PROPERTIES and not is_date(demand, value):
             yield from check_value(demand, value, pointer("properties", name), vocabulary)
     prefix = vocabulary.prefix + ":"
+    others = properties.keys() - vocabulary.properties.keys()
+    if not any(name.startswith(prefix) for name in others):
+        return
     for name in properties:
-        if name.startswith(prefix) and name not in vocabulary.properties:
+        if name.startswith(prefix) and name in others:
             suggestion = nearest(name, vocabulary.properties)
             message = asking(f"{vocabulary.project} knows no property `{name[:80]}`", suggestion)
             yield Finding("unknown", pointer("properties", name), message, suggestion=suggestion)
