@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,13 +48,9 @@ class Forks:
 
         It is killed where nobody waits for it any more.
         """
-        loop = asyncio.get_running_loop()
         streams = [os.pipe(), os.pipe(), os.pipe()]
         theirs = [streams[0][0], streams[1][1], streams[2][1]]
-        command = json.dumps([list(arguments), str(folder), dict(environment)]).encode()
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(self.address)
-            socket.send_fds(connection, [command + b"\n"], theirs)
+        with self._fork(arguments, folder, environment, theirs) as connection:
             for stream in theirs:
                 os.close(stream)
             connection.setblocking(False)
@@ -61,9 +58,79 @@ class Forks:
                 asyncio.to_thread(_write, streams[0][1], stdin),
                 asyncio.to_thread(_read, streams[1][0]),
                 asyncio.to_thread(_read, streams[2][0]),
-                loop.sock_recv(connection, 16),
+                _receive_status(connection),
             )
-        return os.waitstatus_to_exitcode(int(status)), stdout, stderr
+        return os.waitstatus_to_exitcode(status), stdout, stderr
+
+    def start(self, arguments: Sequence[str], *, environment: Mapping[str, str], output: Path | None) -> ForkedProcess:
+        """Start a command in a process group of its own, which writes to a file, or nowhere."""
+        with open(os.devnull, "rb") as nothing, open(output or os.devnull, "ab") as file:
+            streams = [nothing.fileno(), file.fileno(), file.fileno()]
+            return ForkedProcess(self._fork(arguments, REPOSITORY, environment, streams, leads_group=True))
+
+    def _fork(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], streams: Sequence[int], *,
+        leads_group: bool = False,
+    ) -> socket.socket:  # fmt: skip
+        """Ask for a process. Return the connection that tells its id, then its status at the end, a line each."""
+        command = json.dumps([list(arguments), str(folder), dict(environment), leads_group]).encode()
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self.address)
+        socket.send_fds(connection, [command + b"\n"], streams)
+        return connection
+
+
+class ForkedProcess:
+    """A process that was forked elsewhere, as subprocess.Popen shows one that is a child of ours."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._text = connection, b""
+        while b"\n" not in self._text:
+            self._text += connection.recv(16)
+        first_line, _, self._text = self._text.partition(b"\n")
+        self.pid = int(first_line)
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, or minus the signal; None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code at its end. TimeoutExpired where it runs for longer."""
+        while self.returncode is None:
+            self._connection.settimeout(timeout)
+            try:
+                piece = self._connection.recv(16)
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired("fedstac", timeout or 0) from None
+            assert piece, "the process that forks has ended"
+            self._text += piece
+            if b"\n" in self._text:
+                self.returncode = os.waitstatus_to_exitcode(int(self._text))
+                self._connection.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+async def _receive_status(connection: socket.socket) -> int:
+    """Return the status from a connection: it comes in the second line."""
+    text = b""
+    while text.count(b"\n") < 2:
+        text += await asyncio.get_running_loop().sock_recv(connection, 32)
+    return int(text.splitlines()[1])
 
 
 def _write(stream: int, content: bytes) -> None:
@@ -115,6 +182,8 @@ def _serve(address: str) -> None:
                         return
                     for stream in streams:
                         os.close(stream)
+                    with contextlib.suppress(OSError):
+                        connection.send(f"{forked}\n".encode())
                     running[forked] = os.pidfd_open(forked), connection
                     selector.register(running[forked][0], selectors.EVENT_READ, forked)
                     selector.register(connection, selectors.EVENT_READ, forked)
@@ -126,7 +195,7 @@ def _serve(address: str) -> None:
                         continue
                     status = os.waitpid(process, 0)[1]
                     with contextlib.suppress(OSError):
-                        connection.send(str(status).encode())
+                        connection.send(f"{status}\n".encode())
                     selector.unregister(ended)
                     with contextlib.suppress(KeyError):
                         selector.unregister(connection)
@@ -136,7 +205,10 @@ def _serve(address: str) -> None:
 
 
 def _become(content: bytes, streams: Sequence[int]) -> None:
-    arguments, folder, environment = json.loads(content)
+    arguments, folder, environment, leads_group = json.loads(content)
+    if leads_group:
+        os.setpgid(0, 0)
+        warnings.resetwarnings()  # a server is no test
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

@@ -10,6 +10,7 @@ import pytest
 
 from fedstac.demo import sample
 from tests.support import failpoints
+from tests.support.forking import Forks
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 from tests.support.workers import worker
@@ -36,10 +37,10 @@ async def ended(api: Api, path: str) -> dict[str, Any]:
 
 
 @pytest.mark.long
-async def test_what_a_killed_process_left_is_done_once(start_api: StartApi, dsn: str) -> None:
+async def test_what_a_killed_process_left_is_done_once(start_api: StartApi, dsn: str, command_forks: Forks) -> None:
     api = await start_api(dsn=dsn, background=False)
     await api.admin.post("/collections", json=sample.collection())
-    with worker(api):
+    with worker(command_forks, api):
         body = {"type": "FeatureCollection", "features": list(sample.items(COUNT, versions=2))}
         accepted = await api.admin.post("/collections/CMIP6/items", json=body, headers={"Prefer": "wait=0"})
         await ended(api, f"/requests/{accepted.json()['id']}")
@@ -48,9 +49,9 @@ async def test_what_a_killed_process_left_is_done_once(start_api: StartApi, dsn:
     begun = (await api.admin.post("/bulk", json={**wish, "digest": digest})).json()
     assert begun["total"] == COUNT
     for words in DEATHS:
-        with worker(api, **failpoints.environment(words)) as process:
+        with worker(command_forks, api, **failpoints.environment(words)) as process:
             assert await asyncio.to_thread(process.wait, PATIENCE) < 0
-    with worker(api):
+    with worker(command_forks, api):
         answer = await ended(api, f"/bulk/{begun['id']}")
     assert answer["counts"] == {"waiting": 0, "done": COUNT, "rejected": 0, "failed": 0, "cancelled": 0}
     conn = await asyncpg.connect(dsn)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +20,8 @@ from fedstac.domain.events import Cursor
 from fedstac.messaging.origin import Origin
 from fedstac.workers import roles
 from fedstac.workers.pages import HandledPage, Page, PageReading, Rejection
+from tests.support import deadly_event
+from tests.support.forking import Forks
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -123,28 +123,10 @@ async def test_a_fourth_role_follows_beside_an_index_node_in_one_database(
 
 # --- events that kill ---
 
-KILLED_BY = """
-import os, signal, sys
-from fedstac import applying
-from fedstac.cli import main
-from fedstac.domain.events import DatasetEvent
-
-apply = applying.apply
-
-async def killing(conn, page):
-    if any(isinstance(event, DatasetEvent) and event.record.id == {killer!r} for event in page):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return await apply(conn, page)
-
-applying.apply = killing
-sys.argv = ["fedstac", "index-node"]
-main()
-"""
-
 
 @pytest.mark.long
 async def test_an_event_that_kills_the_process_is_parked_after_a_few_deaths_and_the_rest_is_applied(
-    api: Api, make_database: Callable[[], str]
+    api: Api, make_database: Callable[[], str], command_forks: Forks
 ) -> None:
     items = list(sample.items(40, versions=1))
     killer = items[17]["id"]
@@ -153,7 +135,7 @@ async def test_an_event_that_kills_the_process_is_parked_after_a_few_deaths_and_
     dsn = make_database()
     environment = {
         **os.environ, "FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "east", "FEDSTAC_PORT": "0", "FEDSTAC_SOURCE": api.url,
-        "FEDSTAC_SOURCE_TOKEN": api.tokens["node:east"],
+        "FEDSTAC_SOURCE_TOKEN": api.tokens["node:east"], **deadly_event.environment(killer),
     }  # fmt: skip
     conn = await asyncpg.connect(dsn)
 
@@ -163,17 +145,14 @@ async def test_an_event_that_kills_the_process_is_parked_after_a_few_deaths_and_
     deaths = 0
     while not await parked():
         assert deaths < 9
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", KILLED_BY.format(killer=killer), env=environment, stderr=subprocess.DEVNULL
-        )
+        process = command_forks.start(["index-node"], environment=environment, output=None)
         try:
             async with asyncio.timeout(PATIENCE):
-                while process.returncode is None and not await parked():  # noqa: ASYNC110
+                while process.poll() is None and not await parked():  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
+            process.terminate()
+            await asyncio.to_thread(process.wait, PATIENCE)
         deaths += process.returncode == -9
     assert await parked() == ["3 processes of this node ended while they applied it"]
     shown = {row[0] for row in await conn.fetch("SELECT id FROM fedstac.record")}

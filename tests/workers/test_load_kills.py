@@ -32,6 +32,7 @@ from fedstac.settings import Settings
 from fedstac.workers import load_steps
 from tests.db import writing
 from tests.support import failpoints, loads, workers
+from tests.support.forking import Forks
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE
 
@@ -158,7 +159,9 @@ async def _give_grants(conn: asyncpg.Connection, ids: Sequence[str]) -> None:
     )
 
 
-async def _scenario(start_api: StartApi, dsn: str, make_database: Callable[[], str], sizes: Sizes, mode: str) -> None:
+async def _scenario(
+    start_api: StartApi, dsn: str, make_database: Callable[[], str], command_forks: Forks, sizes: Sizes, mode: str
+) -> None:  # fmt: skip
     print(f"seed {SEED}")
     states = States.draw(sizes)
     others = list(sample.items(40, seed=SEED + 2))
@@ -183,9 +186,9 @@ async def _scenario(start_api: StartApi, dsn: str, make_database: Callable[[], s
             assert begun.status_code == 202, begun.text
             for place in sizes.places:
                 words = failpoints.environment(f"{place}=kill:{sizes.passes}")
-                with workers.worker(api, **words) as process:
+                with workers.worker(command_forks, api, **words) as process:
                     assert await asyncio.to_thread(process.wait, PATIENCE) < 0
-            with workers.worker(api):
+            with workers.worker(command_forks, api):
                 load = await loads.end_of(api.admin, load["id"])
                 assert load["status"] == "done", load
                 await writing.until(conn, SETTLED)
@@ -261,13 +264,15 @@ async def _check_consumer(conn: asyncpg.Connection, dsn: str) -> None:
 
 @pytest.mark.long
 async def test_a_killed_load_is_applied_once_while_others_search_and_publish(
-    start_api: StartApi, dsn: str, make_database: Callable[[], str]
+    start_api: StartApi, dsn: str, make_database: Callable[[], str], command_forks: Forks
 ) -> None:
-    await _scenario(start_api, dsn, make_database, SMALL, "apply")
+    await _scenario(start_api, dsn, make_database, command_forks, SMALL, "apply")
 
 
 @pytest.mark.long
-async def test_a_comparison_goes_on_where_the_worker_was_killed(start_api: StartApi, dsn: str) -> None:
+async def test_a_comparison_goes_on_where_the_worker_was_killed(
+    start_api: StartApi, dsn: str, command_forks: Forks
+) -> None:  # fmt: skip
     api = await start_api(dsn=dsn, background=False)
     await api.admin.post("/collections", json=sample.collection())
     conn = await asyncpg.connect(dsn)
@@ -281,14 +286,14 @@ async def test_a_comparison_goes_on_where_the_worker_was_killed(start_api: Start
             await load_comparison.begin_comparison(conn, id)
         progress = []
         for place in ("load.step", "load.stepped"):  # before and after the second step is stored
-            with workers.worker(api, **failpoints.environment(f"{place}=kill:2")) as process:
+            with workers.worker(command_forks, api, **failpoints.environment(f"{place}=kill:2")) as process:
                 assert await asyncio.to_thread(process.wait, PATIENCE) < 0
             load = (await api.admin.get(f"/loads/{id}")).json()
             assert (load["status"], load["changes"]) == ("comparing", None)
             progress.append(load["progress"])
         assert progress == [{"stated": 5_000, "here": 0}, {"stated": 15_000, "here": 0}]
         assert (await api.admin.post(f"/loads/{id}/apply?confirm=20")).json()["status"] == "waiting"
-        with workers.worker(api):
+        with workers.worker(command_forks, api):
             await writing.until(conn, "SELECT is_listed FROM fedstac.bulk")
         load = (await api.admin.get(f"/loads/{id}")).json()
         assert {change: count for change, count in load["changes"].items() if count} == {"new": 15_000, "removed": 20}
@@ -300,6 +305,6 @@ async def test_a_comparison_goes_on_where_the_worker_was_killed(start_api: Start
 @pytest.mark.soak
 @pytest.mark.parametrize("mode", ["apply", "rebuild"])
 async def test_five_thousand_datasets_are_loaded_through_kills(
-    start_api: StartApi, dsn: str, make_database: Callable[[], str], mode: str
+    start_api: StartApi, dsn: str, make_database: Callable[[], str], command_forks: Forks, mode: str
 ) -> None:
-    await _scenario(start_api, dsn, make_database, LARGE, mode)
+    await _scenario(start_api, dsn, make_database, command_forks, LARGE, mode)
