@@ -68,9 +68,9 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
         if lineage.origin != record.origin:
             foreign.append(event)
             continue
-        claim = lineage.claim
-        if record.claim is not None and record.claim > claim:  # also where the dataset is further already
-            claim = claims[lineage.key] = record.claim
+        claim, own_claim = lineage.claim, record.claim
+        if own_claim is not None and own_claim > claim:  # also where the dataset is further already
+            claim = claims[lineage.key] = own_claim
         present = lineage.records.get(record.id)
         if present is not None and present.includes(record.epoch, record.seq):
             if claim is not lineage.claim:
@@ -139,8 +139,9 @@ async def _begin_lineages(conn: Connection, page: Sequence[DatasetEvent]) -> dic
             continue
         if record.seq > seqs[key]:
             seqs[key] = record.seq
-        if record.claim is not None and record.claim > claims[key]:
-            claims[key] = record.claim
+        claim = record.claim
+        if claim is not None and claim > claims[key]:
+            claims[key] = claim
     lineages = {key: Lineage(key, origin, seqs[key], {}, claims[key]) for key, origin in origins.items()}
     new_keys = await records.begin_lineages(conn, list(lineages.values()))
     return {key: lineage for key, lineage in lineages.items() if key in new_keys}
@@ -172,7 +173,7 @@ async def _lineages_of(
 
 def _claim_of(lineage: Lineage) -> LatestClaim:
     """Return the last claim in a lineage. One whose datasets are forgotten has none: it is told anew."""
-    claims = [record.claim for record in lineage.records.values() if record.latest and record.claim]
+    claims = [claim for record in lineage.records.values() if record.latest and (claim := record.claim)]
     return max([lineage.claim, *claims]) if lineage.records else NO_CLAIM
 
 

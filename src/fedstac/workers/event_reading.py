@@ -7,6 +7,7 @@ version that is not here is fetched from the origin, and checked by its digest.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import structlog
 
@@ -36,8 +37,10 @@ class EventReader:
 
         The values of the reading are `Event`s.
         """
-        absences = await self._fetch_vocabularies(page)
-        judgements = await asyncio.to_thread(self._judge, EventBatch(page.origin, page.events, absences))
+        names = {name for event in page.events if (name := events.vocabulary_named(event)) is not None}
+        absences = await self._fetch_vocabularies(page, names)
+        batch = EventBatch(page.origin, page.events, absences)
+        judgements = await asyncio.to_thread(self._judge, batch, names - absences.keys())
         values: dict[int, Event] = {}
         rejections: list[Rejection] = []
         for event, judgement in zip(page.events, judgements, strict=True):
@@ -50,21 +53,19 @@ class EventReader:
                 log.error("an event cannot be read", origin=page.origin, subject=subject, exception=judgement.trace)
         return PageReading(values, rejections)
 
-    def _judge(self, batch: EventBatch) -> list[Event | Objection]:
-        """Judge events, those of a long page in the process beside this one: there may be more of them."""
+    def _judge(self, batch: EventBatch, names: Collection[VocabularyName]) -> list[Event | Objection]:
+        """Judge events, those of a long page in the process beside this one: there may be more of them.
+
+        names: the vocabularies that events name, but for the absences.
+        """
         judge = self.node.judge
         if len(batch.events) >= LONG_PAGE and judge.is_ready():
             try:
-                return judge.judge(batch, self._snapshots(batch))
+                snapshots = (self.vocabularies.find(name.project, name.version) for name in names)
+                return judge.judge(batch, [snapshot for snapshot in snapshots if snapshot is not None])
             except JudgeLost as error:
                 log.warning("a page is judged here, not beside", origin=batch.origin, reason=str(error))
         return judging.judge(self.node.checker, batch)
-
-    def _snapshots(self, batch: EventBatch) -> list[Snapshot]:
-        """Return the vocabularies that events name, but for the absences."""
-        names = {events.vocabulary_named(event) for event in batch.events} - batch.absences.keys()
-        snapshots = (self.vocabularies.find(name.project, name.version) for name in names if name is not None)
-        return [snapshot for snapshot in snapshots if snapshot is not None]
 
     # --- vocabularies ---
 
@@ -72,10 +73,10 @@ class EventReader:
     def vocabularies(self) -> Vocabularies:
         return self.node.checker.vocabularies
 
-    async def _fetch_vocabularies(self, page: Page) -> dict[VocabularyName, str]:
+    async def _fetch_vocabularies(self, page: Page, names: Collection[VocabularyName]) -> dict[VocabularyName, str]:
         """Fetch the vocabularies that events name and this node lacks. Return why, of those that cannot be had."""
         absences: dict[VocabularyName, str] = {}
-        for name in {name for event in page.events if (name := events.vocabulary_named(event)) is not None}:
+        for name in names:
             project, version, digest = name
             try:
                 snapshot = self.vocabularies.find(project, version) or await self._fetch(name, page.origin)
