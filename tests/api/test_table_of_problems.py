@@ -322,6 +322,8 @@ class Row:
 MANY: Final = {"action": "mark", "collections": ["CMIP6"], "digest": f"{'0' * 64}.1700.1700000000000000"}
 TABLE = (
     Row(errors.BadRequest, get("/search?colour=red"), "colour", "a search has access"),
+    Row(errors.BadRequest, get("/search?collection=CMIP6"), "a search has access", "did you mean `collections`?"),
+    Row(errors.BadRequest, get("/collections?Limit=1"), "there are ", "did you mean `limit`?"),
     Row(errors.BadRequest, get("/events?after=yesterday", by="node:east"), "'yesterday'", "X-Cursor gives it"),
     Row(errors.BadRequest, post("/search", json={"filter": {"op": "near", "args": []}}), "'near'", "there are and or"),
     Row(errors.MalformedJson, post(ITEMS, content=b'{"id": NaN}'), "NaN is not JSON", "use null, or leave"),

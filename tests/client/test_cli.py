@@ -469,10 +469,12 @@ async def test_a_token_for_a_misspelt_institution_is_questioned(fedstac: Fedstac
 
 
 async def test_a_database_that_is_away_exits_5(fedstac: Fedstac) -> None:
-    done = await fedstac("token", "list", FEDSTAC_DSN="postgresql://nobody@127.0.0.1:9/none")
-    assert done.code == 5
-    assert "FEDSTAC_DSN" in done.stderr
-    assert done.stderr.count("\n") == 1
+    for command in (("token", "list"), ("sink", "list"), ("audit", "list"), ("admin", "check"), ("parked", "list")):
+        done = await fedstac(*command, FEDSTAC_DSN="postgresql://nobody@127.0.0.1:9/none")
+        assert done.code == 5
+        assert done.stderr.startswith("fedstac: no PostgreSQL answers at 127.0.0.1:9 (")
+        assert done.stderr.endswith("): start it, or see to FEDSTAC_DSN\n")
+        assert done.stderr.count("\n") == 1
 
 
 # --- an index node's copy ---

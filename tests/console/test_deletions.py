@@ -65,9 +65,14 @@ async def test_the_twin_of_a_page_says_what_the_api_says(ada: Visitor, west: Api
     assert await ada.json(f"{LIST}/{one}") == (await west.admin.get(f"/deletions/{one}")).json()
     assert await ada.json("/console/rules") == (await west.admin.get("/deletions/rules")).json()
     assert await ada.json(f"{RULES}.json") == (await west.admin.get("/deletions/rules/CMIP6")).json()
-    for path, status in ((f"{LIST}/{'0' * 8}", 404), ("/console/rules/none", 404), (f"{LIST}?sortby=x", 400)):
+    for path, status in (
+        (f"{LIST}/{'0' * 8}", 404), ("/console/rules/none", 404), (f"{LIST}?sortby=x", 400), ("/console/nothing", 404),
+        (f"{LIST}/{one}/more", 404),
+    ):  # fmt: skip
         page = await ada.get(path)
         assert (page.status_code, page.headers["content-type"][:9]) == (status, "text/html")
+    nothing = await ada.get("/console/nothing.json")
+    assert (nothing.status_code, nothing.headers["content-type"]) == (404, "application/problem+json")
 
 
 async def test_pages_lead_from_one_to_the_next(ada: Visitor, marked: dict[str, str]) -> None:

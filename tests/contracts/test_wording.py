@@ -74,3 +74,9 @@ def test_commands_in_sentences_exist_with_their_options(text: str) -> None:
 def test_a_sentence_is_a_sentence_still() -> None:
     message = "there is no collection 'X' here; GET /collections lists those there are"
     assert in_commands(message) == "there is no collection 'X' here; fedstac collections list lists those there are"
+
+
+def test_who_is_not_logged_in_is_told_the_command() -> None:
+    message = "this needs a bearer token; log in and send the header `Authorization: Bearer <token>`"
+    assert in_commands(message) == "this needs a bearer token; set FEDSTAC_TOKEN, or run fedstac login"
+    assert message in (SOURCE / "api/people/identity.py").read_text()

@@ -129,9 +129,9 @@ async def _apply_levels(project: str, *, is_rehearsal: bool) -> LevelCounts:
 
 
 async def _start_epoch(dsn: str) -> int:
-    from fedstac.db import connections, feed
+    from fedstac.db import feed, opening
 
-    conn = await connections.connect(dsn, application="fedstac admin new-epoch")
+    conn = await opening.connect(dsn, application="fedstac admin new-epoch")
     try:
         return await feed.start_epoch(conn)
     finally:
@@ -139,9 +139,9 @@ async def _start_epoch(dsn: str) -> int:
 
 
 async def _erase(dsn: str, who: str) -> bool:
-    from fedstac.db import connections, people
+    from fedstac.db import opening, people
 
-    conn = await connections.connect(dsn, application="fedstac admin erase-person")
+    conn = await opening.connect(dsn, application="fedstac admin erase-person")
     try:
         return (await people.erase(conn, who)).mapping
     finally:
@@ -149,7 +149,7 @@ async def _erase(dsn: str, who: str) -> bool:
 
 
 async def _check(dsn: str) -> list[Violation]:
-    from fedstac.db import connections, invariants
+    from fedstac.db import invariants, opening
 
     count_of_checks = 0
     with terminal.bars(["checked"]) as bars:
@@ -159,7 +159,7 @@ async def _check(dsn: str) -> list[Violation]:
             count_of_checks += 1
             bars.set("checked", count_of_checks, None)
 
-        conn = await connections.connect(dsn, application="fedstac admin check")
+        conn = await opening.connect(dsn, application="fedstac admin check")
         try:
             return await invariants.check(conn, say=count)
         finally:

@@ -34,12 +34,12 @@ Since = Annotated[str, typer.Option(help="From this time on, RFC 3339: 2026-03-0
 
 def _with_log(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Run work on a connection as the auditor, and return its result."""
-    from fedstac.db import connections
+    from fedstac.db import opening
 
     settings = environment.load()
 
     async def connected() -> T:
-        conn = await connections.connect(dsn or settings.auditor_dsn or settings.dsn, application="fedstac audit")
+        conn = await opening.connect(dsn or settings.auditor_dsn or settings.dsn, application="fedstac audit")
         try:
             return await work(conn)
         finally:

@@ -106,7 +106,8 @@ def run(job: Job, options: ChangeOptions) -> None:
             except BaseException:
                 for id, result in calls.finish(LAST_MOMENT):
                     report.add(id, result)
-                report.end(calls.unanswered)
+                if report.count or calls.unanswered:  # else the error says all
+                    report.end(calls.unanswered)
                 raise
     report.end(())
     if report.code:

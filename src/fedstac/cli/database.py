@@ -17,10 +17,10 @@ CLOSE_SECONDS = 10.0
 
 def with_database(work: Callable[[Connection], Awaitable[T]]) -> T:
     """Run work on a connection to this node's database, and return its result."""
-    from fedstac.db import connections
+    from fedstac.db import opening
 
     async def connected() -> T:
-        conn = await connections.connect(environment.load().dsn, application="fedstac cli")
+        conn = await opening.connect(environment.load().dsn, application="fedstac cli")
         try:
             return await work(conn)
         finally:

@@ -132,9 +132,9 @@ def _address(dsn: str) -> str:
 
 
 async def _leave(dsn: str, who: str, project: str, *, dry_run: bool) -> PersonalData:
-    from fedstac.db import connections, people
+    from fedstac.db import opening, people
 
-    conn = await connections.connect(dsn, application="fedstac person leave")
+    conn = await opening.connect(dsn, application="fedstac person leave")
     try:
         return await people.leave(conn, who, project, dry_run=dry_run)
     finally:
@@ -142,9 +142,9 @@ async def _leave(dsn: str, who: str, project: str, *, dry_run: bool) -> Personal
 
 
 async def _erase(dsn: str, who: str, *, dry_run: bool) -> PersonalData:
-    from fedstac.db import connections, people
+    from fedstac.db import opening, people
 
-    conn = await connections.connect(dsn, application="fedstac person erase")
+    conn = await opening.connect(dsn, application="fedstac person erase")
     try:
         return await people.erase(conn, who, dry_run=dry_run)
     finally:

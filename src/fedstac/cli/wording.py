@@ -33,6 +33,7 @@ COMMANDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"GET /snapshot\b", "fedstac rebuild --from snapshot"),
         (r"GET /search\?ids=", "fedstac search --ids"),
         (r"in the header Fedstac-Override\b", "with --override"),
+        (r"log in and send the header `Authorization: Bearer <token>`", "set FEDSTAC_TOKEN, or run fedstac login"),
         (r"a year is written 2000-01-01T00:00:00Z/2000-12-31T23:59:59Z", "a year is written 2000"),
     )
 )

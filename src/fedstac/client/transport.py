@@ -128,7 +128,7 @@ class Tries:
             tries = self._attempt + 1
             times = "once" if tries == 1 else f"{tries} times"
             raise Unreachable(
-                f"{self._url} does not answer (tried {times}: {reason}); is the address right, and it runs?"
+                f"{self._url} does not answer (tried {times}: {reason}); is the address right, and does it run?"
             ) from error
         return self._pause(0.0, f"{self._url} does not answer ({reason})")
 

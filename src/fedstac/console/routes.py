@@ -82,5 +82,6 @@ CONSOLE = Capability(
             method="GET", path=visits.FOLDER + "/assets/{name}", handler=assets.get_asset, access=Access.PUBLIC,
             lane=Lane.ANONYMOUS,
         ),
+        _get("/{rest:path}", home.get_nothing),  # last: it takes what no other does
     ),
 )  # fmt: skip

@@ -11,6 +11,7 @@ import asyncpg
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from fedstac.db import connections
 from fedstac.db.connections import Connection
 from fedstac.runtime.causes import DRIVER_ERRORS, is_transient
 from fedstac.settings import PostgresVariables
@@ -35,6 +36,12 @@ def explaining(dsn: str) -> Iterator[None]:
         if sentence is None:
             raise
         raise DatabaseUnusable(sentence) from error
+
+
+async def connect(dsn: str, *, application: str) -> Connection:
+    """Open a connection for a command. DatabaseUnusable if that fails for a reason that the operator can mend."""
+    with explaining(dsn):
+        return await connections.connect(dsn, application=application)
 
 
 def is_of_driver(error: Exception) -> bool:

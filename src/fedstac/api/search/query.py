@@ -19,6 +19,7 @@ from fedstac.db.search import Anchor
 from fedstac.domain import documents, filters, model, strict_json
 from fedstac.domain.errors import BadRequest, MalformedJson
 from fedstac.domain.visibility import Visibility, of_search
+from fedstac.domain.wording import asking, nearest
 from fedstac.settings import Settings
 
 MAC_BYTES = 12
@@ -196,7 +197,9 @@ def _refuse_unknown(body: Mapping[str, object]) -> None:
     """Refuse members that are not known: ignored, a misspelt condition would match too much."""
     unknown = sorted(set(body) - KNOWN)
     if unknown:
-        raise BadRequest(f"{', '.join(unknown)[:200]} is not known here; a search has {', '.join(sorted(KNOWN))}")
+        names = sorted(KNOWN)
+        sentence = f"{', '.join(unknown)[:200]} is not known here; a search has {', '.join(names)}"
+        raise BadRequest(asking(sentence, nearest(unknown[0], names)))
 
 
 def _numbers(text: str) -> list[float]:

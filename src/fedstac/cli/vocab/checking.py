@@ -123,11 +123,11 @@ def _add(verdict: _Verdict, judge: Checker, entry: documents.ReadyDocument | doc
 
 
 async def _check_database(dsn: str, judge: Checker, verdict: _Verdict, tell: Callable[[], None]) -> None:
-    from fedstac.db import connections
+    from fedstac.db import opening
     from fedstac.db import vocabularies as kept
 
     project = verdict.vocabulary.project
-    conn = await connections.connect(dsn, application="fedstac vocab check")
+    conn = await opening.connect(dsn, application="fedstac vocab check")
     try:
         async for name, text in kept.documents(conn, project):
             verdict.add(name, judge.findings_of_stored(text, project, verdict.vocabulary))

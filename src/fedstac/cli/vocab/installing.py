@@ -72,11 +72,11 @@ async def _install(dsn: str, raws: Sequence[bytes], accept_losses: bool) -> list
 
     VocabularyBroken for content that cannot be used.
     """
-    from fedstac.db import audit, connections
+    from fedstac.db import audit, opening
     from fedstac.db import vocabularies as kept
     from fedstac.vocabularies import store
 
-    conn = await connections.connect(dsn, application="fedstac vocab install")
+    conn = await opening.connect(dsn, application="fedstac vocab install")
     try:
         async with conn.transaction():
             vocabularies = vocabularies_in(Path(folder) if (folder := environment.load().cv_folder) else None)
