@@ -29,7 +29,9 @@ from tests.scenarios.watching import (
 )
 from tests.support import failpoints
 
-pytestmark = [pytest.mark.xdist_group("index-node"), pytest.mark.long]
+pytestmark = [
+    pytest.mark.xdist_group("index-node"), pytest.mark.long, pytest.mark.usefixtures("forked_federations"),
+]  # fmt: skip
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class Forks:
     """Runs commands at the process that listens at `address`."""
 
     address: str
+    process: int  # its id
 
     async def run(
         self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], stdin: bytes
@@ -153,7 +154,7 @@ def forks(environment: Mapping[str, str]) -> Iterator[Forks]:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == READY
-                yield Forks(address)
+                yield Forks(address, process.pid)
             finally:
                 process.terminate()
 
