@@ -83,7 +83,7 @@ class Masks:
         certain = self.certain[places]
         return Masks(certain, certain if self.is_known else self.possible[places])
 
-    def spread(self, places: Numbers, length: int) -> Masks:
+    def scatter(self, places: Numbers, length: int) -> Masks:
         """Return the masks of so many rows, of which these are some; the others have no truth."""
         certain = np.zeros(length, np.bool_)
         certain[places] = self.certain
@@ -293,7 +293,7 @@ class Evaluation:
                 if not len(places):
                     return masks
                 rest = masks.at(places) & self._within(places).meeting(parts[at:])
-                return rest.spread(places, self._length)
+                return rest.scatter(places, self._length)
             masks = masks & self.truth(part, wanted=True)
         return masks
 
