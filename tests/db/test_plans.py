@@ -17,6 +17,7 @@ from fedstac.db import (
     audit,
     backlog,
     bulks,
+    columns,
     conditions,
     connections,
     dead_letters,
@@ -90,6 +91,14 @@ async def sequence(conn: Connection) -> None:
     """Give positions to what 50 new datasets announce, in the feed and in the audit chain."""
     assert await feed.sequence(conn)
     assert await audit.chain(conn)
+
+
+async def look_for_changes(conn: Connection) -> None:
+    """Ask, as before each search in memory, what was committed: nothing, and then fifty datasets."""
+    before, _ = await columns.snapshot(conn)
+    await columns.changes(conn, before)
+    await writing.publish(conn, *(writing.titled(item, str(uuid4())) for item in ITEMS))
+    await columns.changes(conn, before)
 
 
 async def claim(conn: Connection) -> None:
@@ -327,6 +336,7 @@ CASES: dict[str, tuple[Run, int]] = {
     "publish 50 datasets": (publish, 5_000),
     "claim": (claim, 8_000),
     "accept": (accept, 6_000),
+    "a look for changes": (look_for_changes, 8_000),
     "a request": (follow_a_request, 200),
     "own requests": (ask_for_own_requests, 500),
     "feed": (read_the_feed, 5_000),

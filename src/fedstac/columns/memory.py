@@ -142,7 +142,9 @@ class FacetColumns:
     def __init__(self, dsn: str, application: str, *, cache_bytes: int = 0) -> None:
         self.documents = DocumentCache(cache_bytes)
         self.answers: AnswerCache[Any] = AnswerCache(cache_bytes // 2)
-        self._connect = partial(connections.connect, dsn, application=f"{application} columns")
+        self._connect = partial(
+            connections.connect, dsn, application=f"{application} columns", settings=columns.SETTINGS
+        )
         self._conn: Connection | None = None
         self._gate = Gate()
         self._running: asyncio.Task[None] | None = None

@@ -10,11 +10,12 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, assert_never
 
 import numpy as np
 
+from fedstac.columns import row_cache
 from fedstac.columns.dictionaries import (
     ABSENT,
     FALSE,
@@ -185,14 +186,11 @@ class Evaluation:
         all_rows = [self._find(part) for part in parts]
         if not any(rows is not None and rows.numbers is not None for rows in all_rows):
             all_rows = [rows or self._rows_to_keep(part) for part, rows in zip(parts, all_rows, strict=True)]
-        few = {at: rows.numbers for at, rows in enumerate(all_rows) if rows is not None and rows.numbers is not None}
-        if few:
-            first = min(few, key=lambda at: len(few[at]))
-            others = [*parts[:first], *parts[first + 1 :]]
-            return Selection(few[first], self._among(few[first]).meeting(others))
-        many = [rows.bits for rows in all_rows if rows is not None and rows.bits is not None]
         others = [part for part, rows in zip(parts, all_rows, strict=True) if rows is None]
-        masks = self._in_pieces(others, reduce(np.bitwise_and, many) if many else None)
+        rows = _common([rows for rows in all_rows if rows is not None])
+        if rows is not None and rows.numbers is not None:
+            return Selection(rows.numbers, self._among(rows.numbers).meeting(others))
+        masks = self._in_pieces(others, rows.bits if rows is not None else None)
         if np.count_nonzero(masks.possible) * NARROW > self._length:
             return Selection(None, masks)
         numbers = np.flatnonzero(masks.possible)
@@ -444,6 +442,19 @@ class Evaluation:
     def _within(self, places: Numbers) -> Evaluation:
         """Return an evaluation that looks at some of these rows only."""
         return self._among(places + self._rows.start if isinstance(self._rows, slice) else self._rows[places])
+
+
+def _common(all_rows: Sequence[Rows]) -> Rows | None:
+    """Return the rows that are among all of these, by their numbers where they are few; None where these are none."""
+    many = [rows.bits for rows in all_rows if rows.bits is not None]
+    few = [rows.numbers for rows in all_rows if rows.numbers is not None]
+    bits = reduce(np.bitwise_and, many) if many else None
+    if few:
+        numbers = reduce(partial(np.intersect1d, assume_unique=True), sorted(few, key=len))
+        return Rows(all_rows[0].length, numbers if bits is None else numbers[row_cache.among(bits, numbers)], None)
+    if bits is not None and row_cache.count(bits) * NARROW <= all_rows[0].length:
+        return Rows(all_rows[0].length, row_cache.numbers_of(bits), None)
+    return Rows(all_rows[0].length, None, bits) if bits is not None else None
 
 
 def _for_all_rows(masks: Masks, length: int) -> Masks:

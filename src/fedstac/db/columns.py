@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -30,6 +30,10 @@ Output = Callable[[bytes], Coroutine[Any, Any, None]]  # takes the pieces of a C
 HISTORY = """concat_ws(' ', (SELECT coalesce(max(n), 1) FROM fedstac.epoch),
     (SELECT system_identifier FROM pg_control_system()),
     CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END)"""
+
+
+# The look before each search is planned once: its plan takes longer than the look itself, and never depends on a value.
+SETTINGS: Final = {"plan_cache_mode": "force_generic_plan"}
 
 
 async def snapshot(conn: Connection) -> tuple[str, str]:
@@ -63,7 +67,8 @@ async def changes(conn: Connection, since: str) -> Changes:
                    r.through::text::bigint AS through, r.through >= pg_snapshot_xmin($1::text::pg_snapshot) AS is_late
             FROM fedstac.facet_removed r,
                  (SELECT count(*) AS count, string_agg(record_send(c), ''::bytea) AS rows
-                  FROM (SELECT {ROW} FROM fedstac.facet WHERE {_since("$1::text")} LIMIT {FEW + 1}) c) f""",
+                  FROM (SELECT {ROW} FROM fedstac.facet WHERE {_since("$1::text")}
+                        ORDER BY changed LIMIT {FEW + 1}) c) f""",
         since,
     )
     assert row is not None

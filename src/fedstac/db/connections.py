@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -103,9 +104,12 @@ async def _nothing_to_reset(conn: object) -> None:
     """Leave a session as it is: the pool's have no listeners, no session settings and no session locks."""
 
 
-async def connect(dsn: str, *, application: str = "fedstac") -> asyncpg.Connection[asyncpg.Record]:
-    """Open a connection of its own, for locks that live as long as it does."""
-    return await asyncpg.connect(dsn or None, server_settings=SESSION | {"application_name": application}, timeout=30)
+async def connect(
+    dsn: str, *, application: str = "fedstac", settings: Mapping[str, str] = MappingProxyType({})
+) -> asyncpg.Connection[asyncpg.Record]:
+    """Open a connection of its own, for locks that live as long as it does. `settings`: more, of PostgreSQL."""
+    session = SESSION | {"application_name": application, **settings}
+    return await asyncpg.connect(dsn or None, server_settings=session, timeout=30)
 
 
 def on_end(conn: Connection, call: Callable[[], object]) -> None:
