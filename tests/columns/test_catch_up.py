@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import asyncpg
 import pytest
 
-from fedstac.columns import memory
+from fedstac.columns import live, memory
 from fedstac.columns.memory import FacetColumns, PageQuestion
 from fedstac.columns.order import Order
 from fedstac.db import columns as stored
@@ -141,7 +141,7 @@ async def test_after_very_many_changes_columns_are_loaded_again(
 ) -> None:
     """They would be taken up in the event loop, in one go."""
     monkeypatch.setattr(stored, "FEW", 50)
-    monkeypatch.setattr(memory, "MOST_CHANGES", 200)
+    monkeypatch.setattr(live, "MOST_CHANGES", 200)
     await columns.catch_up()
     for count, is_small in ((200, True), (201, False)):
         await conn.execute(PUT, list(range(count)), 1, count)
@@ -168,7 +168,7 @@ async def test_a_look_that_takes_too_long_is_reported_and_everything_is_loaded_a
     threads, parts, stop = Threads(), NotingParts(Outage("the database")), asyncio.Event()
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(memory, "LOOK_SECONDS", 0.05)
+            patched.setattr(live, "LOOK_SECONDS", 0.05)
             patched.setattr(stored, "changes", never)
             assert await columns.page(conn, threads, PageQuestion({})) is None
             patched.setattr(columns, "catch_up", fail)

@@ -1,41 +1,33 @@
-"""The columns of a process: loaded once, brought up to date inside each search, and searched."""
+"""Searches and counts in the columns of a process, each of all that was committed before it."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
-import numpy as np
 import orjson
-import structlog
 
 from fedstac.columns.answer_cache import AnswerCache
 from fedstac.columns.dictionaries import Dictionaries, Leaf, Verdicts
 from fedstac.columns.document_cache import DocumentCache
-from fedstac.columns.gate import Gate
-from fedstac.columns.order import Order, Pager, Place, StartOrder, order
+from fedstac.columns.live import LiveColumns
+from fedstac.columns.order import Order, Pager, Place, order
 from fedstac.columns.plan import Plan, plan
 from fedstac.columns.row_cache import RowCache
 from fedstac.columns.selection import Evaluation, Selection
 from fedstac.columns.shown_values import ShownValues, ValuesByProperty
-from fedstac.columns.table import Array, CopyReader, FacetTable, Numbers, sent_rows
-from fedstac.db import columns, conditions, connections, search
+from fedstac.columns.table import Numbers
+from fedstac.db import columns, conditions, search
 from fedstac.db.columns import DatasetRow
 from fedstac.db.connections import Connection, Reader
 from fedstac.db.search import PAGE_BYTES, Anchor, ItemPage, ServedItem
 from fedstac.domain.errors import Unavailable
-from fedstac.runtime import budget, supervision
 from fedstac.runtime.capacity import Threads
-from fedstac.runtime.causes import DRIVER_ERRORS
-from fedstac.runtime.supervision import Parts
-from fedstac.runtime.wakeup import pause, unless
 
 T = TypeVar("T")
 
@@ -44,15 +36,10 @@ MOST_NAMED = 20_000  # pairs of an id and a collection that are looked up
 INLINE = 1_000_000  # rows, for each condition, that the event loop looks at by itself; more are for a thread
 LOOKS_OF_VALUE = 500  # at rows, which take as long as the count of one value
 INLINE_ITEMS = 1_000  # of a page that it puts in order
-LOOK_SECONDS = 30.0  # that a look may take, before its connection is replaced; loading may take any time
-MOST_CHANGES = 50_000  # rows that a look takes up, at once and in the event loop; after more, everything is read again
-IDLE_SECONDS = 5.0  # without a search, after which a look is taken: each has little to take up
-FILL_SECONDS = 1.0  # between looks whether all datasets have their rows by now
 MOST_ANSWERS = 16  # of counts that are kept: those of the pages that people begin with
 SHOWN_SECONDS = 600.0  # after which values are counted anew: a property that had very many may have few by now
 MOST_CHOICES, LARGEST_CHOICE = 500, 100  # pages that are kept as chosen, and datasets of each
 ATTEMPTS = 3  # at a page while its datasets change, or values come that its order lacks
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +120,8 @@ class CountAttempt(Generic[T]):
     result: T | None
 
 
-class FacetColumns:
-    """All searches of a process share it. It has a connection of its own, to the server that has the documents.
+class FacetColumns(LiveColumns):
+    """All searches of a process share it.
 
     cache_bytes: of the datasets that were shown of late, and half as many of answers about one; 0: none is kept.
     """
@@ -142,214 +129,29 @@ class FacetColumns:
     def __init__(self, dsn: str, application: str, *, cache_bytes: int = 0) -> None:
         self.documents = DocumentCache(cache_bytes)
         self.answers: AnswerCache[Any] = AnswerCache(cache_bytes // 2)
-        self._connect = partial(
-            connections.connect, dsn, application=f"{application} columns", settings=columns.SETTINGS
-        )
-        self._conn: Connection | None = None
-        self._gate = Gate()
-        self._running: asyncio.Task[None] | None = None
-        self._next: asyncio.Task[None] | None = None
-        self._due = asyncio.Event()  # there is something to load, or a failure to report
-        self._failure: Exception | None = None  # of a look for a search
-        self.loaded = 0  # rows that were read so far
-        self.catch_ups = 0
-        self.catch_up_seconds = 0.0
-        self._empty()
+        super().__init__(dsn, application)
 
     def _empty(self) -> None:
-        self.table = FacetTable()
-        self.dictionaries = Dictionaries()
-        self._starts = StartOrder(self.table)
+        super()._empty()
         self._row_cache = RowCache(self.table)
-        self._snapshot: str | None = None
-        self._history = ""
-        self._places: tuple[int, int] | None = None
-        self._removed_through = 0
         self._answers: OrderedDict[str, KeptAnswer] = OrderedDict()  # of `count`
         self._shown_values: ShownValues | None = None
         self._shown_until = 0.0  # by the monotonic clock
         self._choices: OrderedDict[bytes, Chosen] = OrderedDict()  # of pages
         self.documents.clear()
         self.answers.clear()
-        self.loaded = 0
-        self._due.set()
 
-    @property
-    def is_ready(self) -> bool:
-        """Return whether everything was read. Until then searches go to PostgreSQL."""
-        return self._snapshot is not None
+    def _on_places(self) -> None:
+        self._row_cache.clear()
+
+    def _on_rows(self, numbers: Sequence[int]) -> None:
+        self.documents.drop(numbers)
+        self.answers.drop(numbers)
 
     @property
     def bytes(self) -> int:
-        """Return how much memory the columns have."""
-        return self.table.bytes + self._starts.bytes + self._row_cache.bytes
-
-    async def keep_loaded(self, parts: Parts, stop: asyncio.Event) -> None:
-        """Load what is not loaded, now and whenever it has to be loaded again. Report the looks that failed."""
-
-        async def step() -> bool:
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise failure
-            if self.is_ready:
-                self._due.clear()
-                before = self.catch_ups
-                with suppress(TimeoutError):
-                    await unless(stop, asyncio.wait_for(self._due.wait(), IDLE_SECONDS))
-                if self.catch_ups == before and not self._due.is_set() and not stop.is_set():
-                    await self.catch_up()
-                return False
-            await self.catch_up()
-            if not self.is_ready:
-                await pause(stop, FILL_SECONDS)
-            return True
-
-        await supervision.keep_trying(parts, "columns", step, stop)
-
-    async def close(self) -> None:
-        """End the looks that are under way, and the connection."""
-        tasks = [task for task in (self._next, self._running) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        if self._conn is not None:
-            self._conn.terminate()
-            self._conn = None
-
-    # --- up to date ---
-
-    async def catch_up(self) -> None:
-        """Take up all that was committed before this call; the first time, read everything.
-
-        One look at a time. Whoever comes while one is under way, which may have been too early, shares the next.
-        """
-        if self._running is None:
-            self._running = task = budget.detached(self._look_alone())
-        else:
-            if self._next is None:
-                self._next = budget.detached(self._look_alone(self._running))
-            task = self._next
-        await asyncio.shield(task)
-
-    async def _is_current(self) -> bool:
-        """Return whether a search can go on in memory, up to date. `keep_loaded` reports what failed."""
-        try:
-            await self.catch_up()
-        except Exception as error:
-            self._failure = error
-            self._due.set()
-            return False
-        return self.is_ready
-
-    async def _look_alone(self, before: asyncio.Task[None] | None = None) -> None:
-        if before is not None:
-            await asyncio.wait((before,))
-        started = time.perf_counter()
-        try:
-            if self._conn is None or self._conn.is_closed():
-                self._conn = await self._connect()
-            await self._look_in_time(self._conn)
-            self.catch_ups += 1
-            self.catch_up_seconds += time.perf_counter() - started
-        except BaseException:
-            if self._conn is not None:  # maybe in the middle of an answer
-                self._conn.terminate()
-                self._conn = None
-            raise
-        finally:
-            self._running, self._next = self._next, None
-
-    async def _look_in_time(self, conn: Connection) -> None:
-        """Take up changes, or everything. Empty the columns where the next look would not get further than this one.
-
-        They are still right where only the database or the connection to it failed.
-        """
-        try:
-            async with asyncio.timeout(LOOK_SECONDS if self.is_ready else None):
-                await self.look(conn)
-        except Exception as error:
-            is_of_database = isinstance(error, (OSError, *DRIVER_ERRORS))
-            if isinstance(error, TimeoutError) or not is_of_database:
-                async with self._gate.writing():
-                    self._empty()
-            raise
-
-    async def look(self, conn: Connection) -> None:
-        """Take up what a connection sees: all that is there, or what became visible since the look before."""
-        await (self._take_changes(conn, self._snapshot) if self._snapshot else self._load(conn))
-
-    async def _load(self, conn: Connection) -> None:
-        self._empty()
-        started = time.perf_counter()
-        if not await columns.is_filled(conn):
-            return
-        snapshot, history = await columns.snapshot(conn)
-        self._removed_through = await columns.removed_through(conn)
-        self.table.reserve(await columns.number_count(conn))
-
-        def take(rows: Array) -> None:
-            self.table.apply(rows)
-            self.loaded += len(rows)
-
-        await columns.copy(conn, CopyReader(take))
-        self.dictionaries.add_terms(await columns.terms(conn))
-        self.dictionaries.add_footprints(np.unique(self.table.column("footprint")).tolist())
-        self.dictionaries.place_collections(await columns.collections(conn), await columns.slots(conn))
-        self._snapshot, self._history = snapshot, history
-        self._starts.prepare()
-        log.info("the columns are loaded", rows=self.loaded, bytes=self.bytes,
-                 seconds=round(time.perf_counter() - started, 3))  # fmt: skip
-
-    async def _take_changes(self, conn: Connection, since: str) -> None:
-        changes = await columns.changes(conn, since)
-        lacks_removals = changes.may_lack_removals and changes.removed_through != self._removed_through
-        is_other = changes.history != self._history or _next_transaction(changes.snapshot) < _next_transaction(since)
-        if lacks_removals or is_other:
-            because = "the database is another one" if is_other else "rows were removed"
-            return await self._begin_again(because)
-        pieces: list[Array] = []
-        if changes.rows is None:
-            await columns.copy(conn, CopyReader(pieces.append), since, limit=MOST_CHANGES + 1)
-            if sum(map(len, pieces)) > MOST_CHANGES:
-                return await self._begin_again("very many rows changed")
-        elif changes.rows:
-            pieces.append(sent_rows(changes.rows))
-        if pieces:
-            await self._take(conn, pieces, changes.places if changes.rows is not None else None)
-        self._removed_through = changes.removed_through
-        self._snapshot = changes.snapshot
-
-    async def _begin_again(self, because: str) -> None:
-        log.info("the columns are loaded again", because=because)
-        async with self._gate.writing():
-            self._empty()
-
-    async def _take(self, conn: Connection, pieces: Sequence[Array], places: tuple[int, int] | None) -> None:
-        """Take up rows, and of the dictionaries what they need. Those are read later, and so have all of it."""
-        codes = set[int]().union(*(np.unique(rows["codes"]["code"]).tolist() for rows in pieces))
-        keys_of_rows = set[int]().union(*(np.unique(rows["collection"]).tolist() for rows in pieces))
-        footprints = set[int]().union(*(np.unique(rows["footprint"]).tolist() for rows in pieces))
-        missing = self.dictionaries.missing_terms(sorted(codes))
-        terms = await columns.terms(conn, missing) if missing else []
-        are_new = (
-            places is None or places != self._places or not keys_of_rows <= {*self.dictionaries.collections.values()}
-        )
-        keys, slots = (await columns.collections(conn), await columns.slots(conn)) if are_new else ({}, [])
-        async with self._gate.writing():
-            self.dictionaries.add_terms(terms)
-            self.dictionaries.add_footprints(sorted(footprints))
-            if are_new:
-                self.dictionaries.place_collections(keys, slots)
-                self._places = places
-                self._row_cache.clear()
-            for rows in pieces:
-                self.table.apply(rows)
-                numbers = rows["n"].tolist()
-                self.documents.drop(numbers)
-                self.answers.drop(numbers)
-
-    # --- searches ---
+        """Return how much memory the columns have, and what is kept of them by condition."""
+        return super().bytes + self._row_cache.bytes
 
     async def page(self, conn: Reader, threads: Threads, question: PageQuestion, *, whole: bool = True) -> Found | None:
         """Return a page of a search, of all that was committed before; None where memory cannot tell.
@@ -614,8 +416,3 @@ async def _unchanged(
     others = [row.number for row in rows if row.changed != change_ids[row.number]]
     matches = set(await columns.matching(conn, where, others)) if others else set()
     return [row for row in rows if row.changed == change_ids[row.number] or row.number in matches]
-
-
-def _next_transaction(snapshot: str) -> int:
-    """Return the first transaction id that was not given out at a snapshot."""
-    return int(snapshot.split(":")[1])
