@@ -28,6 +28,7 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look holds for the moment only."""
     monkeypatch.setattr(backlog_look, "KEPT_SECONDS", 0.0)
     monkeypatch.setattr(health, "KEPT_SECONDS", 0.01)
+    monkeypatch.setattr(health, "KEPT_BESIDE", 0)
 
 
 async def send(api: Api, *items: dict[str, Any], lines: bool = False) -> httpx.Response:
