@@ -72,7 +72,7 @@ def test_sizes_and_the_properties_that_rules_ask_for_are_read() -> None:
 @pytest.mark.parametrize(
     ("rule", "line", "key", "remedy"),
     [
-        ("- {name: a, action: copy}", 4, "rules[0] (a).action", "none of replicate, restrict, ignore"),
+        ("- {name: a, action: copy}", 4, "rules[0] (a).action", "not one of replicate, restrict, ignore"),
         ("- {action: ignore}", 4, "rules[0]", "name is missing"),
         ("- {name: a, action: ignore, wher: x}", 4, "rules[0]", "there are name, action, where"),
         ("- name: a\n    action: ignore\n    where: x = 'y", 6, "rules[0] (a).where", "is not CQL2 text"),
