@@ -63,7 +63,7 @@ class Rows:
             return few if len(every) * FEW <= length else Rows.of(few.mask)
         bits = np.zeros(-(-length // 8), np.uint8)
         bits[: len(self.bits)] = self.bits
-        places, own = numbers >> 3, np.right_shift(128, numbers & 7).astype(np.uint8)
+        places, own = _places_of(numbers)
         np.bitwise_and.at(bits, places, ~own)
         np.bitwise_or.at(bits, places[mask], own[mask])
         return Rows(length, None, bits)
@@ -83,8 +83,14 @@ def numbers_of(bits: Bits) -> Numbers:
 
 def among(bits: Bits, numbers: Numbers) -> Mask:
     """Return which of some rows bits have."""
-    mask: Mask = bits[numbers >> 3] & np.right_shift(128, numbers & 7).astype(np.uint8) != 0
+    places, own = _places_of(numbers)
+    mask: Mask = bits[places] & own != 0
     return mask
+
+
+def _places_of(numbers: Numbers) -> tuple[Numbers, Bits]:
+    """Return in which byte each row has its bit, and a byte with that bit alone."""
+    return numbers >> 3, np.right_shift(128, numbers & 7).astype(np.uint8)
 
 
 def mask_of(bits: Bits, length: int) -> Mask:

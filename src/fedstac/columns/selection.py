@@ -225,47 +225,54 @@ class Evaluation:
         """Return the rows that meet a condition, without looking at all of them; None where that cannot be."""
         if isinstance(part, IdTest):
             return Rows(self.table.length, np.unique(self._numbers_of(part.ids)), None)
-        if self._cache is None or not _may_be_kept(part):
+        if self._cache is None or (key := self._key(part)) is None:
             return None
 
         def meet(numbers: Numbers) -> Mask | None:
             masks = self._among(numbers).truth(part, wanted=True)
             return masks.certain if masks.is_known else None
 
-        return self._cache.find(self._key(part), meet)
+        return self._cache.find(key, meet)
 
     def _rows_to_keep(self, part: Node) -> Rows | None:
         """Look at all rows for a condition that was asked for before; None for others, and for what is doubtful."""
-        if self._cache is None or not _may_be_kept(part) or not self._cache.wants(self._key(part)):
+        if self._cache is None or (key := self._key(part)) is None or not self._cache.wants(key):
             return None
         pieces = []
-        for piece in self._pieces():
+        for _, piece in self._pieces():
             masks = piece.truth(part, wanted=True)
             if not masks.is_known:
                 return None
             pieces.append(np.packbits(masks.certain))
         rows = Rows.of_bits(np.concatenate([np.zeros(0, np.uint8), *pieces]), self._length)
-        self._cache.keep(self._key(part), rows)
+        self._cache.keep(key, rows)
         return rows
 
     def _peek(self, part: Node) -> Rows | None:
-        return self._cache.peek(self._key(part)) if self._cache is not None and _may_be_kept(part) else None
+        if self._cache is None or (key := self._key(part)) is None:
+            return None
+        return self._cache.peek(key)
 
     def _of_all_rows(self, part: Node) -> Masks:
         rows = self._find(part) or self._rows_to_keep(part)
         return Masks.of(rows.mask) if rows is not None else self._in_pieces([part], None)
 
-    def _key(self, part: Node) -> Hashable:
+    def _key(self, part: Node) -> Hashable | None:
+        """Return the name of a condition in the cache; None where it depends on more than the columns, or is long."""
+        if not _may_be_kept(part):
+            return None
         return part, tuple(self.keys)  # a property has other places in other collections
 
     # --- pieces ---
 
-    def _pieces(self) -> Iterator[Evaluation]:
+    def _pieces(self) -> Iterator[tuple[slice, Evaluation]]:
+        """Go through all rows, some at a time."""
         room = np.empty(min(PIECE, self._length), np.intp)
         for start in range(0, self._length, PIECE):
-            piece = self._among(slice(start, min(start + PIECE, self._length)))
+            rows = slice(start, min(start + PIECE, self._length))
+            piece = self._among(rows)
             piece._room = room
-            yield piece
+            yield rows, piece
 
     def _in_pieces(self, parts: Sequence[Node], bits: Bits | None) -> Masks:
         """Return which rows of these, or of all, meet all conditions."""
@@ -273,9 +280,8 @@ class Evaluation:
             return Masks.of(mask_of(bits, self._length))
         certain = np.empty(self._length, np.bool_)
         possible = certain
-        for start, piece in zip(range(0, self._length, PIECE), self._pieces(), strict=True):
-            rows = slice(start, start + piece._length)
-            mask = None if bits is None else mask_of(bits[start // 8 :], piece._length)
+        for rows, piece in self._pieces():
+            mask = None if bits is None else mask_of(bits[rows.start // 8 :], piece._length)
             masks = piece.meeting(parts, mask)
             if not masks.is_known and possible is certain:
                 possible = certain.copy()

@@ -24,7 +24,7 @@ UNCODED = -1  # in `codes`: the item has a value that is not in the dictionary
 SMALLEST = 1 << 12  # rows that columns begin with
 SPARE = 1 << 20  # numbers, at least, that a loaded table has room for beyond its own
 MOST_SHOWN_CHANGES = 20_000  # rows, of a hundred bytes, whose changes are kept for who counts values
-MOST_NUMBERS = 50_000  # of changed rows that are kept for who keeps what rows meet
+MOST_NUMBERS = 50_000  # of rows that were written of late, for conditions whose rows are kept
 HEADER = 19  # bytes of the binary format of COPY before its rows, which have no extension of the header
 FIELDS = (
     ("n", ">i8"), ("changed", ">i8"), ("collection", ">i4"), ("shown", ">i2"), ("starts", ">i8"), ("ends", ">i8"),

@@ -142,9 +142,8 @@ class HealthLook:
         return self._health
 
     async def _renew(self) -> None:
-        reason = Unavailable("the database does not answer; try again", retry_after=2)
         try:
-            async with Budget(LOOK_SECONDS + 1, Lane.HEALTH, lambda: reason):
+            async with Budget(LOOK_SECONDS + 1, Lane.HEALTH, _no_answer):
                 self._health, self._fault = await self._look(), None
         except Exception as error:
             self._fault = error
@@ -174,7 +173,7 @@ class HealthLook:
                 raise
             if not isinstance(error, Unavailable):  # that says that many ask
                 node.parts.fails("api", error)
-            raise Unavailable("the database does not answer; try again", retry_after=2) from None
+            raise _no_answer() from None
         if parts.sequencer:
             self._led_at = time.monotonic()
         standings = parts_of_node.everywhere(node.parts.states, elsewhere)
@@ -201,6 +200,10 @@ class HealthLook:
             checks.append(Check("sequencer", ok=seconds < UNLED_SECONDS and waiting < STUCK_SECONDS, detail=led))
             checks.append(Check("log", ok=log_state.partitions_ahead > 0, detail=ahead))
         return tuple(checks)
+
+
+def _no_answer() -> Unavailable:
+    return Unavailable("the database does not answer; try again", retry_after=2)
 
 
 def _with_replica(health: Health, replica: ReplicaStand) -> Health:
