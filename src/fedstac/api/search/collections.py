@@ -22,7 +22,6 @@ from fedstac.db.collections import CollectionPage, CollectionSearch
 from fedstac.domain import filters, queryables
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.identifiers import COLLECTION_ID
-from fedstac.domain.wording import asking, nearest
 
 MOST: Final = 10_000  # of one page, and without `limit`; the bytes of a page have a bound too
 LARGE: Final = 64 << 10  # bytes of the documents of a page that is put together beside the event loop
@@ -76,9 +75,7 @@ class PageRequest(NamedTuple):
 def _read(call: Call, names: tuple[str, ...]) -> PageRequest:
     """Return what the parameters ask for. BadRequest where one is not understood."""
     pairs = call.query_params.multi_items()
-    if unknown := sorted({name for name, _ in pairs} - set(names)):
-        sentence = f"{', '.join(unknown)[:200]} is not known here; there are {', '.join(names)}"
-        raise BadRequest(asking(sentence, nearest(unknown[0], names)))
+    queries.refuse_unknown((name for name, _ in pairs), names, there_are="there are")
     conditions_sent = [(name, value) for name, value in pairs if name in CONDITIONS and value]
     limit, after, before = _place(call.query_params)
     if not conditions_sent:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -93,7 +93,7 @@ def from_body(body: object, settings: Settings, *, collection: str | None = None
     if body.get("fields", {}) is None:
         raise BadRequest('fields is {"include": […], "exclude": […]}; leave it out to have all members')
     body = {name: value for name, value in body.items() if value is not None}
-    _refuse_unknown(body)
+    refuse_unknown(body, sorted(KNOWN), there_are="a search has")
     conditions: dict[str, Any] = {}
     for name in NAMES:
         if name in body:
@@ -193,13 +193,12 @@ def _ids(text: str) -> list[str]:
     return [*ids, text] if len(ids) > 1 else ids
 
 
-def _refuse_unknown(body: Mapping[str, object]) -> None:
-    """Refuse members that are not known: ignored, a misspelt condition would match too much."""
-    unknown = sorted(set(body) - KNOWN)
+def refuse_unknown(names: Iterable[str], choices: Sequence[str], *, there_are: str) -> None:
+    """Refuse names that are not known: ignored, a misspelt condition would match too much."""
+    unknown = sorted(set(names) - set(choices))
     if unknown:
-        names = sorted(KNOWN)
-        sentence = f"{', '.join(unknown)[:200]} is not known here; a search has {', '.join(names)}"
-        raise BadRequest(asking(sentence, nearest(unknown[0], names)))
+        sentence = f"{', '.join(unknown)[:200]} is not known here; {there_are} {', '.join(choices)}"
+        raise BadRequest(asking(sentence, nearest(unknown[0], choices)))
 
 
 def _numbers(text: str) -> list[float]:
