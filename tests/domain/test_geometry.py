@@ -225,3 +225,25 @@ def test_a_line_is_cut_where_it_crosses_the_antimeridian(turned: list[list[float
         if half.length and not (shift and half.bounds[2] == 180)
     ]  # fmt: skip
     assert shapely.equals(searched({"type": "LineString", "coordinates": turned}), shapely.union_all(wanted))
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (polygon(0.1, -0.2, 0.3, 0.4), [(0.1, -0.2, 0.3, 0.4)]),
+        (polygon(0, 0, 10, 10, 12.5), [(0, 0, 10, 10)]),
+        ({"type": "Polygon", "coordinates": [rectangle(0, 0, 10, 10)[0][::-1]]}, [(0, 0, 10, 10)]),
+        (
+            {"type": "MultiPolygon", "coordinates": [rectangle(170, 0, 180, 5), rectangle(-180, 0, -170, 5)]},
+            [(170, 0, 180, 5), (-180, 0, -170, 5)],
+        ),
+        ({"type": "Polygon", "coordinates": [*rectangle(0, 0, 10, 10), *rectangle(2, 2, 3, 3)]}, []),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [10, 10], [1, 10], [0, 0]]]}, []),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]]}, []),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [0, 0], [0, 10], [0, 0]]]}, []),
+        ({"type": "MultiPolygon", "coordinates": [rectangle(0, 0, 1, 1), [[[0, 0], [9, 0], [0, 9], [0, 0]]]]}, []),
+        ({"type": "LineString", "coordinates": [[0, 0], [10, 0]]}, []),
+    ],
+)
+def test_rectangles_of_a_geometry(value: Json, wanted: list[tuple[float, ...]]) -> None:
+    assert geometry.rectangles(value) == wanted

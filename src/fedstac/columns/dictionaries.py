@@ -1,7 +1,8 @@
 """The dictionaries behind the codes, and what a condition is of each of their entries.
 
-Equality with texts and truths is told here. Everything else PostgreSQL tells, by the where clause of items: an entry
-has the shape of one. Answers are kept, and completed when a dictionary has new entries.
+Equality with texts and truths is told here, and which rectangles a box touches. Everything else PostgreSQL tells, by
+the where clause of items: an entry has the shape of one. Answers are kept, and completed when a dictionary has new
+entries.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from fedstac.columns.table import Array
 from fedstac.db import columns
 from fedstac.db.columns import COLLECTION, FLAGS, FOOTPRINT, PLACES, TERM, Term
 from fedstac.db.connections import Reader
+from fedstac.domain import geometry
 from fedstac.domain.errors import BadRequest
+from fedstac.domain.geometry import Rectangle
 
 UNKNOWN, TRUE, FALSE, UNDECIDED = 0, 1, 2, 3  # of an entry; UNDECIDED: the item itself has to be asked
 MOST_QUESTIONS = 100_000  # entries, for each condition, that PostgreSQL is asked about for one search
+MOST_COMPARISONS = 1_000_000  # of boxes with rectangles of footprints, in the event loop
 MOST_KEPT_BYTES = 16 << 20  # of answers
 LARGEST_KEPT = 8 << 10  # bytes of a condition whose answer is kept
 ANSWER_BYTES = 200  # that an answer takes beside its states
@@ -63,6 +67,7 @@ class Dictionary:
         self._members: defaultdict[Any, list[int]] = defaultdict(list)  # places of those that have a member
         self._types: list[int] = []  # bits of the members of each; -1 where there is no value
         self._types_of_all: Array = np.zeros(0, np.int8)  # the same, as of the last question
+        self._codes_of_all: Array = np.zeros(0, np.int64)  # `codes`, as of the last question
         if place[0] in (TERM, FOOTPRINT):
             self.add(0, None)
         elif place[0] in FLAGS:
@@ -114,10 +119,54 @@ class Dictionary:
 
     def verdicts(self, states: Array) -> Verdicts:
         """Return a table by code."""
-        codes = np.array(self.codes[: len(states)], np.int64)
+        codes = self.codes_of_all()[: len(states)]
         table = np.full(int(codes.max(initial=0)) + 2, UNDECIDED, np.uint8)
         table[codes] = states
         return Verdicts(table, len(states), codes[states == TRUE].astype(np.int32))
+
+    def codes_of_all(self) -> Array:
+        """Return the code of each entry."""
+        if len(self._codes_of_all) < len(self.codes):
+            self._codes_of_all = np.array(self.codes, np.int64)
+        return self._codes_of_all
+
+
+class RectangleIndex:
+    """The footprints that consist of rectangles, or of nothing, by their places in the dictionary of footprints."""
+
+    def __init__(self) -> None:
+        self._known_places: list[int] = []
+        self._pairs: list[tuple[int, Rectangle]] = []
+        self._are_known: Array = np.zeros(0, np.bool_)  # of each entry, as of the last question
+        self._places: Array = np.zeros(0, np.int64)  # of each pair, likewise
+        self._corners: Array = np.zeros((4, 0))  # west, south, east and north of each pair
+
+    @property
+    def count(self) -> int:
+        return len(self._pairs)
+
+    def add(self, place: int, rectangles: Iterable[Rectangle]) -> None:
+        """Add a footprint that consists of these rectangles."""
+        self._known_places.append(place)
+        self._pairs += [(place, rectangle) for rectangle in rectangles]
+
+    def touches(self, boxes: Iterable[Rectangle], entries: int) -> Array:
+        """Return whether each of so many footprints shares a point with one of the boxes.
+
+        The first one, of an item without a geometry, is unknown. UNDECIDED stands for what is no rectangle.
+        """
+        if len(self._places) < len(self._pairs):
+            self._places = np.array([place for place, _ in self._pairs], np.int64)
+            self._corners = np.array([rectangle for _, rectangle in self._pairs]).T.copy()
+        if len(self._are_known) < entries:
+            self._are_known = np.isin(np.arange(entries), self._known_places)
+        states = np.where(self._are_known, FALSE, UNDECIDED).astype(np.uint8)
+        states[0] = UNKNOWN
+        west, south, east, north = self._corners
+        for own_west, own_south, own_east, own_north in boxes:
+            touching = (west <= own_east) & (east >= own_west) & (south <= own_north) & (north >= own_south)
+            states[self._places[touching]] = TRUE
+        return states
 
 
 WITHOUT_TERMS = Dictionary((TERM, ""))
@@ -136,6 +185,7 @@ class Dictionaries:
         self.collections: dict[str, int] = {}
         self.full: frozenset[int] = frozenset()  # keys of collections without a free place
         self.slots: dict[str, dict[int, int]] = {}  # by property: the place in the rows of each collection, by its key
+        self._rectangles = RectangleIndex()
         self._answers: OrderedDict[Leaf, Verdicts] = OrderedDict()
         self.answer_bytes = 0
         self._ranks: dict[str, tuple[int, Array]] = {}  # by property: of how many entries, and by code
@@ -169,11 +219,18 @@ class Dictionaries:
             dictionary = self._by_place[place] if place in self._by_place else self._new(place)
             dictionary.add(term.code, orjson.loads(term.value))
 
-    def add_footprints(self, codes: Iterable[int]) -> None:
+    def missing_footprints(self, codes: Iterable[int]) -> list[int]:
+        """Return those of the codes whose footprints are not here."""
+        footprints = self.of((FOOTPRINT, ""))
+        return [code for code in codes if code > 0 and code not in footprints]
+
+    def add_footprints(self, codes: Iterable[int], rectangles: Mapping[int, Sequence[Rectangle]]) -> None:
+        """Add footprints that are missing, with the rectangles of those that consist of some."""
         footprints = self.of((FOOTPRINT, ""))
         for code in codes:
-            if code > 0:
-                footprints.add(code, None)
+            if code in rectangles:
+                self._rectangles.add(len(footprints), rectangles[code])
+            footprints.add(code, None)
 
     def place_collections(self, keys: Mapping[str, int], slots: Sequence[tuple[str, str, int]]) -> None:
         """Take up which collections there are, and what their rows hold where."""
@@ -201,44 +258,51 @@ class Dictionaries:
     async def verdicts(self, conn: Reader, leaves: Iterable[Leaf]) -> dict[Leaf, Verdicts]:
         """Return what conditions are of the entries of their dictionaries; without those that cannot be told."""
         answers: dict[Leaf, Verdicts] = {}
-        # by dictionary and how many of its entries are told, with the answers that tell them: others may displace those
-        questions: defaultdict[tuple[Place, int], list[tuple[Leaf, Verdicts | None]]] = defaultdict(list)
+        # by dictionary and the places of entries that PostgreSQL has to tell of, with what is known of all entries
+        questions: defaultdict[tuple[Place, bytes], list[tuple[Leaf, Array]]] = defaultdict(list)
         for leaf in leaves:
             answer, entries = self._answers.get(leaf), len(self.of(leaf.place))
             if answer is not None and answer.entries == entries:
                 self._answers.move_to_end(leaf)
                 answers[leaf] = answer
-            elif (states := self._equality(leaf)) is not None:
-                answers[leaf] = self._keep(leaf, states)
+                continue
+            states = self._states(leaf, answer)
+            places = np.flatnonzero(states == UNDECIDED)
+            if len(places):
+                questions[leaf.place, places.tobytes()].append((leaf, states))
             else:
-                questions[leaf.place, answer.entries if answer else 0].append((leaf, answer))
+                answers[leaf] = self._keep(leaf, states)
         allowance = MOST_QUESTIONS
-        for (place, count), group in questions.items():  # a dictionary each
-            codes = list(self.of(place).codes)  # more may come meanwhile
-            allowance -= (len(codes) - count) * len(group)
+        for (place, buffer), group in questions.items():
+            places = np.frombuffer(buffer, np.int64)
+            codes = self.of(place).codes_of_all()[places].tolist()
+            allowance -= len(codes) * len(group)
             if allowance < 0:
                 continue
             try:
-                truths = await columns.truths(conn, place, [leaf.expression for leaf, _ in group], codes[count:])
+                truths = await columns.truths(conn, place, [leaf.expression for leaf, _ in group], codes)
             except BadRequest:  # an entry with which it cannot be evaluated, maybe of no item that is searched
                 continue
-            for at, (leaf, before) in enumerate(group):
-                states = np.array([_state(truths.get(code), at) for code in codes[count:]], np.uint8)
-                if before is not None:
-                    states = np.concatenate((before.table[codes[:count]], states))
+            for at, (leaf, states) in enumerate(group):
+                states[places] = [_state(truths.get(code), at) for code in codes]
                 answers[leaf] = self._keep(leaf, states)
         return answers
 
-    def _equality(self, leaf: Leaf) -> Array | None:
-        expression = leaf.expression
-        if expression["op"] not in ("=", "in"):
-            return None
-        own, other = expression["args"]
-        if expression["op"] == "=" and not isinstance(own, dict):
-            own, other = other, own
-        if set(own) != {"property"} or isinstance(other, dict):
-            return None
-        return self.of(leaf.place).equality(other if expression["op"] == "in" else [other])
+    def _states(self, leaf: Leaf, answer: Verdicts | None) -> Array:
+        """Return what a condition is of each entry, as far as it is known here or was told before."""
+        dictionary, expression = self.of(leaf.place), leaf.expression
+        states = _equality(dictionary, expression)
+        if states is None and leaf.place[0] == FOOTPRINT:
+            boxes = _boxes(expression)
+            if 0 < len(boxes) * self._rectangles.count <= MOST_COMPARISONS:
+                states = self._rectangles.touches(boxes, len(dictionary))
+        if states is None:
+            states = np.full(len(dictionary), UNDECIDED, np.uint8)
+        if answer is not None:
+            before = answer.table[dictionary.codes_of_all()[: answer.entries]]
+            unknown = np.flatnonzero(states[: answer.entries] == UNDECIDED)
+            states[unknown] = before[unknown]
+        return states
 
     def _keep(self, leaf: Leaf, states: Array) -> Verdicts:
         """Return an answer, and keep it as long as there is room."""
@@ -277,6 +341,26 @@ class Dictionaries:
             if terms is not WITHOUT_TERMS:
                 self._ranks[name] = entries, ranks
         return ranks
+
+
+def _equality(dictionary: Dictionary, expression: Any) -> Array | None:
+    """Return what an equality is of each entry; None for other conditions, and where PostgreSQL has to say."""
+    if expression["op"] not in ("=", "in"):
+        return None
+    own, other = expression["args"]
+    if expression["op"] == "=" and not isinstance(own, dict):
+        own, other = other, own
+    if set(own) != {"property"} or isinstance(other, dict):
+        return None
+    return dictionary.equality(other if expression["op"] == "in" else [other])
+
+
+def _boxes(expression: Any) -> Sequence[Rectangle]:
+    """Return the rectangles that a condition asks for with s_intersects; nothing for other conditions and shapes."""
+    match expression:
+        case {"op": "s_intersects", "args": [{"property": "geometry"}, {"type": _} as shape]}:
+            return geometry.rectangles(shape)
+    return ()
 
 
 NULL = np.iinfo(np.int64).max  # the rank of what is missing: after all others

@@ -186,7 +186,8 @@ class LiveColumns:
 
         await columns.copy(conn, CopyReader(take))
         self.dictionaries.add_terms(await columns.terms(conn))
-        self.dictionaries.add_footprints(np.unique(self.table.column("footprint")).tolist())
+        footprints = self.dictionaries.missing_footprints(np.unique(self.table.column("footprint")).tolist())
+        self.dictionaries.add_footprints(footprints, await columns.rectangles(conn))
         self.dictionaries.place_collections(await columns.collections(conn), await columns.slots(conn))
         self._snapshot, self._history = snapshot, history
         self._starts.prepare()
@@ -224,13 +225,15 @@ class LiveColumns:
         footprints = set[int]().union(*(np.unique(rows["footprint"]).tolist() for rows in pieces))
         missing = self.dictionaries.missing_terms(sorted(codes))
         terms = await columns.terms(conn, missing) if missing else []
+        new_footprints = self.dictionaries.missing_footprints(sorted(footprints))
+        rectangles = await columns.rectangles(conn, new_footprints) if new_footprints else {}
         are_new = (
             places is None or places != self._places or not keys_of_rows <= {*self.dictionaries.collections.values()}
         )
         keys, slots = (await columns.collections(conn), await columns.slots(conn)) if are_new else ({}, [])
         async with self._gate.writing():
             self.dictionaries.add_terms(terms)
-            self.dictionaries.add_footprints(sorted(footprints))
+            self.dictionaries.add_footprints(new_footprints, rectangles)
             if are_new:
                 self.dictionaries.place_collections(keys, slots)
                 self._places = places

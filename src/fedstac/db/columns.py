@@ -11,6 +11,7 @@ import orjson
 from fedstac.db import conditions, search
 from fedstac.db.connections import Connection, Reader
 from fedstac.db.search import PAGE_BYTES, STATE_COLUMNS, ServedItem
+from fedstac.domain.geometry import Rectangle
 
 PLACES = 24  # of codes in a row
 ROW = "n, changed, collection, shown, starts, ends, updated, footprint, size, files, codes"
@@ -125,6 +126,23 @@ async def terms(conn: Connection, codes: Sequence[int] | None = None) -> list[Te
         *([codes] if codes is not None else []), timeout=A_DAY,
     )  # fmt: skip
     return [Term(row["code"], row["facet"], row["value"]) for row in rows]
+
+
+async def rectangles(conn: Connection, codes: Sequence[int] | None = None) -> dict[int, list[Rectangle]]:
+    """Return those of these footprints, or of all, that consist of rectangles along the axes, lines and points too.
+
+    A footprint without any point consists of none.
+    """
+    which = "code = ANY ($1::int4[])" if codes is not None else "true"
+    rows = await conn.fetch(
+        f"""SELECT code, array_agg(ARRAY[st_xmin(part), st_ymin(part), st_xmax(part), st_ymax(part)])
+                         FILTER (WHERE part IS NOT NULL) AS corners
+            FROM fedstac.footprint LEFT JOIN LATERAL (SELECT (st_dump(geometry)).geom AS part) parts ON true
+            WHERE {which} GROUP BY code HAVING coalesce(bool_and(
+                st_orderingequals(st_normalize(st_force2d(part)), st_normalize(st_envelope(part)))), true)""",
+        *([codes] if codes is not None else []), timeout=A_DAY,
+    )  # fmt: skip
+    return {row["code"]: [Rectangle(*corners) for corners in row["corners"] or ()] for row in rows}
 
 
 async def collections(conn: Connection) -> dict[str, int]:

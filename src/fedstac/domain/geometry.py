@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import groupby, pairwise
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import orjson
 
@@ -25,6 +25,15 @@ WORLDS: Final = ((-180.0, 0.0), (180.0, -360.0))  # the western edge of each wor
 LONGEST_KEPT = 4096  # bytes of a footprint that is worth remembering
 Position = list[float]
 Shape: TypeAlias = Any  # a geometry of shapely, which only servers have
+
+
+class Rectangle(NamedTuple):
+    """A rectangle along the axes, with its edges, in degrees. Without width or height it is a line or a point."""
+
+    west: float
+    south: float
+    east: float
+    north: float
 
 
 class TooComplex(ValueError):
@@ -64,6 +73,29 @@ def complexity(geometry: Mapping[str, Any] | None) -> Iterator[Finding]:
     shape = shapely.from_geojson(orjson.dumps(_without_heights(geometry)))
     if (fault := _fault_of_complexity(shape)) is not None:
         yield Finding("geometry", "/geometry/coordinates", fault)
+
+
+def rectangles(geometry: Mapping[str, Any]) -> list[Rectangle]:
+    """Return the rectangles along the axes that a valid geometry consists of; none where it is more than those."""
+    match geometry:
+        case {"type": "Polygon", "coordinates": polygon}:
+            polygons = [polygon]
+        case {"type": "MultiPolygon", "coordinates": polygons}:
+            pass
+        case _:
+            return []
+    parts = [_rectangle_of(polygon) for polygon in polygons]
+    return [part for part in parts if part is not None] if None not in parts else []
+
+
+def _rectangle_of(polygon: list[list[Position]]) -> Rectangle | None:
+    if len(polygon) != 1 or len(polygon[0]) != 5:
+        return None
+    corners = [position[:2] for position in polygon[0]]
+    xs, ys = zip(*corners, strict=True)
+    rectangle = Rectangle(min(xs), min(ys), max(xs), max(ys))
+    is_along_axes = all((x == next_x) != (y == next_y) for (x, y), (next_x, next_y) in pairwise(corners))
+    return rectangle if is_along_axes and len(set(map(tuple, corners))) == 4 else None
 
 
 def beyond(geometry: Mapping[str, Any]) -> Iterator[Finding]:
