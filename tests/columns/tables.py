@@ -22,6 +22,7 @@ def rows(numbers: Sequence[int], rng: random.Random, *, starts: int = 50) -> Arr
     """Return rows with these numbers; few different starts, for many to be alike."""
     made = np.zeros(len(numbers), SENT)
     made["n"] = numbers
+    made["changed"] = 1
     made["collection"] = 1
     made["shown"] = [rng.choice((0, 1, 1, 5, 5, 2)) for _ in numbers]
     for name in ("starts", "ends", "updated"):

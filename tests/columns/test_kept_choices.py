@@ -26,9 +26,9 @@ class NotingColumns(FacetColumns):
         super().__init__(dsn, "fedstac test")
         self.questions: list[PageQuestion] = []
 
-    def _select(self, meaning: Understood, selection: Selection | None = None) -> Chosen | None:
+    def _select(self, meaning: Understood, evaluation: Evaluation, selection: Selection | None = None) -> Chosen | None:
         self.questions.append(meaning.question)
-        return super()._select(meaning, selection)
+        return super()._select(meaning, evaluation, selection)
 
 
 @pytest.fixture

@@ -203,12 +203,10 @@ class FacetColumns(LiveColumns):
         if meaning is None:
             return None
 
-        def work() -> CountAttempt[T] | None:
-            if not self._is_known(meaning):
-                return None
-            selection = self._evaluation(meaning).select(meaning.plan)
+        def work(evaluation: Evaluation) -> CountAttempt[T]:
+            selection = evaluation.select(meaning.plan)
             is_sure = not len(selection.doubtful)
-            result = count(self._evaluation(meaning), meaning.plan, selection) if is_sure else None
+            result = count(evaluation, meaning.plan, selection) if is_sure else None
             answer = KeptAnswer(meaning.changes, result)
             return CountAttempt(answer, selection, result)
 
@@ -220,8 +218,8 @@ class FacetColumns(LiveColumns):
             where = conditions.where(question.conditions)
             whole = attempt.selection.with_hits(await columns.matching(conn, where, doubtful.tolist()))
 
-            def count_whole() -> T | None:
-                return count(self._evaluation(meaning), meaning.plan, whole) if self._is_known(meaning) else None
+            def count_whole(evaluation: Evaluation) -> T | None:
+                return count(evaluation, meaning.plan, whole)
 
             return await self._run(threads, meaning, count_whole, of_row=len(properties), beside=looks)
         if key is not None and self._is_known(meaning) and attempt.result is not None:
@@ -286,7 +284,8 @@ class FacetColumns(LiveColumns):
         if meaning is None:
             return None
         of_row = 0 if meaning.order.is_by_start else len(meaning.order.keys)
-        choice = await self._run(threads, meaning, partial(self._select, meaning), of_row=of_row)
+        beside = 0 if self._starts.is_sorted or not meaning.order.is_by_start else self.table.length
+        choice = await self._run(threads, meaning, partial(self._select, meaning), of_row=of_row, beside=beside)
         if choice is None:
             return None
         if choice.selection is None or not len(choice.doubtful):
@@ -296,24 +295,31 @@ class FacetColumns(LiveColumns):
             return None
         where = conditions.where(question.conditions)
         matching = await columns.matching(conn, where, choice.doubtful.tolist())
-        select = partial(self._select, meaning, choice.selection.with_hits(matching))
+        select = partial(self._select, meaning, selection=choice.selection.with_hits(matching))
         return await self._run(threads, meaning, select, of_row=of_row)
 
     async def _run(
-        self, threads: Threads, meaning: Understood, work: Callable[[], T], *, of_row: int = 0, beside: int = 0
-    ) -> T:
-        """Look at the columns: in the event loop where that is little work, else in a thread.
+        self,
+        threads: Threads,
+        meaning: Understood,
+        work: Callable[[Evaluation], T | None],
+        *,
+        of_row: int = 0,
+        beside: int = 0,
+    ) -> T | None:
+        """Look at the columns: in the event loop where that is little work, else in a thread. None where they are gone.
 
         of_row, beside: looks at each row that is found, and beside them, after the conditions.
         """
         if meaning.question.limit <= INLINE_ITEMS and self._is_known(meaning):
-            effort = self._evaluation(meaning).effort(meaning.plan)
+            evaluation = self._evaluation(meaning)
+            effort = evaluation.effort(meaning.plan)
             if effort.looks + effort.most_found * of_row + beside <= INLINE:
-                return work()
+                return work(evaluation)
 
-        def read() -> T:
+        def read() -> T | None:
             with self._gate.reading():
-                return work()
+                return work(self._evaluation(meaning)) if self._is_known(meaning) else None
 
         return await threads.run(read)
 
@@ -327,16 +333,13 @@ class FacetColumns(LiveColumns):
             self.table, self.dictionaries, meaning.verdicts, meaning.numbers_by_id, collections, self._row_cache
         )
 
-    def _select(self, meaning: Understood, selection: Selection | None = None) -> Chosen | None:
-        """Evaluate a search; None where the rows do not have what its order needs, or are gone by now.
+    def _select(self, meaning: Understood, evaluation: Evaluation, selection: Selection | None = None) -> Chosen | None:
+        """Evaluate a search; None where the rows do not have what its order needs.
 
         IncompleteOrder where they have values that are newer than the order.
         """
-        if not self._is_known(meaning):
-            return None
         if not meaning.order.is_complete(self.dictionaries):
             raise IncompleteOrder
-        evaluation = self._evaluation(meaning)
         pager = Pager(self.table, evaluation, self._starts, meaning.order)
         if not pager.knows_order(self.dictionaries):
             return None

@@ -6,7 +6,7 @@ are never used again, so a place means the same when its dataset is gone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from fedstac.columns.dictionaries import LOST, Dictionaries
 from fedstac.columns.plan import COLUMN_OF, EARLIEST, LATEST_MOMENT, is_coded
-from fedstac.columns.selection import BITS, Evaluation, Selection
-from fedstac.columns.table import Array, FacetTable, Numbers
+from fedstac.columns.selection import BITS, Evaluation, GroupSelection, RowSelection, Selection
+from fedstac.columns.table import Array, FacetTable, Mask, Numbers
 from fedstac.db.columns import COLLECTION
 from fedstac.db.connections import Reader
 from fedstac.db.search import Anchor
@@ -23,6 +23,8 @@ from fedstac.runtime import budget
 
 MANY = 16_000  # datasets from which on a kept order is walked; and changes after which it is made anew
 STEP = 4_096  # places that a walk begins with
+WALK_SHARE = 4  # of the rows, that a walk looks at
+MANY_TIMES = 8  # as many datasets as a page has: groups with fewer are looked for, not met on a walk
 ALWAYS = EARLIEST, LATEST_MOMENT
 
 Place = tuple[int, ...]
@@ -79,6 +81,12 @@ class StartIndex:
     def move_count(self) -> int:
         return sum(map(len, self.moves))
 
+    def all_moves(self) -> Numbers:
+        """Return the numbers that moved, each once, in order."""
+        if len(self.moves) > 1:
+            self.moves[:] = [np.unique(np.concatenate(self.moves))]
+        return self.moves[0] if self.moves else np.zeros(0, np.int64)
+
 
 class StartOrder:
     """The numbers of datasets by when they start. Several readers may renew it at once, beside no writer."""
@@ -109,44 +117,51 @@ class StartOrder:
         self._sorted = renewed = StartIndex(numbers, starts[numbers], [])
         return renewed
 
+    @property
+    def is_sorted(self) -> bool:
+        """Return whether a walk can begin at once."""
+        return self._sorted is not None
+
     def first(
         self,
-        mask: Array,
+        has: Callable[[Numbers], Mask],
         count: int,
         after: Place | None,
         *,
         includes: bool,
         descending: bool,
         within: tuple[int, int] = ALWAYS,
-    ) -> Numbers:
-        """Return the first numbers of the mask after a place, and with them all of the mask that moved.
+    ) -> Numbers | None:
+        """Return the first numbers of a selection after a place, and with them all of it that moved.
 
-        within: the first and the last moment at which what is in the mask starts.
+        has: which of some numbers the selection has. within: the first and the last moment at which what it has starts.
+        None where it would be faster to sort the selection.
         """
         order = self._sorted or self._renewed()
-        moves = np.unique(np.concatenate(order.moves)) if order.moves else np.zeros(0, np.int64)
-        elsewhere = moves[mask[moves]]
-        if len(moves):
-            mask = mask.copy()
-            mask[moves] = False
+        moves = order.all_moves()
         start = int(np.searchsorted(order.starts, within[0], "left"))
         end = int(np.searchsorted(order.starts, within[1], "right"))
         if after is not None and descending:
             end = min(end, _place(order, after, beyond=includes))
         elif after is not None:
             start = max(start, _place(order, after, beyond=not includes))
-        pieces = [elsewhere]
-        step = STEP
+        pieces = [moves[has(moves)]]
+        step, allowance = STEP, len(order.numbers) // WALK_SHARE
         while start < end and count > 0:
+            if allowance < 0:
+                return None
             if descending:
                 piece = order.numbers[max(start, end - step) : end][::-1]
                 end -= len(piece)
             else:
                 piece = order.numbers[start : min(start + step, end)]
                 start += len(piece)
-            hits = piece[mask[piece]][:count].astype(np.int64)
-            pieces.append(hits)
-            count -= len(hits)
+            hits = piece[has(piece)]
+            if len(moves):
+                hits = hits[~np.isin(hits, moves)]
+            pieces.append(hits[:count].astype(np.int64))
+            count -= len(pieces[-1])
+            allowance -= step
             step *= 2
         return np.concatenate(pieces)
 
@@ -186,13 +201,13 @@ class Pager:
         after, backwards, includes = (
             (anchor.values, anchor.is_before, anchor.includes) if anchor else (None, False, False)
         )
-        last = self._order.keys[-1]
-        if self._order.is_by_start and selection.numbers is None and selection.count > MANY:
-            descending = last.descending is not backwards
+        numbers = None
+        if self._order.is_by_start and _is_walk_short(selection, count):
+            descending = self._order.keys[-1].descending is not backwards
             numbers = self._starts.first(
-                selection.masks.certain, count, after, includes=includes, descending=descending, within=within
+                selection.has, count, after, includes=includes, descending=descending, within=within
             )
-        else:
+        if numbers is None:
             numbers = selection.hits
         if after is not None:
             numbers = numbers[self._beyond(numbers, after, backwards=backwards, includes=includes)]
@@ -262,6 +277,13 @@ class Pager:
         keys = [_ranks_of(key, value)[0] for key, value in zip(self._order.keys, values, strict=False)]
         number = values[-1][0]
         return [*keys, ~number if self._order.keys[-1].descending else number]
+
+
+def _is_walk_short(selection: Selection, count: int) -> bool:
+    """Return whether a walk along the kept order meets so many datasets of a selection soon."""
+    if isinstance(selection, GroupSelection):
+        return selection.count > MANY_TIMES * count
+    return isinstance(selection, RowSelection) and selection.numbers is None and selection.count > MANY
 
 
 def _ranks_of(key: OrderKey, values: Array) -> Array:

@@ -6,6 +6,7 @@ of those that possibly do. They are one array where memory can tell.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -27,6 +28,7 @@ from fedstac.columns.dictionaries import (
     Leaf,
     Verdicts,
 )
+from fedstac.columns.groups import KEY, RowGroups
 from fedstac.columns.plan import (
     All,
     AnyOf,
@@ -43,7 +45,7 @@ from fedstac.columns.plan import (
     walk,
 )
 from fedstac.columns.row_cache import Bits, RowCache, Rows, mask_of
-from fedstac.columns.table import LATEST, PUBLISHED, RETRACTED, UNCODED, Array, FacetTable, Mask, Numbers
+from fedstac.columns.table import GROUP, LATEST, PUBLISHED, RETRACTED, UNCODED, Array, FacetTable, Mask, Numbers
 from fedstac.db.columns import COLLECTION, FOOTPRINT, TERM
 from fedstac.runtime import budget
 
@@ -52,7 +54,9 @@ NARROW = 8  # when one row of so many is left, the other conditions look at thos
 MOST_CODES = 2  # properties whose codes an evaluation keeps, for conditions that come one after the other
 PIECE = 1 << 16  # rows that are looked at together, for what is made for them to stay near; a multiple of eight
 SMALL = 1 << 12  # rows of which the others are not left out
+MOST_LOOKS = 1 << 19  # at groups, for each condition, in the event loop
 VISIBLE = Visible()
+GROUP_COLUMNS = frozenset(KEY.names or ())
 BITS = {"latest": LATEST, "retracted": RETRACTED}
 
 
@@ -99,38 +103,84 @@ class Masks:
         return self.certain is self.possible
 
 
+class Selection(ABC):
+    """What a search finds."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Return how many datasets it certainly has."""
+
+    @property
+    @abstractmethod
+    def doubtful(self) -> Numbers:
+        """Return the numbers of datasets that have to be asked themselves."""
+
+    @property
+    @abstractmethod
+    def hits(self) -> Numbers:
+        """Return the numbers of datasets that it certainly has."""
+
+    @abstractmethod
+    def has(self, numbers: Numbers) -> Mask:
+        """Return which of some datasets it certainly has."""
+
+    def with_hits(self, numbers: Sequence[int]) -> Selection:
+        """Return it with the doubtful ones decided: these are found, the others are not."""
+        every = self.hits if not numbers else np.union1d(self.hits, np.array(numbers, np.int64))
+        return RowSelection(every, Masks.of(np.ones(len(every), np.bool_)))
+
+
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """What a search finds. `numbers`: of the rows that the masks are of; None: all of them."""
+class RowSelection(Selection):
+    """A selection by masks. `numbers`: of the rows that the masks are of; None: all of them."""
 
     numbers: Numbers | None
     masks: Masks
 
     @property
     def count(self) -> int:
-        """Return how many datasets it certainly has."""
         return int(np.count_nonzero(self.masks.certain))
 
     @property
     def doubtful(self) -> Numbers:
-        """Return the numbers of datasets that have to be asked themselves."""
         if self.masks.is_known:
             return np.zeros(0, np.int64)
         return self._numbers(self.masks.possible & ~self.masks.certain)
 
     @property
     def hits(self) -> Numbers:
-        """Return the numbers of datasets that it certainly has."""
         return self._numbers(self.masks.certain)
 
-    def with_hits(self, numbers: Sequence[int]) -> Selection:
-        """Return it with the doubtful ones decided: these are found, the others are not."""
-        every = self.hits if not numbers else np.union1d(self.hits, np.array(numbers, np.int64))
-        return Selection(every, Masks.of(np.ones(len(every), np.bool_)))
+    def has(self, numbers: Numbers) -> Mask:
+        return self.masks.certain[numbers] if self.numbers is None else np.isin(numbers, self.hits)
 
     def _numbers(self, mask: Mask) -> Numbers:
         places = np.flatnonzero(mask)
         return places if self.numbers is None else self.numbers[places]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSelection(Selection):
+    """All rows of some groups. `mask`: of the groups; `codes`: the group of each row; `count`: of the rows."""
+
+    mask: Mask
+    codes: Array
+    count: int
+
+    @property
+    def doubtful(self) -> Numbers:
+        return np.zeros(0, np.int64)
+
+    @property
+    def hits(self) -> Numbers:
+        starts = range(0, len(self.codes), PIECE)
+        pieces = [np.flatnonzero(self.mask[self.codes[start : start + PIECE]]) + start for start in starts]
+        return np.concatenate([np.zeros(0, np.int64), *pieces])
+
+    def has(self, numbers: Numbers) -> Mask:
+        mask: Mask = self.mask[self.codes[numbers]]
+        return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +189,13 @@ class Condition:
 
     properties: frozenset[str]
     masks: Masks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupTest:
+    """A condition that rows of these groups meet."""
+
+    mask: Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +229,9 @@ class Evaluation:
         searched = keys.values() if collections is None else [keys[name] for name in collections if name in keys]
         self.keys = sorted(table.collections & set(searched))
         self._cache = cache
-        self._rows: slice | Numbers = slice(0, table.length)  # that are looked at
+        self._source: FacetTable | RowGroups = table
+        self._rows: slice | Numbers = slice(0, table.length)  # of the source, that are looked at
+        self._groups: tuple[Plan, GroupSelection | None] | None = None  # what a plan selects, by groups alone
         self._codes: OrderedDict[str, tuple[Array, bool]] = OrderedDict()  # those used last
         self._room = np.zeros(0, np.intp)  # for codes in the form in which numpy looks them up
 
@@ -181,7 +240,9 @@ class Evaluation:
         return self._rows.stop - self._rows.start if isinstance(self._rows, slice) else len(self._rows)
 
     def select(self, plan: Plan) -> Selection:
-        """Return what meets all conditions, from the rows on of which that is known already."""
+        """Return what meets all conditions: by groups, or from the rows on of which that is known already."""
+        if (selection := self._select_groups(plan)) is not None:
+            return selection
         parts = sorted((VISIBLE, *plan.parts), key=_cost)
         all_rows = [self._find(part) for part in parts]
         if not any(rows is not None and rows.numbers is not None for rows in all_rows):
@@ -189,16 +250,18 @@ class Evaluation:
         others = [part for part, rows in zip(parts, all_rows, strict=True) if rows is None]
         rows = _common([rows for rows in all_rows if rows is not None])
         if rows is not None and rows.numbers is not None:
-            return Selection(rows.numbers, self._among(rows.numbers).meeting(others))
-        masks = self._in_pieces(others, rows.bits if rows is not None else None)
+            return RowSelection(rows.numbers, self._among(rows.numbers).meeting(others))
+        masks = self._in_pieces(self._with_groups(others), rows.bits if rows is not None else None)
         if np.count_nonzero(masks.possible) * NARROW > self._length:
-            return Selection(None, masks)
+            return RowSelection(None, masks)
         numbers = np.flatnonzero(masks.possible)
-        return Selection(numbers, masks.at(numbers))
+        return RowSelection(numbers, masks.at(numbers))
 
     def effort(self, plan: Plan) -> Effort:
         """Return how much `select` would look at."""
         length = self.table.length
+        if (selection := self._select_groups(plan)) is not None:
+            return Effort(length // 2, selection.count)  # to find them is one look at some or all of the rows
         looks, most_found = length // 4, length
         for part in (VISIBLE, *plan.parts):
             if isinstance(part, IdTest):
@@ -218,6 +281,43 @@ class Evaluation:
     def visible(self) -> Mask:
         """Return the rows that searches may find, in the collections that are searched."""
         return self._of_all_rows(VISIBLE).certain
+
+    # --- groups ---
+
+    def _select_groups(self, plan: Plan) -> GroupSelection | None:
+        """Return what meets all conditions where all of them are conditions on groups; None for other plans."""
+        if self._groups is None or self._groups[0] is not plan:
+            self._groups = plan, self._selection_of_groups(plan)
+        return self._groups[1]
+
+    def _selection_of_groups(self, plan: Plan) -> GroupSelection | None:
+        groups = self.table.groups
+        if not groups.are_kept or not all(map(_is_of_groups, plan.parts)):
+            return None
+        if groups.length * sum(1 for _ in plan.nodes()) > MOST_LOOKS:
+            return None
+        masks = self._among_groups().meeting([VISIBLE, *plan.parts])
+        if not masks.is_known:
+            return None
+        count = int(groups.counts[masks.certain].sum())
+        return GroupSelection(masks.certain, self.table.column(GROUP), count)
+
+    def _with_groups(self, parts: Sequence[Node]) -> Sequence[Node | GroupTest]:
+        """Return conditions with one on groups instead of several that are about them."""
+        of_groups = [part for part in parts if _is_of_groups(part)]
+        groups = self.table.groups
+        if len(of_groups) < 2 or not groups.are_kept or groups.length * NARROW > self.table.length:
+            return parts
+        masks = self._among_groups().meeting(of_groups)
+        if not masks.is_known:
+            return parts
+        return [GroupTest(masks.certain), *(part for part in parts if part not in of_groups)]
+
+    def _among_groups(self) -> Evaluation:
+        """Return an evaluation that looks at groups instead of rows."""
+        other = self._among(slice(0, self.table.groups.length))
+        other._source = self.table.groups
+        return other
 
     # --- what is known already ---
 
@@ -274,7 +374,7 @@ class Evaluation:
             piece._room = room
             yield rows, piece
 
-    def _in_pieces(self, parts: Sequence[Node], bits: Bits | None) -> Masks:
+    def _in_pieces(self, parts: Sequence[Node | GroupTest], bits: Bits | None) -> Masks:
         """Return which rows of these, or of all, meet all conditions."""
         if not parts and bits is not None:
             return Masks.of(mask_of(bits, self._length))
@@ -288,7 +388,7 @@ class Evaluation:
             certain[rows], possible[rows] = masks.certain, masks.possible
         return Masks(certain, possible)
 
-    def meeting(self, parts: Sequence[Node], mask: Mask | None = None) -> Masks:
+    def meeting(self, parts: Sequence[Node | GroupTest], mask: Mask | None = None) -> Masks:
         """Return which rows of a mask meet all conditions. Where few are left, only they are looked at."""
         masks = Masks.of(np.ones(self._length, np.bool_) if mask is None else mask)
         for at, part in enumerate(parts):
@@ -301,12 +401,14 @@ class Evaluation:
             masks = masks & self.truth(part, wanted=True)
         return masks
 
-    def truth(self, node: Node, *, wanted: bool) -> Masks:
+    def truth(self, node: Node | GroupTest, *, wanted: bool) -> Masks:
         """Return the rows of which a condition is true, or false if that is wanted."""
         budget.checkpoint()
         match node:
             case Visible():
                 return Masks.of(self._visible() == wanted)
+            case GroupTest(mask):
+                return Masks.of(self._look_up(mask if wanted else ~mask, self._column(GROUP)))
             case All(parts) | AnyOf(parts):
                 masks = (self.truth(part, wanted=wanted) for part in parts)
                 if isinstance(node, All) is wanted:
@@ -434,7 +536,7 @@ class Evaluation:
     # --- rows ---
 
     def _column(self, name: str) -> Array:
-        return self._at(self.table.column(name))
+        return self._at(self._source.column(name))
 
     def _at(self, column: Array) -> Array:
         return column[self._rows]
@@ -475,6 +577,22 @@ def _may_be_kept(part: Node) -> bool:
         len(node.leaf.text) <= LARGEST_KEPT if isinstance(node, CodeTest) else not isinstance(node, IdTest | ItemTest)
         for node in walk((part,))
     )
+
+
+def _is_of_groups(part: Node) -> bool:
+    """Return whether a condition is about nothing but what all rows of a group have in common."""
+    return all(_names_groups_alone(node) for node in walk((part,)))
+
+
+def _names_groups_alone(node: Node) -> bool:
+    match node:
+        case IdTest() | ItemTest():
+            return False
+        case CodeTest(leaf):
+            return leaf.place[0] != TERM
+        case TimeTest(_, moments):
+            return all(moment in GROUP_COLUMNS for moment in moments if isinstance(moment, str))
+    return True
 
 
 def _cost(node: Node) -> int:

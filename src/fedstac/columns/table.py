@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedstac.columns.groups import RowGroups
 from fedstac.db.columns import PLACES
 
 T = TypeVar("T")
@@ -36,7 +37,12 @@ KINDS = (
 )  # fmt: skip
 CODE = np.dtype([("length", ">i4"), ("code", ">i4")])
 MAP_NORESERVE = 0x4000  # mman.h, on Linux
-ROW_BYTES = sum(np.dtype(kind).itemsize for _, kind in KINDS) + PLACES * np.dtype(np.int32).itemsize
+GROUP = "group"  # the column with the group of each row
+ROW_BYTES = (
+    np.dtype(np.int32).itemsize
+    + sum(np.dtype(kind).itemsize for _, kind in KINDS)
+    + PLACES * np.dtype(np.int32).itemsize
+)
 
 
 def _row(first: str, before_value: str) -> np.dtype[Any]:
@@ -117,7 +123,8 @@ class FacetTable:
     """Columns of the datasets with numbers below `length`. A number that no dataset has is not shown.
 
     `column` names: `changed`, the transaction that changed a row; `collection`, a key of pgstac.collections; `shown`;
-    `starts`, `ends` and `updated` in microseconds since 2000; `footprint`, a code; `size` in bytes; `files`.
+    `starts`, `ends` and `updated` in microseconds since 2000; `footprint`, a code; `size` in bytes; `files`; `group`,
+    the code of one of the `groups`.
     One writer; who reads beside it sees a row half old and half new (Gate).
     Processes that were forked from one that had read a table share its pages, until one of them writes to a page. So
     room for more rows is taken at the beginning, and of a row only what is another value now is written.
@@ -131,6 +138,7 @@ class FacetTable:
         self.recent_writes = RecentChanges[Numbers](MOST_NUMBERS)
         self.shown_changes = RecentChanges[ShownChange](MOST_SHOWN_CHANGES)
         self.collections: set[int] = set()  # keys that rows had
+        self.groups = RowGroups()
         self._followers: list[Callable[[Numbers], object]] = []
         self._grow(SMALLEST)
 
@@ -156,12 +164,16 @@ class FacetTable:
         length = max(self.length, int(numbers.max()) + 1)
         self._grow(length)
         is_new = numbers >= self.length
-        moves = numbers[is_new | (self._columns["starts"][numbers] != rows["starts"])]
+        is_first = self._columns["changed"][numbers] == 0  # numbers come out of order: it may be between others
+        moves = numbers[is_first | (self._columns["starts"][numbers] != rows["starts"])]
+        values: dict[str, Array] = {name: rows[name] for name, _ in KINDS}
+        values[GROUP] = self.groups.codes(values, length)
         codes = rows["codes"]["code"].T
         if is_new.all():
             for name, column in self._columns.items():
-                column[numbers] = rows[name]
+                column[numbers] = values[name]
             self._codes[:, numbers] = codes
+            self.groups.move(None, values[GROUP])
             self._note_shown(1, rows["collection"], codes, rows["shown"] & PUBLISHED != 0)
         else:
             codes_before, keys_before = self._codes[:, numbers], self._columns["collection"][numbers]
@@ -173,9 +185,10 @@ class FacetTable:
             is_other |= was_published != is_published
             self._note_shown(-1, keys_before, codes_before, was_published & is_other)
             self._note_shown(1, rows["collection"], codes, is_published & is_other)
+            self.groups.move(self._columns[GROUP][numbers[~is_new]], values[GROUP])
             for name, column in self._columns.items():
-                differs = column[numbers] != rows[name]
-                column[numbers[differs]] = rows[name][differs]
+                differs = column[numbers] != values[name]
+                column[numbers[differs]] = values[name][differs]
             places, at = np.nonzero(codes_before != codes)
             self._codes[places, numbers[at]] = codes[places, at]
         self.collections.update(np.unique(rows["collection"]).tolist())
@@ -207,7 +220,7 @@ class FacetTable:
         capacity = max(self._capacity or SMALLEST, SMALLEST)
         while capacity < length:
             capacity *= 2
-        for name, kind in KINDS:
+        for name, kind in (*KINDS, (GROUP, np.int32)):
             self._columns[name] = self._longer(self._columns.get(name), capacity, kind)
         self._codes = self._longer_codes(capacity)
         self._capacity = capacity
