@@ -22,6 +22,7 @@ def main() -> None:
             "replica",
             "bulk_marks",
             "grants",
+            "facet_rows",
         ),
         help="which; without: write, read and validate",
     )
@@ -53,6 +54,7 @@ def main() -> None:
 
     from benchmarks import (  # so that --help needs no database driver
         bulk_marks,
+        facet_rows,
         grants,
         load,
         messaging,
@@ -78,6 +80,9 @@ def main() -> None:
         return
     if options.benchmark == "grants":
         grants.run(count=20_000 if options.quick else 1_000_000, checks=1_000 if options.quick else 20_000)
+        return
+    if options.benchmark == "facet_rows":
+        facet_rows.run(quick=options.quick, rounds=rounds, more=more)
         return
     if options.benchmark == "replica":
         replica.run(quick=options.quick, rounds=rounds)

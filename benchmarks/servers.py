@@ -31,6 +31,7 @@ PEER = HERE.parent / ".venv-peer"
 LOCK = HERE / "peer-requirements.lock"
 COLLECTION = "CMIP6"
 STARTING = 60.0
+FEDSTAC = ("-m", "fedstac.cli")  # what Python runs
 
 # Stock uvicorn with one worker, and the end that comes with the parent's (prctl: PR_SET_PDEATHSIG, SIGTERM).
 SERVE_PEER = """
@@ -232,11 +233,13 @@ def pypgstac_load(running: embedded.Cluster, lines: Path, database: str = "peer"
 
 
 @contextmanager
-def started(folder: Path, name: str, role: str, environment: Mapping[str, str]) -> Iterator[int]:
-    """Start `fedstac <role>` and yield its process id once it is ready."""
+def started(
+    folder: Path, name: str, role: str, environment: Mapping[str, str], program: Sequence[str] = FEDSTAC
+) -> Iterator[int]:
+    """Start `fedstac <role>` and yield its process id once it is ready. `program`: what Python runs."""
     ready = folder / f"{name}.ready"
     ready.unlink(missing_ok=True)  # of a run before, in a folder that is kept
-    command = [sys.executable, "-m", "fedstac.cli", role, "--ready-file", str(ready)]
+    command = [sys.executable, *program, role, "--ready-file", str(ready)]
     with _process(folder, name, command, environment) as pid:
         _await(pid, ready, folder / f"{name}.log")
         yield pid
@@ -251,11 +254,12 @@ def fedstac(
     workers: str = "inside",
     more: Mapping[str, str] | None = None,
     is_kept: bool = False,
+    program: Sequence[str] = FEDSTAC,
 ) -> Iterator[Server]:
     """Start a node, and give it the collection; on a database that is there already if `is_kept`.
 
     `workers` are `inside` the api process, `beside` it in a process of their own, or `outside`: somebody else starts
-    them. `more` are environment variables.
+    them. `more` are environment variables. `program`: what Python runs.
     """
     superuser = running.dsn(database) if is_kept else _make_database(running, database)
     dsn = migrate(running, database)
@@ -273,7 +277,7 @@ def fedstac(
     pids: dict[str, int] = {}
     with ExitStack() as stack:
         for role in roles:
-            pids[role] = stack.enter_context(started(folder, f"{database}-{role}", role, environment))
+            pids[role] = stack.enter_context(started(folder, f"{database}-{role}", role, environment, program))
         address = json.loads((folder / f"{database}-serve.ready").read_text())["url"]
         token = asyncio.run(_token(superuser))
         server = Server(
