@@ -7,7 +7,7 @@ from fedstac.db import facets
 
 
 async def write_nothing(*_: object) -> None:
-    """Stand in for what writes rows, terms and footprints."""
+    """Do nothing in place of what writes rows, terms and footprints."""
 
 
 facets.prepare = write_nothing
