@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,14 +23,15 @@ from httpx._transports import default as httpx_transports
 
 from fedstac import bootstrap
 from fedstac.demo import dapr, embedded, sample
+from fedstac.demo import federation as federations
 from fedstac.demo.identity_provider import CLIENT
 from fedstac.identity import provider_answers
 from fedstac.settings import Settings
 from fedstac.vocabularies import extensions, registry
 from tests.support import containers
-from tests.support.commands import Fedstac, Result, environment, start
-from tests.support.databases import databases, make_template
-from tests.support.forking import Forks, forks
+from tests.support.commands import Fedstac, Result, StartCommand, environment, start
+from tests.support.databases import TEMPLATE, copied_clusters, databases, prepared_cluster
+from tests.support.forking import Forks, end_shared, shared
 from tests.support.identity import AUDIENCE, Provider, StartNode
 from tests.support.nodes import Api, StartApi, running
 from tests.support.places import REPOSITORY, SHARED, use_memory_for_temporary_files
@@ -121,21 +122,38 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[embedded.Cluster]:
+def prepared() -> Iterator[Path]:
+    """The folder of a cluster that others are copies of; it is stopped."""
+    with prepared_cluster() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def copied(prepared: Path) -> Iterator[None]:
+    """Clusters that fixtures make, and databases of federations, are copies."""
+    with copied_clusters(prepared):
+        yield
+
+
+@pytest.fixture(scope="session")
+def cluster(prepared: Path) -> Iterator[embedded.Cluster]:
     """A private cluster; durability off, because no test asks what a crash of this one leaves."""
     folder = Path(tempfile.mkdtemp(prefix="fedstac-test-"))
     folder.chmod(0o755)
+    settings = {"fsync": "off", "full_page_writes": "off"}
     try:
-        with embedded.cluster(folder / "pg", settings={"fsync": "off", "full_page_writes": "off"}) as running:
+        with ExitStack() as stack:
+            with copied_clusters(prepared):
+                running = stack.enter_context(embedded.cluster(folder / "pg", settings=settings))
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def template(cluster: embedded.Cluster) -> str:
+def template() -> str:
     """A migrated database that tests copy."""
-    return make_template(cluster)
+    return TEMPLATE
 
 
 @pytest.fixture
@@ -197,11 +215,24 @@ async def api(start_api: StartApi, dsn: str) -> Api:
     return started
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _end_forks() -> Iterator[None]:
+    yield
+    end_shared()
+
+
 @pytest.fixture(scope="session")
-def command_forks() -> Iterator[Forks]:
+def command_forks() -> Forks:
     """The process that forks commands."""
-    with forks(environment()) as running:
-        yield running
+    return shared()
+
+
+@pytest.fixture(scope="module")
+def forked_federations(command_forks: Forks) -> Iterator[None]:
+    """The processes of federations are forked, but for those of other code than this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(federations, "_spawn", functools.partial(command_forks.spawn, federations._spawn))
+        yield
 
 
 @pytest.fixture
@@ -224,6 +255,12 @@ def fedstac(command_forks: Forks, tmp_path: Path) -> Fedstac:
         return Result(code, stdout.decode(), stderr.decode())
 
     return run_command
+
+
+@pytest.fixture
+def start_command(command_forks: Forks) -> StartCommand:
+    """Starts a command in a process that is forked."""
+    return functools.partial(start, program=command_forks.program)
 
 
 @pytest.fixture(scope="session")

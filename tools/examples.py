@@ -16,7 +16,7 @@ import orjson
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.conftest import databases, make_template  # noqa: E402
+from tests.support.databases import databases, make_template  # noqa: E402
 from tests.support.exchanges import record  # noqa: E402
 
 from fedstac.api.http.openapi import EXAMPLES, Example  # noqa: E402

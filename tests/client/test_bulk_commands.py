@@ -6,11 +6,11 @@ import asyncio
 import json
 import os
 import pty
-import sys
 from pathlib import Path
 
 from tests.support.clients import ID
 from tests.support.commands import Fedstac, environment, to
+from tests.support.forking import Forks
 from tests.support.nodes import Api
 from tests.support.waiting import PATIENCE
 
@@ -61,11 +61,11 @@ async def test_a_script_looks_and_has_done_what_it_saw(west: Api, fedstac: Fedst
     assert digest == {}  # a filter and ids
 
 
-async def test_on_a_terminal_the_number_of_datasets_is_typed(west: Api, tmp_path: Path) -> None:
+async def test_on_a_terminal_the_number_of_datasets_is_typed(west: Api, tmp_path: Path, command_forks: Forks) -> None:
     for typed, code in ((b"3\n", 1), (b"2\n", 0)):
         own, theirs = pty.openpty()
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "fedstac.cli", "quarantine", *BOTH, "--reason", "look",
+            *command_forks.program, "quarantine", *BOTH, "--reason", "look",
             cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs,
             env=environment(TERM="xterm", NO_COLOR="1", **to(west)),
         )  # fmt: skip

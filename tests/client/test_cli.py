@@ -8,7 +8,6 @@ import json
 import os
 import pty
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -28,7 +27,8 @@ from fedstac.workers import roles
 from fedstac.workers.following import Follower
 from fedstac.workers.index_node import IndexHandler
 from tests.support.clients import broken
-from tests.support.commands import Fedstac, alone, each_alone, environment, lines, start, to
+from tests.support.commands import Fedstac, StartCommand, alone, each_alone, environment, lines, to
+from tests.support.forking import Forks
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -116,8 +116,8 @@ async def test_without_waiting_the_requests_are_named(api: Api, fedstac: Fedstac
     assert "item 3" in table.stdout
 
 
-async def test_it_waits_until_a_node_shows_everything(api: Api, tmp_path: Path) -> None:
-    process = await start(
+async def test_it_waits_until_a_node_shows_everything(api: Api, tmp_path: Path, start_command: StartCommand) -> None:
+    process = await start_command(
         "publish", "-", "--batch", "4", "--wait-visible", "east", "-o", "ndjson", folder=tmp_path, **to(api)
     )
     assert process.stdin
@@ -146,12 +146,12 @@ async def test_a_node_that_nobody_knows_is_not_waited_for_silently(api: Api, fed
     assert "published everything, nowhere shows not all of it (nodes that follow: none), and nothing" in done.stderr
 
 
-async def test_bars_are_on_the_terminal_and_results_in_the_file(api: Api, tmp_path: Path) -> None:
+async def test_bars_are_on_the_terminal_and_results_in_the_file(api: Api, tmp_path: Path, command_forks: Forks) -> None:
     own, theirs = pty.openpty()
     (tmp_path / "items.ndjson").write_bytes(lines(list(sample.items(6))))
     try:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "fedstac.cli", "publish", "items.ndjson", "-o", "ndjson", cwd=tmp_path,
+            *command_forks.program, "publish", "items.ndjson", "-o", "ndjson", cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE, stderr=theirs, env=environment(TERM="xterm", NO_COLOR="1", **to(api)),
         )  # fmt: skip
         stdout, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
@@ -174,10 +174,12 @@ def rest_of(terminal: int) -> str:
     return written.decode()
 
 
-async def test_ctrl_c_names_what_was_accepted(start_api: StartApi, dsn: str, tmp_path: Path) -> None:
+async def test_ctrl_c_names_what_was_accepted(
+    start_api: StartApi, dsn: str, tmp_path: Path, start_command: StartCommand
+) -> None:
     api = await start_api(dsn=dsn, background=False)
     await api.admin.post("/collections", json=sample.collection())
-    process = await start("publish", "-", "-o", "ndjson", folder=tmp_path, **to(api))
+    process = await start_command("publish", "-", "-o", "ndjson", folder=tmp_path, **to(api))
     assert process.stdin
     assert process.stdout
     process.stdin.write(lines(list(sample.items(5))))
@@ -366,12 +368,14 @@ async def test_a_search_by_an_unknown_name_warns_on_standard_error(api: Api, fed
 
 
 @pytest.mark.parametrize("form", ["ndjson", "table"])
-async def test_a_reader_that_has_seen_enough_is_no_error(form: str, api: Api, tmp_path: Path) -> None:
+async def test_a_reader_that_has_seen_enough_is_no_error(
+    form: str, api: Api, tmp_path: Path, command_forks: Forks
+) -> None:
     items = list(sample.items(30))
     await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
     read, write = os.pipe()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-m", "fedstac.cli", "search", "-o", form, cwd=tmp_path, stdout=write,
+        *command_forks.program, "search", "-o", form, cwd=tmp_path, stdout=write,
         stderr=asyncio.subprocess.PIPE, env=environment(**to(api)),
     )  # fmt: skip
     os.close(write)
@@ -380,10 +384,10 @@ async def test_a_reader_that_has_seen_enough_is_no_error(form: str, api: Api, tm
     assert (process.returncode, stderr) == (141, b"")
 
 
-async def test_a_full_disk_is_named(api: Api, tmp_path: Path) -> None:
+async def test_a_full_disk_is_named(api: Api, tmp_path: Path, command_forks: Forks) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "fedstac.cli", "whoami", "-o", "json", cwd=tmp_path, stdout=full,
+        *command_forks.program, "whoami", "-o", "json", cwd=tmp_path, stdout=full,
         stderr=asyncio.subprocess.PIPE, env=environment(**to(api)),
     )  # fmt: skip
     os.close(full)
@@ -392,10 +396,12 @@ async def test_a_full_disk_is_named(api: Api, tmp_path: Path) -> None:
     assert (process.returncode, stderr.decode()) == (2, message)
 
 
-async def test_the_feed_is_shown_and_followed(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+async def test_the_feed_is_shown_and_followed(
+    api: Api, fedstac: Fedstac, tmp_path: Path, start_command: StartCommand
+) -> None:
     body = {"type": "FeatureCollection", "features": list(sample.items(5))}
     assert (await api.admin.post("/collections/CMIP6/items", json=body)).status_code == 200
-    follower = await start(
+    follower = await start_command(
         "feed", "tail", "--after", "0.0", "-f", "-o", "ndjson", folder=tmp_path, **to(api, "node:east")
     )
     assert follower.stdout

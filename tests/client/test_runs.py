@@ -17,7 +17,7 @@ from fedstac.client.runs import Run
 from fedstac.client.values import AcceptedBatch, Request
 from fedstac.demo import sample
 from tests.support.clients import ITEM, broken, newer
-from tests.support.commands import Fedstac, lines, start, to
+from tests.support.commands import Fedstac, StartCommand, lines, to
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -72,12 +72,14 @@ async def test_check_tells_first_and_does_not_send_what_is_there(west: Api, feds
 # --- runs ---
 
 
-async def test_a_run_that_was_stopped_goes_on(start_api: StartApi, dsn: str, fedstac: Fedstac, tmp_path: Path) -> None:
+async def test_a_run_that_was_stopped_goes_on(
+    start_api: StartApi, dsn: str, fedstac: Fedstac, tmp_path: Path, start_command: StartCommand
+) -> None:
     api = await start_api(dsn=dsn)
     await api.admin.post("/collections", json=sample.collection())
     items = list(sample.items(30))
     (tmp_path / "items.ndjson").write_bytes(lines(items))
-    process = await start(
+    process = await start_command(
         "publish", "-", "--batch", "10", "--run", "run.ndjson", "-o", "ndjson", folder=tmp_path, **to(api)
     )
     assert process.stdin
@@ -97,8 +99,10 @@ async def test_a_run_that_was_stopped_goes_on(start_api: StartApi, dsn: str, fed
     assert not (tmp_path / "run.ndjson").exists()  # nothing is left of it
 
 
-async def test_ctrl_c_before_anything_was_sent_leaves_nothing(api: Api, tmp_path: Path) -> None:
-    process = await start("publish", "-", "--run", "run.ndjson", folder=tmp_path, **to(api))
+async def test_ctrl_c_before_anything_was_sent_leaves_nothing(
+    api: Api, tmp_path: Path, start_command: StartCommand
+) -> None:
+    process = await start_command("publish", "-", "--run", "run.ndjson", folder=tmp_path, **to(api))
     run = tmp_path / "run.ndjson"
 
     async def has_begun() -> bool:
@@ -113,14 +117,15 @@ async def test_ctrl_c_before_anything_was_sent_leaves_nothing(api: Api, tmp_path
 
 @pytest.mark.parametrize("cut", [0, 5])
 async def test_a_killed_run_goes_on_also_with_a_line_cut_off(
-    cut: int, start_api: StartApi, dsn: str, fedstac: Fedstac, tmp_path: Path
+    cut: int, start_api: StartApi, dsn: str, fedstac: Fedstac, tmp_path: Path, start_command: StartCommand
 ) -> None:
     api = await start_api(dsn=dsn)
     await api.admin.post("/collections", json=sample.collection())
     items = list(sample.items(30))
     (tmp_path / "items.ndjson").write_bytes(lines(items))
-    process = await start("publish", "-", "--batch", "10", "--run", "run.ndjson", "-o", "ndjson", folder=tmp_path,
-                          **to(api))  # fmt: skip
+    process = await start_command(
+        "publish", "-", "--batch", "10", "--run", "run.ndjson", "-o", "ndjson", folder=tmp_path, **to(api)
+    )
     assert process.stdin
     assert process.stdout
     process.stdin.write(lines(items[:25]))

@@ -14,7 +14,7 @@ from fedstac.cli.status import NodeReport, span, troubles_of
 from fedstac.db import nodes, sinks
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
-from tests.support.commands import Fedstac, start, to
+from tests.support.commands import Fedstac, StartCommand, to
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -76,8 +76,10 @@ async def test_only_those_who_watch_over_the_node_see_it(api: Api, fedstac: Feds
     assert (await fedstac("status", "--items", **to(api))).code == 2
 
 
-async def test_it_looks_again_and_again_until_it_is_interrupted(api: Api, tmp_path: Path) -> None:
-    process = await start("status", "--watch", "-o", "ndjson", folder=tmp_path, **to(api))
+async def test_it_looks_again_and_again_until_it_is_interrupted(
+    api: Api, tmp_path: Path, start_command: StartCommand
+) -> None:
+    process = await start_command("status", "--watch", "-o", "ndjson", folder=tmp_path, **to(api))
     assert process.stdout is not None
     looks = [orjson.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE)) for _ in range(2)]
     process.send_signal(signal.SIGINT)

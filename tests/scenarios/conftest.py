@@ -6,38 +6,16 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fedstac.demo import embedded
-from fedstac.demo import federation as federations
 from fedstac.demo.federation import Federation, federation
 from tests.scenarios import watching
-from tests.support.forking import Forks
-from tests.support.places import REPOSITORY
 
 INDEX_NODES = ("east", "south", "north")  # those that get a token; a test starts what it needs
-
-
-@pytest.fixture(scope="session")
-def forked_federations(command_forks: Forks) -> Iterator[None]:
-    """The processes of federations are forked, but for those of other code than this."""
-    spawn = federations._spawn
-
-    def fork(command: Sequence[str], environment: Mapping[str, str], log: Path, ready_file: Path) -> Any:
-        is_ours = environment.get("PYTHONPATH", str(REPOSITORY)) == str(REPOSITORY)
-        if not is_ours or tuple(command[1:3]) != ("-m", "fedstac.cli"):
-            return spawn(command, environment, log, ready_file)
-        ready_file.unlink(missing_ok=True)
-        own = {**environment, "FEDSTAC_DIE_WITH": str(command_forks.process)}
-        return command_forks.start(command[3:], environment=own, output=log)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(federations, "_spawn", fork)
-        yield
 
 
 @pytest.fixture(scope="module")

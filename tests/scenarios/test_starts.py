@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -10,8 +11,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,28 @@ from fedstac.db import opening
 from fedstac.demo import embedded, federation
 from fedstac.settings import folder
 from tests.scenarios.watching import wait_until
+from tests.support.forking import Forks
 
 BARE = {name: value for name, value in os.environ.items() if not name.startswith(("FEDSTAC_", "PG"))}
+OWN_PROGRAM = (sys.executable, "-m", "fedstac.cli")  # as an operator starts it; the others are forked
 SECONDS = 120  # a hang guard, not a promise
 
 
-def fedstac(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, where nothing is set but what is named."""
-    return subprocess.run(
-        [sys.executable, "-m", "fedstac.cli", *arguments], env=BARE | environment, cwd="/", text=True,
-        capture_output=True, timeout=SECONDS, check=False,
-    )  # fmt: skip
+Fedstac = Callable[..., subprocess.CompletedProcess[str]]
+Serving = Callable[..., AbstractContextManager["RunningProcess"]]
+
+
+@pytest.fixture
+def fedstac(command_forks: Forks) -> Fedstac:
+    """Runs a command to its end, where nothing is set but what is named."""
+
+    def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command_forks.program, *arguments], env=BARE | environment, cwd="/", text=True, capture_output=True,
+            timeout=SECONDS, check=False,
+        )  # fmt: skip
+
+    return run_command
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +76,22 @@ def is_one_line(done: subprocess.CompletedProcess[str], *words: str) -> bool:
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
-def test_a_process_on_an_empty_database_says_that_it_has_to_be_prepared(command: str, empty: str) -> None:
+def test_a_process_on_an_empty_database_says_that_it_has_to_be_prepared(
+    command: str, empty: str, fedstac: Fedstac
+) -> None:
     done = fedstac(command, FEDSTAC_DSN=empty, FEDSTAC_PORT="0")
     assert is_one_line(done, "'unprepared'", "fedstac migrate --print-setup", "fedstac migrate")
     assert done.returncode == 5
 
 
-def test_a_database_that_is_not_there_is_named(cluster: embedded.Cluster) -> None:
+def test_a_database_that_is_not_there_is_named(cluster: embedded.Cluster, fedstac: Fedstac) -> None:
     done = fedstac("serve", FEDSTAC_DSN=cluster.dsn("nowhere"), FEDSTAC_PORT="0")
     assert is_one_line(done, "no database 'nowhere'", "createdb nowhere")
     assert done.returncode == 5
 
 
 def test_an_older_database_has_to_be_migrated_first(
-    make_database: Callable[[], str], cluster: embedded.Cluster
+    make_database: Callable[[], str], cluster: embedded.Cluster, fedstac: Fedstac
 ) -> None:
     dsn = make_database()
     name = dsn.rpartition("/")[2].partition("?")[0]
@@ -90,7 +104,7 @@ def test_an_older_database_has_to_be_migrated_first(
 
 
 def test_a_database_that_was_restored_in_parts_is_refused_and_its_check_says_so(
-    make_database: Callable[[], str], cluster: embedded.Cluster
+    make_database: Callable[[], str], cluster: embedded.Cluster, fedstac: Fedstac
 ) -> None:
     dsn = make_database()
     with psycopg.connect(cluster.dsn(dsn.rpartition("/")[2].partition("?")[0]), autocommit=True) as conn:
@@ -103,13 +117,15 @@ def test_a_database_that_was_restored_in_parts_is_refused_and_its_check_says_so(
     assert "was not restored as a whole" in checked.stdout
 
 
-def test_a_user_that_postgresql_does_not_know_is_named(cluster: embedded.Cluster) -> None:
+def test_a_user_that_postgresql_does_not_know_is_named(cluster: embedded.Cluster, fedstac: Fedstac) -> None:
     done = fedstac("serve", FEDSTAC_DSN=cluster.dsn("postgres", user="nobody-here"), FEDSTAC_PORT="0")
     assert is_one_line(done, "nobody-here", "FEDSTAC_DSN")
     assert done.returncode == 5
 
 
-def test_a_database_of_another_node_is_refused(make_database: Callable[[], str]) -> None:
+def test_a_database_of_another_node_is_refused(
+    make_database: Callable[[], str], fedstac: Fedstac, serving: Serving
+) -> None:
     dsn = make_database()
     with psycopg.connect(dsn, autocommit=True) as conn, serving(dsn):
         assert conn.execute("SELECT origin FROM fedstac.feed_state").fetchall() == [("west",)]
@@ -118,7 +134,7 @@ def test_a_database_of_another_node_is_refused(make_database: Callable[[], str])
     assert done.returncode == 5
 
 
-def test_a_port_that_is_taken_is_named(empty: str) -> None:
+def test_a_port_that_is_taken_is_named(empty: str, fedstac: Fedstac) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = fedstac("serve", FEDSTAC_DSN=empty, FEDSTAC_PORT=port)
@@ -129,7 +145,7 @@ def test_a_port_that_is_taken_is_named(empty: str) -> None:
     assert done.returncode == 5
 
 
-def test_a_host_of_another_machine_is_named(empty: str) -> None:
+def test_a_host_of_another_machine_is_named(empty: str, fedstac: Fedstac) -> None:
     done = fedstac("serve", FEDSTAC_DSN=empty, FEDSTAC_HOST="192.0.2.1", FEDSTAC_PORT="0")
     assert is_one_line(done, "192.0.2.1", "FEDSTAC_HOST")
     assert done.returncode == 5
@@ -139,19 +155,21 @@ def test_a_host_of_another_machine_is_named(empty: str) -> None:
     ("name", "value"),
     [("CV_PINS", "CMIP6=1"), ("PORT", "http"), ("DSN", "mysql://db"), ("POLICY", "/nowhere/policy.yaml")],
 )
-def test_a_setting_of_the_wrong_form_is_named(name: str, value: str, empty: str) -> None:
+def test_a_setting_of_the_wrong_form_is_named(name: str, value: str, empty: str, fedstac: Fedstac) -> None:
     done = fedstac("serve", **{"FEDSTAC_DSN": empty, "FEDSTAC_PORT": "0", f"FEDSTAC_{name}": value})
     assert is_one_line(done, value if name == "POLICY" else f"FEDSTAC_{name}")
     assert done.returncode == 5
 
 
-def test_a_variable_that_is_no_setting_is_named_with_the_nearest(empty: str) -> None:
+def test_a_variable_that_is_no_setting_is_named_with_the_nearest(empty: str, fedstac: Fedstac) -> None:
     done = fedstac("worker", FEDSTAC_DSN=empty, FEDSTAC_POLCY="policy.yaml")
     line = json.loads(done.stderr.splitlines()[0])
     assert (line["level"], line["variable"], line["nearest"]) == ("warning", "FEDSTAC_POLCY", "FEDSTAC_POLICY")
 
 
-def test_a_start_that_fails_does_not_give_the_database_a_name(make_database: Callable[[], str]) -> None:
+def test_a_start_that_fails_does_not_give_the_database_a_name(
+    make_database: Callable[[], str], fedstac: Fedstac
+) -> None:
     dsn = make_database()
     done = fedstac("worker", FEDSTAC_DSN=dsn, FEDSTAC_CV_PINS='{"CMIP6": "none"}')
     assert is_one_line(done, "FEDSTAC_CV_PINS")
@@ -159,7 +177,9 @@ def test_a_start_that_fails_does_not_give_the_database_a_name(make_database: Cal
         assert conn.execute("SELECT origin FROM fedstac.feed_state").fetchall() == []
 
 
-def test_commands_that_need_the_database_say_what_it_lacks(empty: str, cluster: embedded.Cluster) -> None:
+def test_commands_that_need_the_database_say_what_it_lacks(
+    empty: str, cluster: embedded.Cluster, fedstac: Fedstac
+) -> None:
     listed = fedstac("token", "list", FEDSTAC_DSN=empty)
     assert is_one_line(listed, "'unprepared'", "fedstac migrate")
     migrated = fedstac("migrate", FEDSTAC_OWNER_DSN=cluster.dsn("nowhere"))
@@ -177,12 +197,14 @@ def test_commands_that_need_the_database_say_what_it_lacks(empty: str, cluster: 
 class RunningProcess:
     """A process of a node that is ready, and what it logs."""
 
-    def __init__(self, home: Path, dsn: str, command: str, *, ignored: bool, environment: dict[str, str]) -> None:
+    def __init__(
+        self, program: Sequence[str], home: Path, dsn: str, command: str, *, ignored: bool, environment: dict[str, str]
+    ) -> None:
         self.log, ready = home / "log", home / "ready"
         variables = {"FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "west", "FEDSTAC_PORT": "0", **environment}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fedstac.cli", command, "--ready-file", str(ready)], env=BARE | variables,
+                [*program, command, "--ready-file", str(ready)], env=BARE | variables,
                 cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 preexec_fn=ignore_interrupts if ignored else None,
             )  # fmt: skip
@@ -205,9 +227,11 @@ def ignore_interrupts() -> None:
 
 
 @contextmanager
-def serving(dsn: str, command: str = "serve", *, ignored: bool = False, **environment: str) -> Iterator[RunningProcess]:
+def running_process(
+    program: Sequence[str], dsn: str, command: str = "serve", *, ignored: bool = False, **environment: str
+) -> Iterator[RunningProcess]:
     with tempfile.TemporaryDirectory() as home:
-        running = RunningProcess(Path(home), dsn, command, ignored=ignored, environment=environment)
+        running = RunningProcess(program, Path(home), dsn, command, ignored=ignored, environment=environment)
         try:
             yield running
         finally:
@@ -215,8 +239,14 @@ def serving(dsn: str, command: str = "serve", *, ignored: bool = False, **enviro
             running.process.wait()
 
 
+@pytest.fixture
+def serving(command_forks: Forks) -> Serving:
+    """Runs a process of a node while a block runs."""
+    return functools.partial(running_process, command_forks.program)
+
+
 def test_the_first_line_says_where_what_and_as_what_it_serves(dsn: str) -> None:
-    with serving(dsn, FEDSTAC_PUBLIC_URL="https://west.example") as running:
+    with running_process(OWN_PROGRAM, dsn, FEDSTAC_PUBLIC_URL="https://west.example") as running:
         [line] = [line for line in running.lines if line["event"] == "serving"]
         assert line["address"] == running.url
         assert line.items() >= {
@@ -249,7 +279,7 @@ logging.getLogger("other").info("not worth a line")
 
 
 @pytest.mark.parametrize("command", ["worker", "sequencer", "relay", "notifier"])
-def test_parts_without_an_address_say_what_started_too(command: str, dsn: str) -> None:
+def test_parts_without_an_address_say_what_started_too(command: str, dsn: str, serving: Serving) -> None:
     with serving(dsn, command, ignored=True) as running:
         [line] = [line for line in running.lines if line["event"] == "working"]
         assert (line["role"], line["node"], line["version"]) == (command, "west", __version__)
@@ -257,22 +287,26 @@ def test_parts_without_an_address_say_what_started_too(command: str, dsn: str) -
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_ctrl_c_ends_a_server_also_where_it_was_started_in_the_background(ignored: bool, dsn: str) -> None:
+def test_ctrl_c_ends_a_server_also_where_it_was_started_in_the_background(
+    ignored: bool, dsn: str, serving: Serving
+) -> None:
     with serving(dsn, ignored=ignored) as running:
         assert running.ends(signal.SIGINT) == 130
 
 
-def test_ctrl_c_ends_an_identity_provider_in_the_background(dsn: str) -> None:
+def test_ctrl_c_ends_an_identity_provider_in_the_background(dsn: str, serving: Serving) -> None:
     with serving(dsn, "identity-provider", ignored=True) as running:
         assert running.ends(signal.SIGINT) in (0, 130)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_start_that_waits_for_the_database_ends_at_once(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_start_that_waits_for_the_database_ends_at_once(
+    number: signal.Signals, tmp_path: Path, command_forks: Forks
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never says anything
         dsn = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/fedstac"
         process = subprocess.Popen(
-            [sys.executable, "-m", "fedstac.cli", "serve"], env=BARE | {"FEDSTAC_DSN": dsn, "FEDSTAC_PORT": "0"},
+            [*command_forks.program, "serve"], env=BARE | {"FEDSTAC_DSN": dsn, "FEDSTAC_PORT": "0"},
             cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=ignore_interrupts,
         )  # fmt: skip
         silent.settimeout(SECONDS)
@@ -283,7 +317,7 @@ def test_a_start_that_waits_for_the_database_ends_at_once(number: signal.Signals
         assert process.returncode == (130 if number is signal.SIGINT else -signal.SIGTERM)
 
 
-def test_an_outage_is_one_line_when_it_begins_and_one_when_it_ends(folder_of_own: Path) -> None:
+def test_an_outage_is_one_line_when_it_begins_and_one_when_it_ends(folder_of_own: Path, serving: Serving) -> None:
     with embedded.cluster(folder_of_own / "pg", settings={"fsync": "off"}) as cluster:
         with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
             conn.execute("CREATE DATABASE fedstac")

@@ -35,16 +35,22 @@ def environment(**variables: str) -> dict[str, str]:
     return {**kept, "NO_PROXY": "127.0.0.1", "COLUMNS": "80", "FEDSTAC_RETRIES": "1", **variables}
 
 
-async def start(*arguments: str, folder: Path, **variables: str) -> asyncio.subprocess.Process:
+OWN_PROGRAM = (sys.executable, "-W", "error", "-m", "fedstac.cli")
+
+
+async def start(
+    *arguments: str, folder: Path, program: Sequence[str] = OWN_PROGRAM, **variables: str
+) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-m", "fedstac.cli", *arguments,
+        *program, *arguments,
         stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder,
         env=environment(**{"XDG_STATE_HOME": str(folder / "state"), **variables}), limit=1 << 24,
     )  # fmt: skip
 
 
 Fedstac = Callable[..., Awaitable[Result]]
+StartCommand = Callable[..., Awaitable[asyncio.subprocess.Process]]
 
 
 SERVER = ("asyncpg", "psycopg", "starlette", "fastapi", "uvicorn", "structlog", "stac_fastapi", "pypgstac", "shapely")

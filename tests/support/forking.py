@@ -2,7 +2,7 @@
 
 `python -m tests.support.forking ADDRESS` is the process that forks. It has imported every module of fedstac, also those
 that a command imports when it runs. Everything else of a command is its own: arguments, environment, folder, the three
-streams, exit status.
+streams, exit status. Arguments that begin with `-m` or `-c` run a module or code instead of a command, as Python does.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import ctypes
 import functools
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
+import runpy
 import selectors
 import signal
 import socket
@@ -24,15 +27,19 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tests.support.commands import environment
 from tests.support.places import REPOSITORY
 
 LONGEST_COMMAND = 1 << 20  # bytes of arguments and environment
 READY = b"ready\n"
+ROOM = 4 << 10, 16 << 10  # bytes in which /proc shows the arguments and the environment of a process that was forked
+PROGRAM = Path(__file__).with_name("forked_command.py")
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,21 @@ class Forks:
     """Runs commands at the process that listens at `address`."""
 
     address: str
-    process: int  # its id
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        """What stands for `python -m fedstac.cli` where a process is started by other means than these.
+
+        With `-m` and a module, or `-c` and code, it stands for `python`.
+        """
+        return (sys.executable, "-I", "-S", str(PROGRAM), self.address)
+
+    def write_program(self, folder: Path) -> None:
+        """Write the program `fedstac` for shells that find it in a folder."""
+        words = " ".join(f'"{word}"' for word in self.program)
+        program = folder / "fedstac"
+        program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        program.chmod(0o755)
 
     async def run(
         self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], stdin: bytes
@@ -69,15 +90,29 @@ class Forks:
             streams = [nothing.fileno(), file.fileno(), file.fileno()]
             return ForkedProcess(self._fork(arguments, REPOSITORY, environment, streams, leads_group=True))
 
+    def spawn(
+        self, others: Callable[..., Any], command: Sequence[str], environment: Mapping[str, str], log: Path,
+        ready_file: Path,
+    ) -> Any:  # fmt: skip
+        """Start a process of a federation, as fedstac.demo.federation does; by `others` if it is of other code."""
+        is_ours = environment.get("PYTHONPATH", str(REPOSITORY)) == str(REPOSITORY)
+        if not is_ours or tuple(command[1:3]) != ("-m", "fedstac.cli"):
+            return others(command, environment, log, ready_file)
+        ready_file.unlink(missing_ok=True)
+        return self.start(command[3:], environment=environment, output=log)
+
     def _fork(
         self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], streams: Sequence[int], *,
         leads_group: bool = False,
     ) -> socket.socket:  # fmt: skip
         """Ask for a process. Return the connection that tells its id, then its status at the end, a line each."""
-        command = json.dumps([list(arguments), str(folder), dict(environment), leads_group]).encode()
+        request = {
+            "arguments": list(arguments), "folder": str(folder), "environment": dict(environment),
+            "leads_group": leads_group,
+        }  # fmt: skip
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self.address)
-        socket.send_fds(connection, [command + b"\n"], streams)
+        socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], streams)
         return connection
 
 
@@ -144,17 +179,34 @@ def _read(stream: int) -> bytes:
         return file.read()
 
 
+@functools.cache
+def shared() -> Forks:
+    """Return what all tests of this process share."""
+    return _shared.enter_context(forks(environment()))
+
+
+def end_shared() -> None:
+    """End what tests of this process have shared, if they did."""
+    _shared.close()
+    shared.cache_clear()
+
+
+_shared = contextlib.ExitStack()
+
+
 @contextmanager
 def forks(environment: Mapping[str, str]) -> Iterator[Forks]:
     """Run the process that forks, and end it with all that it has forked."""
     with tempfile.TemporaryDirectory(prefix="fedstac-forks-") as folder:
         address = f"{folder}/socket"
-        command = [sys.executable, "-W", "error", "-m", "tests.support.forking", address]
-        with subprocess.Popen(command, cwd=REPOSITORY, env=dict(environment), stdout=subprocess.PIPE) as process:
+        arguments, variables = ("." * size for size in ROOM)
+        command = [sys.executable, "-W", "error", "-m", "tests.support.forking", address, arguments]
+        own = {**environment, "ROOM": variables}
+        with subprocess.Popen(command, cwd=REPOSITORY, env=own, stdout=subprocess.PIPE) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == READY
-                yield Forks(address, process.pid)
+                yield Forks(address)
             finally:
                 process.terminate()
 
@@ -179,7 +231,7 @@ def _serve(address: str) -> None:
                     forked = os.fork()
                     if not forked:
                         connection.close()
-                        _become(content, streams)
+                        _become(content, streams, Forks(address))
                         return
                     for stream in streams:
                         os.close(stream)
@@ -205,19 +257,45 @@ def _serve(address: str) -> None:
                     del running[process]
 
 
-def _become(content: bytes, streams: Sequence[int]) -> None:
-    arguments, folder, environment, leads_group = json.loads(content)
-    if leads_group:
+def _become(content: bytes, streams: Sequence[int], forks: Forks) -> None:
+    """Make this process one that was started for a command. What a demonstration starts is forked too."""
+    from fedstac.cli.faults import PROCESSES
+    from fedstac.demo import federation
+
+    request = json.loads(content)
+    arguments, variables = request["arguments"], request["environment"]
+    if request.get("leads_group"):
         os.setpgid(0, 0)
+    if request.get("ignores_interrupts"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    is_python = arguments[:1] in (["-m"], ["-c"])
+    if is_python or (arguments[:1] and arguments[0] in PROCESSES):
         warnings.resetwarnings()  # a server is no test
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=os.isatty(1))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if "FEDSTAC_DIE_WITH" in variables:
+        variables["FEDSTAC_DIE_WITH"] = str(os.getppid())
     os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
+    os.environ.update(variables)
+    os.chdir(request["folder"])
     sys.argv = ["fedstac", *arguments]
+    _show([sys.executable, *(() if is_python else ("-m", "fedstac.cli")), *arguments], variables)
+    if arguments[:1] == ["demo"]:
+        vars(federation)["_spawn"] = functools.partial(forks.spawn, federation._spawn)
+
+
+def _show(words: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Show the arguments and the environment of this process in /proc, as far as there is room for them."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    places = [int(field) for field in fields[45:49]]  # proc(5): arg_start, arg_end, env_start, env_end
+    pairs = [f"{name}={value}" for name, value in variables.items()]
+    for start, end, texts in ((places[0], places[1], words), (places[2], places[3], pairs)):
+        content = b"".join(os.fsencode(text) + b"\0" for text in texts)[: end - start - 1]
+        ctypes.memmove(start, content.ljust(end - start, b"\0"), end - start)
 
 
 def _import_all() -> None:
@@ -252,7 +330,17 @@ def _main() -> None:
     gc.freeze()  # what is here stays, and no collection of a command looks at it
     _serve(sys.argv[1])
     try:
-        main()
+        match sys.argv[1:]:
+            case ["-m", module, *arguments]:
+                sys.argv = [module, *arguments]
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+                sys.exit()
+            case ["-c", code, *arguments]:
+                sys.argv = ["-c", *arguments]
+                exec(code, {"__name__": "__main__"})
+                sys.exit()
+            case _:
+                main()
     except SystemExit as end:
         _leave(end)
         raise
