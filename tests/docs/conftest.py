@@ -19,22 +19,23 @@ from tests.docs.shell import REPOSITORY
 from tests.scan import files
 from tests.scenarios import watching
 from tests.scenarios.watching import Publisher, settle, wait_until
+from tests.support.forking import Forks
 from tests.support.pages import NODES, PASSWORD, Site
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
+def site(command_forks: Forks, forked_federations: None, copied: None) -> Iterator[Site]:
     folder = Path(tempfile.mkdtemp(prefix="fedstac-docs-"))
     folder.chmod(0o755)
     try:
-        with _federation(folder) as made:
+        with _federation(folder, command_forks) as made:
             yield made
     finally:
         shutil.rmtree(folder)
 
 
 @contextmanager
-def _federation(folder: Path) -> Iterator[Site]:
+def _federation(folder: Path, forks: Forks) -> Iterator[Site]:
     settings = {"fsync": "off", "shared_buffers": "32MB"}
     with (
         embedded.cluster(folder / "pg", settings=settings) as cluster,
@@ -53,6 +54,8 @@ def _federation(folder: Path) -> Iterator[Site]:
         for role in ("owner", "writer", "sequencer", "reader", "auditor", "deleter"):
             site.as_superuser(f"ALTER ROLE fedstac_{role} PASSWORD '{PASSWORD}'")
         _write_files(site)
+        (folder / "programs").mkdir()
+        forks.write_program(folder / "programs")
         running.start("replica", "replica-node", **{**site.replica_settings, "FEDSTAC_PORT": "0"})
         wait_until(lambda: watching.values(running, "SELECT id FROM fedstac.replica_dataset", at="replica"))
         yield site

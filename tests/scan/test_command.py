@@ -7,9 +7,9 @@ import hashlib
 import json
 import os
 import pty
+import shlex
 import signal
 import sqlite3
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ import numpy as np
 import pytest
 
 from tests.scan.files import amon, drs
-from tests.support.commands import Fedstac, Result, environment, start
-from tests.support.processes import children, is_running
+from tests.support.commands import Fedstac, Result, StartCommand, environment
+from tests.support.forking import Forks
+from tests.support.processes import is_running, processes_naming
 from tests.support.waiting import PATIENCE
 
 NODE = ("--node", "esgf.example.org", "--base-url", "https://esgf.example.org/data")
+COMMAND, READER = "fedstac.cli", "fedstac.scan.reader"  # modules
 Scanning = Callable[..., Awaitable[Result]]
+StartScan = Callable[..., Awaitable[asyncio.subprocess.Process]]
 
 
 @pytest.fixture
@@ -143,9 +146,20 @@ def reads_file_of(pid: int, size: int) -> bool:
         return False
 
 
-async def scanning(root: Path, tmp_path: Path, *arguments: str) -> asyncio.subprocess.Process:
-    state = ("--state", str(tmp_path / "state.sqlite"))
-    return await start("scan", str(root), *NODE, "--jobs", "1", *state, *arguments, folder=tmp_path)
+def processes_below(folder: Path, module: str) -> list[int]:
+    """Return the processes that run a module for a test."""
+    return [pid for pid, words in processes_naming(str(folder)).items() if f"-m {module}" in words]
+
+
+@pytest.fixture
+def start_scan(start_command: StartCommand, root: Path, tmp_path: Path) -> StartScan:
+    """Starts a scan with one reader and a state of the test's own."""
+
+    async def begin(*arguments: str) -> asyncio.subprocess.Process:
+        state = ("--state", str(tmp_path / "state.sqlite"))
+        return await start_command("scan", str(root), *NODE, "--jobs", "1", *state, *arguments, folder=tmp_path)
+
+    return begin
 
 
 FILES = 8
@@ -153,16 +167,19 @@ SIZE, ENDLESS = 100 << 20, 1 << 40  # bytes; nobody reads as much before a signa
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-async def test_a_run_that_is_stopped_goes_on_where_it_was(root: Path, tmp_path: Path, end: signal.Signals) -> None:
+async def test_a_run_that_is_stopped_goes_on_where_it_was(
+    start_scan: StartScan, root: Path, tmp_path: Path, end: signal.Signals
+) -> None:
     padded(root, FILES, SIZE)
     last = max(drs(root).iterdir())
     os.truncate(last, ENDLESS)
     state, out = tmp_path / "state.sqlite", tmp_path / "items.ndjson"
     out.write_text("as it was\n")
-    process = await scanning(root, tmp_path, "--out", str(out))
+    process = await start_scan("--out", str(out))
     await until(lambda: remembered(state) >= 3)
-    readers = children(process.pid)
-    process.send_signal(end)
+    readers = processes_below(tmp_path, READER)
+    [scan] = processes_below(tmp_path, COMMAND)
+    os.kill(scan, end)
     _, stderr = await process.communicate()
     assert process.returncode == (130 if end is signal.SIGINT else -end)
     assert (b"say the same again" in stderr) == (end is signal.SIGINT)
@@ -172,7 +189,7 @@ async def test_a_run_that_is_stopped_goes_on_where_it_was(root: Path, tmp_path: 
     assert 3 <= remembered_paths < FILES
     await until(lambda: not any(is_running(pid) for pid in readers))
     os.truncate(last, SIZE)
-    process = await scanning(root, tmp_path, "--out", str(out), "-o", "ndjson")
+    process = await start_scan("--out", str(out), "-o", "ndjson")
     _, stderr = await process.communicate()
     assert process.returncode == 0
     report = json.loads(stderr.splitlines()[-1])
@@ -196,12 +213,14 @@ async def test_a_changed_file_is_read_again_and_afresh_reads_all(scan: Scanning,
     assert (done["read"], done["remembered"]) == (2, 0)
 
 
-async def test_a_file_that_kills_its_reader_takes_no_other_along(root: Path, tmp_path: Path) -> None:
+async def test_a_file_that_kills_its_reader_takes_no_other_along(
+    start_scan: StartScan, root: Path, tmp_path: Path
+) -> None:
     padded(root, 1, 4 << 30)
     amon(member="r2i1p1f1").write(drs(root, member="r2i1p1f1"))
-    process = await scanning(root, tmp_path)
-    await until(lambda: any(reads_file_of(child, 4 << 30) for child in children(process.pid)))
-    os.kill(children(process.pid)[0], signal.SIGSEGV)
+    process = await start_scan()
+    await until(lambda: any(reads_file_of(child, 4 << 30) for child in processes_below(tmp_path, READER)))
+    os.kill(processes_below(tmp_path, READER)[0], signal.SIGSEGV)
     stdout, stderr = await process.communicate()
     assert process.returncode == 1
     assert b"the process that read it ended (signal SIGSEGV) [unreadable]" in stderr
@@ -227,11 +246,13 @@ async def test_damage_anywhere_in_a_file_is_that_files_fault(scan: Scanning, roo
     assert len([line for line in done.lines if line["id"].endswith("v20190308")]) == 1
 
 
-async def test_progress_on_a_terminal_leaves_what_is_piped_alone(root: Path, tmp_path: Path) -> None:
+async def test_progress_on_a_terminal_leaves_what_is_piped_alone(
+    command_forks: Forks, root: Path, tmp_path: Path
+) -> None:
     padded(root, 3, 200 << 20)
     ours, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-m", "fedstac.cli", "scan", str(root), *NODE, "--state", "s.sqlite",
+        *command_forks.program, "scan", str(root), *NODE, "--state", "s.sqlite",
         stdout=asyncio.subprocess.PIPE, stderr=theirs, cwd=tmp_path, env=environment(TERM="xterm"), limit=1 << 24,
     )  # fmt: skip
     os.close(theirs)
@@ -254,10 +275,10 @@ async def test_progress_on_a_terminal_leaves_what_is_piped_alone(root: Path, tmp
     assert b"MB/s" in seen
 
 
-async def test_whoever_reads_may_stop_reading(root: Path, tmp_path: Path) -> None:
+async def test_whoever_reads_may_stop_reading(command_forks: Forks, root: Path, tmp_path: Path) -> None:
     for number in range(40):
         amon(member=f"r{number + 1}i1p1f1").write(drs(root, member=f"r{number + 1}i1p1f1"))
-    command = f'"{sys.executable}" -m fedstac.cli scan "{root}" {" ".join(NODE)} --state s.sqlite'
+    command = shlex.join([*command_forks.program, "scan", str(root), *NODE, "--state", "s.sqlite"])
     process = await asyncio.create_subprocess_exec(
         "/bin/sh", "-c", f"{command} | head -n1",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=tmp_path, env=environment(),

@@ -56,7 +56,7 @@ class Site:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a reader: the programs, PostgreSQL as its superuser, west, an administrator's token."""
-        programs = (Path(sys.executable).parent, embedded.find_binaries(), os.environ["PATH"])
+        programs = (self.folder / "programs", Path(sys.executable).parent, embedded.find_binaries(), os.environ["PATH"])
         return {
             "PATH": ":".join(map(str, programs)), "HOME": str(self.folder / "home"), "LC_ALL": "C.UTF-8",
             "TERM": "dumb", "COLUMNS": "200", "PGHOST": "127.0.0.1", "PGPORT": str(self.cluster.port),
