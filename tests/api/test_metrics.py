@@ -7,7 +7,6 @@ import math
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +25,7 @@ from fedstac.runtime.metrics import FAMILIES, REQUEST_SECONDS, MetricKind, Metri
 from fedstac.runtime.outages import Outage
 from fedstac.runtime.supervision import Parts
 from fedstac.workers import processes
+from tests.support.forking import Forks
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -219,13 +219,13 @@ async def test_an_index_node_tells_where_it_is(api: Api, start_api: StartApi, ma
     assert {"fedstac_cursor_position", "fedstac_cursor_idle_seconds"} <= place.keys()
 
 
-def test_a_process_without_an_api_serves_its_own(dsn: str, tmp_path: Path) -> None:
+def test_a_process_without_an_api_serves_its_own(dsn: str, tmp_path: Path, command_forks: Forks) -> None:
     ready = tmp_path / "ready"
     environment = {**os.environ, "FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "west", "FEDSTAC_METRICS_PORT": "0"}
     listening = httpx.URL(f"http://127.0.0.1:{_free_port()}/metrics")
     environment["FEDSTAC_METRICS_PORT"] = str(listening.port)
     process = subprocess.Popen(
-        [sys.executable, "-m", "fedstac.cli", "worker", "--ready-file", str(ready)], env=environment,
+        [*command_forks.program, "worker", "--ready-file", str(ready)], env=environment,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

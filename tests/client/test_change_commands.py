@@ -8,7 +8,6 @@ import json
 import os
 import pty
 import signal
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,8 @@ import pytest
 
 from fedstac.demo import sample
 from tests.support.clients import FILES, ID, ITEM, newer
-from tests.support.commands import Fedstac, each_alone, environment, lines, start, to
+from tests.support.commands import Fedstac, StartCommand, each_alone, environment, lines, to
+from tests.support.forking import Forks
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -263,21 +263,27 @@ async def test_what_is_missing_before_a_deletion_is_listed(west: Api, fedstac: F
     ]  # fmt: skip
 
 
-async def test_a_deletion_is_typed_or_said_to_be_meant(west: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+async def test_a_deletion_is_typed_or_said_to_be_meant(
+    west: Api, fedstac: Fedstac, tmp_path: Path, command_forks: Forks
+) -> None:
     await fedstac("mark", ID, NEWER, **to(west))
     await make_ready(west)
     for arguments in (("delete", ID), ("delete", "--ids", "-"), ("purge", ID)):
         unsure = await fedstac(*arguments, stdin=ID.encode(), **to(west))
         assert (unsure.code, unsure.stdout) == (2, "")
         assert "say --yes" in unsure.stderr
-    code, seen = await on_terminal(west, tmp_path, "delete", ID, answer=b"y\n", question=b"to go on")
+    code, seen = await on_terminal(command_forks, west, tmp_path, "delete", ID, answer=b"y\n", question=b"to go on")
     assert (code, "nothing is changed" in seen) == (1, True)
-    code, seen = await on_terminal(west, tmp_path, "delete", ID, answer=ID.encode() + b"\n", question=b"to go on")
+    code, seen = await on_terminal(
+        command_forks, west, tmp_path, "delete", ID, answer=ID.encode() + b"\n", question=b"to go on"
+    )
     assert (code, f"deleted  {ID}" in seen) == (0, True)
     gone = await fedstac("get", ID, **to(west))
     assert gone.code == 3
     assert "its id is never used again" in gone.stderr
-    code, seen = await on_terminal(west, tmp_path, "purge", ID, NEWER, answer=b"2\n", question=b"to go on")
+    code, seen = await on_terminal(
+        command_forks, west, tmp_path, "purge", ID, NEWER, answer=b"2\n", question=b"to go on"
+    )
     assert (code, f"purged  {ID}" in seen, f"rejected: {NEWER}" in seen) == (1, True, True)
     again = await fedstac("delete", ID, "--yes", "-o", "ndjson", **to(west))
     assert [(row["status"], row["outcome"]) for row in again.lines] == [("done", "identical")]
@@ -292,13 +298,13 @@ async def make_ready(api: Api) -> None:
 
 
 async def on_terminal(
-    api: Api, folder: Path, *arguments: str, answer: bytes, question: bytes = b"[y/N]",
+    forks: Forks, api: Api, folder: Path, *arguments: str, answer: bytes, question: bytes = b"[y/N]",
     meanwhile: Callable[[], Awaitable[object]] | None = None,
 ) -> tuple[int, str]:  # fmt: skip
     """Run a command on a terminal and answer its question."""
     own, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "fedstac.cli", *arguments, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs,
+        *forks.program, *arguments, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs,
         env=environment(TERM="xterm", NO_COLOR="1", **to(api)),
     )  # fmt: skip
     os.close(theirs)
@@ -320,30 +326,36 @@ async def on_terminal(
         os.close(own)
 
 
-async def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(west: Api, tmp_path: Path) -> None:
-    code, shown = await on_terminal(west, tmp_path, "retract", ID, "--reason", "x", answer=b"n\n")
+async def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(
+    west: Api, tmp_path: Path, command_forks: Forks
+) -> None:
+    code, shown = await on_terminal(command_forks, west, tmp_path, "retract", ID, "--reason", "x", answer=b"n\n")
     assert (code, "nothing is changed" in shown) == (1, True)
     assert '+    "retracted": true' in shown
     assert (await served(west))["properties"]["retracted"] is False
-    code, shown = await on_terminal(west, tmp_path, "retract", ID, NEWER, *WHY, answer=b"y\n")
+    code, shown = await on_terminal(command_forks, west, tmp_path, "retract", ID, NEWER, *WHY, answer=b"y\n")
     assert code == 0, shown
     assert "retract 2 datasets?" in shown
     assert (await served(west))["properties"]["retracted"] is True
     (tmp_path / "ids").write_text(f"{ID}\n{NEWER}\n")
-    code, shown = await on_terminal(west, tmp_path, "reinstate", "--ids", "ids", answer=b"n\n")
+    code, shown = await on_terminal(command_forks, west, tmp_path, "reinstate", "--ids", "ids", answer=b"n\n")
     assert (code, "reinstate 2 datasets?" in shown) == (1, True)
-    code, shown = await on_terminal(west, tmp_path, "reinstate", ID, answer=b"\x04")  # the end of the input
+    code, shown = await on_terminal(
+        command_forks, west, tmp_path, "reinstate", ID, answer=b"\x04"
+    )  # the end of the input
     assert (code, "stopped" in shown) == (130, True), shown
     assert (await served(west))["properties"]["retracted"] is True
 
 
-async def test_what_was_changed_since_it_was_shown_is_not_overwritten(west: Api, tmp_path: Path) -> None:
+async def test_what_was_changed_since_it_was_shown_is_not_overwritten(
+    west: Api, tmp_path: Path, command_forks: Forks
+) -> None:
     async def somebody_else() -> None:
         body = {"properties": {"cmip6:grid": "theirs"}}
         assert (await west.admin.patch(f"/collections/CMIP6/items/{ID}", json=body)).status_code == 200
 
     change = ("patch", ID, "--set", "cmip6:grid=mine")
-    code, shown = await on_terminal(west, tmp_path, *change, answer=b"y\n", meanwhile=somebody_else)
+    code, shown = await on_terminal(command_forks, west, tmp_path, *change, answer=b"y\n", meanwhile=somebody_else)
     assert (code, "precondition-failed" in shown) == (1, True), shown
     assert (await served(west))["properties"]["cmip6:grid"] == "theirs"
 
@@ -376,12 +388,14 @@ async def test_many_are_changed_and_failures_do_not_stop_the_others(api: Api, fe
     assert back.stderr == "reinstate: 60 datasets: reinstated 60\n"
 
 
-async def test_ctrl_c_says_what_may_have_been_done(start_api: StartApi, dsn: str, tmp_path: Path) -> None:
+async def test_ctrl_c_says_what_may_have_been_done(
+    start_api: StartApi, dsn: str, tmp_path: Path, start_command: StartCommand
+) -> None:
     api = await start_api(dsn=dsn)
     await api.admin.post("/collections", json=sample.collection())
     items = list(sample.items(5))
     await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
-    process = await start("retract", "--ids", "-", *WHY, "-o", "ndjson", folder=tmp_path, **to(api))
+    process = await start_command("retract", "--ids", "-", *WHY, "-o", "ndjson", folder=tmp_path, **to(api))
     assert process.stdin
     assert process.stdout
     process.stdin.write("".join(f"{item['id']}\n" for item in items).encode())

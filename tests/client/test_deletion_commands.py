@@ -13,7 +13,7 @@ import pytest
 
 from fedstac.db import nodes
 from fedstac.demo import sample
-from tests.support.commands import Fedstac, start, to
+from tests.support.commands import Fedstac, StartCommand, to
 from tests.support.nodes import Api
 from tests.support.waiting import PATIENCE, until
 
@@ -129,14 +129,16 @@ async def test_a_deletion_is_listed_reminded_waived_and_run(west: Api, fedstac: 
     assert sorted(each["dataset"] for each in gone.lines) == sorted(IDS)
 
 
-async def test_whoever_stops_waiting_is_told_what_goes_on_and_how_to_follow_it(west: Api, tmp_path: Path) -> None:
+async def test_whoever_stops_waiting_is_told_what_goes_on_and_how_to_follow_it(
+    west: Api, tmp_path: Path, start_command: StartCommand
+) -> None:
     await mark(west, IDS[0])
     conn = await asyncpg.connect(west.settings.dsn)
     await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'ok'")
     holder = conn.transaction()
     await holder.start()
     await conn.execute("LOCK TABLE fedstac.outbox IN SHARE ROW EXCLUSIVE MODE")  # the workers wait at their events
-    process = await start("deletion", "run", folder=tmp_path, **to(west))
+    process = await start_command("deletion", "run", folder=tmp_path, **to(west))
 
     async def is_waiting() -> bool:
         return 'method="GET",route="/requests/' in (await west.admin.get("/metrics")).text

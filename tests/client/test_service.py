@@ -22,6 +22,7 @@ from fedstac.messaging.sources import SourceAway, SourceRefused
 from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Misconfigured
 from tests.support.demo_provider import DemoProvider, demo_provider
+from tests.support.forking import Forks
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import StoppedClock
 
@@ -30,8 +31,8 @@ CLIENT_ID = replica_client_of("south")
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[DemoProvider]:
-    with demo_provider({CLIENT_ID: SECRET}) as process:
+def provider(command_forks: Forks) -> Iterator[DemoProvider]:
+    with demo_provider(command_forks.program, {CLIENT_ID: SECRET}) as process:
         yield process
 
 

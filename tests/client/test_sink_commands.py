@@ -19,7 +19,7 @@ from fedstac.messaging.sinks import shown_address
 from fedstac.workers import sinking
 from fedstac.workers.sinking import SinkDescription
 from tests.messaging.relaying import add_sink, fill, relaying, sent_through
-from tests.support.commands import Fedstac, start
+from tests.support.commands import Fedstac, StartCommand
 from tests.support.sinks import ACCEPTED, NatsStream, hook, nats_stream
 from tests.support.waiting import until
 
@@ -188,12 +188,12 @@ async def test_dead_letters_are_listed_shown_sent_again_and_discarded(
 
 
 async def test_a_relay_of_its_own_sends_until_it_is_asked_to_end(
-    node: Node, conn: Connection, dsn: str, tmp_path: Path
+    node: Node, conn: Connection, dsn: str, tmp_path: Path, start_command: StartCommand
 ) -> None:
     async with hook() as receiver:
         await fill(conn, 5)
         await add_sink(conn, receiver.address, "portal")
-        process = await start("relay", folder=tmp_path, FEDSTAC_DSN=dsn, FEDSTAC_NODE="west")
+        process = await start_command("relay", folder=tmp_path, FEDSTAC_DSN=dsn, FEDSTAC_NODE="west")
         await sent_through(node, 5, "portal")
         process.terminate()
         assert await process.wait() == 0

@@ -14,13 +14,14 @@ from tests.support.console_world import ConsoleWorld, console_world
 from tests.support.consoles import OpenBrowser, Visitor, visitor
 from tests.support.databases import databases
 from tests.support.demo_provider import DemoProvider, demo_provider
+from tests.support.forking import Forks
 from tests.support.nodes import Api, StartApi
 
 
 @pytest.fixture(scope="module")
-def people() -> Iterator[DemoProvider]:
+def people(command_forks: Forks) -> Iterator[DemoProvider]:
     """The provider of ada, who administrates, nina, who publishes, and sam, who may do nothing."""
-    with demo_provider({}) as running:
+    with demo_provider(command_forks.program, {}) as running:
         yield running
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from joserfc.jwk import KeySet
 
 from fedstac.demo.identity_provider import ADMINISTRATORS, AUDIENCE, CLIENT, DEVICE
 from tests.scenarios.watching import wait_until
+from tests.support.forking import Forks
 
 VERIFIER = "a" * 64
 REQUIRED = {  # OpenID Connect Discovery 1.0, section 3; RFC 8628, section 4
@@ -33,10 +33,10 @@ ASKED = {
 
 
 @pytest.fixture(scope="module")
-def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def http(tmp_path_factory: pytest.TempPathFactory, command_forks: Forks) -> Iterator[httpx.Client]:
     """A client of `fedstac identity-provider`."""
     ready: Path = tmp_path_factory.mktemp("provider") / "ready"
-    command = [sys.executable, "-m", "fedstac.cli", "identity-provider", "--ready-file", str(ready)]
+    command = [*command_forks.program, "identity-provider", "--ready-file", str(ready)]
     process = subprocess.Popen(command)
     try:
         wait_until(ready.exists, what="the provider is ready")

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from fedstac.demo import sample
-from tests.support.commands import Fedstac, Result, lines, start
+from tests.support.commands import Fedstac, Result, StartCommand, lines
 from tests.support.identity import AT_NODES, CREATE, Provider, StartNode
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
@@ -109,9 +109,11 @@ async def test_log_in_publish_and_log_out(
     assert "fedstac login" in nobody.stderr
 
 
-async def test_login_waits_for_the_person(api: Api, provider: Provider, tmp_path: Path) -> None:
+async def test_login_waits_for_the_person(
+    api: Api, provider: Provider, tmp_path: Path, start_command: StartCommand
+) -> None:
     provider.set(approves=None)
-    process = await start("login", "-o", "json", folder=tmp_path, **at_home(api, tmp_path))
+    process = await start_command("login", "-o", "json", folder=tmp_path, **at_home(api, tmp_path))
     try:
 
         async def asked() -> bool:
@@ -143,9 +145,11 @@ async def test_a_login_that_the_server_does_not_take_is_not_kept(alice: As, prov
     assert not list((tmp_path / "home").rglob("*.json"))
 
 
-async def test_a_browser_logs_in_where_there_are_no_device_codes(api: Api, provider: Provider, tmp_path: Path) -> None:
+async def test_a_browser_logs_in_where_there_are_no_device_codes(
+    api: Api, provider: Provider, tmp_path: Path, start_command: StartCommand
+) -> None:
     provider.set(metadata={"device_authorization_endpoint": None})
-    process = await start("login", "--no-browser", folder=tmp_path, **at_home(api, tmp_path))
+    process = await start_command("login", "--no-browser", folder=tmp_path, **at_home(api, tmp_path))
     try:
         assert process.stderr is not None
         line = (await asyncio.wait_for(process.stderr.readline(), PATIENCE)).decode()

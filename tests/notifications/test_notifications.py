@@ -19,7 +19,7 @@ from fedstac.demo import sample
 from fedstac.domain import notices
 from fedstac.domain.notices import Sender
 from tests.support import failpoints, loads
-from tests.support.commands import Fedstac, start
+from tests.support.commands import Fedstac, StartCommand
 from tests.support.nodes import Api
 from tests.support.receivers import Mailbox, Receiver, StartTelling, receiving
 from tests.support.waiting import PATIENCE, until
@@ -162,7 +162,7 @@ async def test_a_redirect_is_not_followed(start_telling: StartTelling, receiver:
 
 
 async def test_killed_between_delivery_and_its_mark_it_comes_again_under_the_same_id(
-    start_telling: StartTelling, receiver: Receiver, dsn: str, tmp_path: Path
+    start_telling: StartTelling, receiver: Receiver, dsn: str, tmp_path: Path, start_command: StartCommand
 ) -> None:
     api = await start_telling(background=False)
     found = await register(api, receiver.url)
@@ -170,13 +170,15 @@ async def test_killed_between_delivery_and_its_mark_it_comes_again_under_the_sam
     settings = {
         "FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "west", "FEDSTAC_NOTIFY_PRIVATE": "true",
     }  # fmt: skip
-    dying = await start("notifier", folder=tmp_path, **failpoints.environment("notifier.delivered=kill"), **settings)
+    dying = await start_command(
+        "notifier", folder=tmp_path, **failpoints.environment("notifier.delivered=kill"), **settings
+    )
     await asyncio.wait_for(dying.communicate(), PATIENCE)
     assert dying.returncode == -9
     first = await receiver.next()
     async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
         await pool.execute("UPDATE fedstac.notification SET due = now()")  # the lease of the dead one ends
-    another = await start("notifier", folder=tmp_path, **settings)
+    another = await start_command("notifier", folder=tmp_path, **settings)
     try:
         second = await receiver.next()
         assert second.headers["webhook-id"] == first.headers["webhook-id"]

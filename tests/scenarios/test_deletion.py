@@ -32,6 +32,7 @@ from tests.support import commands, failpoints
 from tests.support.brokers import fresh_name
 from tests.support.consoles import ShownPart, Visitor, parts_of, visitor
 from tests.support.demo_provider import DemoProvider, demo_provider
+from tests.support.forking import Forks
 from tests.support.manager_process import STEPS, ends_of
 from tests.support.nodes import Api, StartApi, running
 from tests.support.waiting import PATIENCE, until
@@ -49,9 +50,9 @@ AWAY = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def people() -> Iterator[DemoProvider]:
+def people(command_forks: Forks) -> Iterator[DemoProvider]:
     """The provider of ada, who administrates."""
-    with demo_provider({}) as provider:
+    with demo_provider(command_forks.program, {}) as provider:
         yield provider
 
 

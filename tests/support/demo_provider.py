@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +25,14 @@ class DemoProvider:
 
 
 @contextmanager
-def demo_provider(replica_secrets: Mapping[str, str]) -> Iterator[DemoProvider]:
-    """Run `fedstac identity-provider`, which knows these replica nodes by client id and secret."""
+def demo_provider(program: Sequence[str], replica_secrets: Mapping[str, str]) -> Iterator[DemoProvider]:
+    """Run `fedstac identity-provider`, which knows these replica nodes by client id and secret.
+
+    program: what runs fedstac.
+    """
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready"
-        command = [sys.executable, "-m", "fedstac.cli", "identity-provider", "--ready-file", str(ready)]
+        command = [*program, "identity-provider", "--ready-file", str(ready)]
         environment = {**os.environ, "FEDSTAC_REPLICA_SECRETS": json.dumps(dict(replica_secrets))}
         process = subprocess.Popen(command, env=environment)
         try:
