@@ -25,8 +25,11 @@ ITEMS = 250
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("FEDSTAC_", "PG"))}
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "fedstac.cli", "demo", *map(str, arguments)]
+OWN_PROGRAM = (sys.executable, "-m", "fedstac.cli")
+
+
+def command(*arguments: object, program: Sequence[str] = OWN_PROGRAM) -> list[str]:
+    return [*program, "demo", *map(str, arguments)]
 
 
 @dataclass
@@ -91,16 +94,19 @@ class Demo:
 
 @contextmanager
 def demo(
-    folder: Path, items: int = ITEMS, *, ignores_interrupts: bool = False, options: Sequence[str] = ()
-) -> Iterator[Demo]:
-    """Run until the block ends; its data stays in the folder."""
+    folder: Path, items: int = ITEMS, *, program: Sequence[str] = OWN_PROGRAM, ignores_interrupts: bool = False,
+    options: Sequence[str] = (),
+) -> Iterator[Demo]:  # fmt: skip
+    """Run until the block ends; its data stays in the folder. program: what runs fedstac."""
 
     def before() -> None:
         if ignores_interrupts:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     data, output, ready_file = folder / "demo", folder / "output", folder / "ready"
-    arguments = command("--data-dir", data, "--items", items, "--port", 0, "--ready-file", ready_file, *options)
+    arguments = command(
+        "--data-dir", data, "--items", items, "--port", 0, "--ready-file", ready_file, *options, program=program
+    )
     with output.open("wb") as file:
         process = subprocess.Popen(
             arguments, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0,

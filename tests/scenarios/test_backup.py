@@ -10,7 +10,6 @@ import copy
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,8 +25,11 @@ from fedstac.demo.federation import Federation, federation
 from tests.docs.shell import REPOSITORY, commands
 from tests.scenarios import watching
 from tests.scenarios.watching import Publisher, digests, fresh_items, log_lines, settle, violations, wait_until
+from tests.support.forking import Forks
 
-pytestmark = [pytest.mark.xdist_group("backup"), pytest.mark.long]
+pytestmark = [
+    pytest.mark.xdist_group("backup"), pytest.mark.long, pytest.mark.usefixtures("forked_federations"),
+]  # fmt: skip
 SMALL = {"fsync": "off", "shared_buffers": "32MB"}  # the machine stays on: no test here needs a durable disk
 
 
@@ -133,19 +135,15 @@ def run(cluster: embedded.Cluster, *command: str | Path, fed: str = "", **settin
     return done.stdout
 
 
-def fedstac(*arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "fedstac.cli", *arguments)
-
-
-def restore(dump: Path, cluster: embedded.Cluster, database: str) -> None:
+def restore(forks: Forks, dump: Path, cluster: embedded.Cluster, database: str) -> None:
     """Restore a dump as docs/backup.md says."""
     run(cluster, "createdb", database)
-    run(cluster, "psql", "--quiet", "-d", database, fed=run(cluster, *fedstac("migrate", "--print-setup")))
+    run(cluster, "psql", "--quiet", "-d", database, fed=run(cluster, *forks.program, "migrate", "--print-setup"))
     run(cluster, "pg_restore", "--exit-on-error", f"--dbname={database}", dump)
-    run(cluster, *fedstac("migrate"), FEDSTAC_OWNER_DSN=cluster.dsn(database, user="fedstac_owner"))
+    run(cluster, *forks.program, "migrate", FEDSTAC_OWNER_DSN=cluster.dsn(database, user="fedstac_owner"))
 
 
-def test_a_dump_is_restored_elsewhere_twice_and_the_index_nodes_follow_on(folder: Path) -> None:
+def test_a_dump_is_restored_elsewhere_twice_and_the_index_nodes_follow_on(folder: Path, command_forks: Forks) -> None:
     with backed(folder) as site:
         dump = folder / "fedstac.dump"
         run(site.servers.first, "pg_dump", "--format=custom", f"--file={dump}", "fedstac_west")
@@ -153,7 +151,7 @@ def test_a_dump_is_restored_elsewhere_twice_and_the_index_nodes_follow_on(folder
         site.running.processes["serve"].kill()
 
         site.servers.of_west = site.start_cluster("b")
-        restore(dump, site.servers.of_west, "fedstac_west")
+        restore(command_forks, dump, site.servers.of_west, "fedstac_west")
         site.serve_restored()
         site.go_on()
         site.assert_alike()
@@ -162,7 +160,7 @@ def test_a_dump_is_restored_elsewhere_twice_and_the_index_nodes_follow_on(folder
 
         site.running.processes["serve"].kill()
         site.servers.west_is = "fedstac_again"
-        restore(dump, site.servers.of_west, "fedstac_again")
+        restore(command_forks, dump, site.servers.of_west, "fedstac_again")
         site.lost_items = fresh_items(40)
         site.serve_restored()
         site.go_on()
@@ -233,7 +231,9 @@ def ask(cluster: embedded.Cluster, statement: str) -> str:
         return str(value)
 
 
-def test_a_disk_that_is_put_back_shows_to_who_read_more_until_an_operator_starts_an_epoch(folder: Path) -> None:
+def test_a_disk_that_is_put_back_shows_to_who_read_more_until_an_operator_starts_an_epoch(
+    folder: Path, command_forks: Forks
+) -> None:
     """A base backup that is started without recovery is what a snapshot of the disk is: the same cluster, earlier."""
     with backed(folder) as site:
         base_backup(site)
@@ -246,7 +246,14 @@ def test_a_disk_that_is_put_back_shows_to_who_read_more_until_an_operator_starts
         site.serve_restored()
         lost = "the source has lost a part of its log; nothing is taken from it"
         wait_until(lambda: log_lines(site.running, "south", lost))
-        run(site.servers.of_west, *fedstac("admin", "new-epoch", "--dsn", site.running.database_of("west")))
+        run(
+            site.servers.of_west,
+            *command_forks.program,
+            "admin",
+            "new-epoch",
+            "--dsn",
+            site.running.database_of("west"),
+        )
         site.go_on()
         site.assert_alike()
         assert (site.snapshots("east"), site.snapshots("south")) == (1, 1)

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import pytest
 from fedstac.demo import kafka, sample
 from fedstac.demo.brokers import BrokerMissing
 from fedstac.messaging.sinks import SinkTarget, open_sink
-from tests.scenarios.demonstrations import ENVIRONMENT, ITEMS, Demo, command, demo
+from tests.scenarios.demonstrations import ENVIRONMENT, ITEMS, OWN_PROGRAM, Demo, command, demo
 from tests.scenarios.watching import wait_until
+from tests.support.forking import Forks
 from tests.support.places import SHARED
 from tests.support.waiting import PATIENCE
 
@@ -84,19 +86,19 @@ def test_kill_9_leaves_nothing_running_and_the_next_start_publishes_nothing_agai
 REPLICA = ("--replica",)
 
 
-def test_a_replica_node_has_its_copies_again_and_its_end_is_told(folder: Path) -> None:
+def test_a_replica_node_has_its_copies_again_and_its_end_is_told(folder: Path, command_forks: Forks) -> None:
     """The demonstration is killed, started with the data of before, and ends with its replica node."""
     own = folder / "with-replica"
     own.mkdir()
     copies = own / "demo" / "replica" / "replica"
-    with demo(own, 40, options=REPLICA) as first:
+    with demo(own, 40, options=REPLICA, program=command_forks.program) as first:
         before = {path: path.stat().st_ino for path in copies.rglob("*.nc")}
         assert len(before) > 24
         assert all(first.shows_copy(path.relative_to(copies)) for path in before)
         first.process.kill()
         first.process.wait()
         wait_until(lambda: not first.left(), what="everything has ended with its parent")
-    with demo(own, 40, options=REPLICA) as second:
+    with demo(own, 40, options=REPLICA, program=command_forks.program) as second:
         assert {path: path.stat().st_ino for path in copies.rglob("*.nc")} == before, "nothing is copied again"
         assert second.about["replica"] == first.about["replica"], "addresses are parts of datasets"
         assert second.matched() == 40
@@ -183,17 +185,18 @@ def test_log_in_publish_and_log_out(folder: Path, tmp_path: Path) -> None:
         assert terminal.run("publish", "1.json", "--wait")[0] == 0
 
 
-def check(*arguments: object) -> tuple[int, dict[str, Any]]:
+def check(*arguments: object, program: Sequence[str] = OWN_PROGRAM) -> tuple[int, dict[str, Any]]:
     done = subprocess.run(
-        command("--check", "--output", "json", *arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=900
-    )
+        command("--check", "--output", "json", *arguments, program=program),
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
     assert done.stdout, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, json.loads(done.stdout)
 
 
-def test_a_check_accounts_for_every_item() -> None:
-    code, report = check("--items", 600)
+def test_a_check_accounts_for_every_item(command_forks: Forks) -> None:
+    code, report = check("--items", 600, program=command_forks.program)
     assert report.pop("seconds") > 0
     assert report.pop("rate") > 0
     assert report == {

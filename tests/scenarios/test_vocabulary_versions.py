@@ -19,7 +19,9 @@ from tests.scenarios import watching
 from tests.scenarios.watching import Publisher, client, differences, settle, values, wait_until
 from tests.support.vocabulary_versions import NEW, OLD, ONLY_NEW, ONLY_OLD, of_model
 
-pytestmark = pytest.mark.xdist_group("vocabulary-versions")
+pytestmark = [
+    pytest.mark.xdist_group("vocabulary-versions"), pytest.mark.usefixtures("forked_federations", "copied"),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
