@@ -12,15 +12,19 @@ from urllib.parse import urlsplit
 import brotli
 import httpx
 import pytest
+from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from fedstac.api.app import TABLE
-from fedstac.api.http import compression, prefixes
+from fedstac.api.http import compression, endpoint, prefixes
+from fedstac.api.http.guard import Guard
+from fedstac.api.http.media_types import Accept
 from fedstac.demo import sample
 from fedstac.settings import Settings
 from tests.support.nodes import Api, StartApi
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 PAGE = {"Origin": "https://browser.example"}
 EXPOSED = {"Allow", "Content-Location", "ETag", "Link", "Location", "Preference-Applied", "Retry-After", "X-Request-Id"}
@@ -222,10 +226,11 @@ async def test_the_access_log_can_be_switched_off(start_api: StartApi, dsn: str)
 
 async def test_a_line_has_no_more_of_what_a_client_made_up_than_helps(api: Api) -> None:
     with capture_logs() as logs:
-        headers = {"X-Forwarded-For": "c" * 5000, "X-Request-Id": "one"}
+        headers = {"X-Forwarded-For": "c" * 5000 + ", 203.0.113.7", "X-Request-Id": "one"}
         await api.anyone.get("/" + "a" * 5000 + "?" + "b" * 5000, headers=headers)
         [line] = await lines_of(logs, "one")
     assert {len(line[name]) for name in ("path", "query", "forwarded_for")} == {500}
+    assert line["forwarded_for"].endswith(", 203.0.113.7")  # what the proxy says, not what the client made up
 
 
 async def send(url: str, message: bytes) -> bytes:
@@ -334,3 +339,114 @@ async def test_head_says_what_the_answer_is_uncompressed(api: Api) -> None:
     _, body = await raw(api, "/vocabularies/CMIP6/current")
     answer = await api.anyone.head("/vocabularies/CMIP6/current", headers={"Accept-Encoding": "gzip"})
     assert (answer.status_code, int(answer.headers["content-length"])) == (200, len(body))
+
+
+# --- what is there more than once ---
+
+
+async def test_the_lines_of_a_header_that_is_a_list_count_together(api: Api) -> None:
+    [item] = sample.items(1)
+    assert (await api.admin.post("/collections/CMIP6/items", json=item)).status_code == 201
+    path = f"/collections/CMIP6/items/{item['id']}"
+    tag = (await api.anyone.get(path)).headers["etag"]
+    fresh = await api.anyone.get(path, headers=[("If-None-Match", '"other"'), ("If-None-Match", tag)])
+    assert fresh.status_code == 304
+    patch = {"properties": {"cmip6:grid": "another"}}
+    merge = ("Content-Type", "application/merge-patch+json")
+    matches = [("If-Match", f'"{"0" * 32}-1"'), ("If-Match", tag)]
+    prefers = [("Prefer", "respond-async"), ("Prefer", "wait=0")]
+    later = await api.admin.patch(path, json=patch, headers=[merge, *matches, *prefers])
+    assert later.status_code == 202, later.text  # the node itself waits for 60 seconds
+    lines = await api.anyone.get("/problems", headers=[("Accept", "application/json;q=0.1"), ("Accept", "text/html")])
+    assert lines.headers["content-type"].startswith("text/html")
+
+
+def test_the_address_that_the_proxy_adds_counts_and_not_the_one_that_its_client_made_up() -> None:
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        pass
+
+    clients: list[str] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        clients.append(endpoint.client_of(scope, Headers(scope=scope)))
+        await Response()(scope, receive, send)
+
+    lines = [(b"x-forwarded-for", b"198.51.100.1"), (b"x-forwarded-for", b"203.0.113.7")]
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"",
+        "scheme": "http", "client": ("127.0.0.1", 1), "headers": [(b"host", b"node"), *lines],
+    }  # fmt: skip
+    asyncio.run(Guard(application, limit_for=lambda _: 0)(scope, receive, send))
+    assert clients == ["203.0.113.7"]
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Content-Type", "Idempotency-Key", "Range"])
+async def test_a_header_that_two_readers_could_take_differently_is_refused(name: str, api: Api) -> None:
+    answer = await api.anyone.get("/search?limit=1", headers=[(name, "one"), (name, "two"), *PAGE.items()])
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad-request")
+    assert answer.json()["detail"] == f"the header {name} is there 2 times; send it once"
+    assert is_readable(answer)
+
+
+async def test_a_parameter_that_could_mean_either_is_refused(api: Api) -> None:
+    [item] = sample.items(1)
+    for dry_runs in ("dry_run=true&dry_run=false", "dry_run=false&dry_run=true"):
+        answer = await api.admin.post(f"/collections/CMIP6/items?{dry_runs}", json=item)
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad-request")
+        assert "the parameter dry_run is there more than once" in answer.json()["detail"]
+    assert (await api.anyone.get(f"/collections/CMIP6/items/{item['id']}")).status_code == 404
+    east = {"Authorization": f"Bearer {api.tokens['node:east']}"}
+    for path in ("/events?collection=CMIP6&collection=CMIP7", "/events/head?x=1&x=2", "/search?f=json&f=parquet"):
+        answer = await api.anyone.get(path, headers=east)
+        assert answer.status_code == (200 if "/head" in path else 400), path  # nobody reads x
+
+
+# --- which form somebody would like ---
+
+
+@pytest.mark.parametrize(
+    ("accept", "are_lines"),
+    [
+        ("application/x-ndjson", True), ("Application/X-NDJSON", True), ("application/x-ndjson, */*", True),
+        ("application/json;q=0.5, application/x-ndjson;q=0.9", True), ("*/*;q=0.1, application/x-ndjson;q=0.2", True),
+        ("application/x-ndjson;charset=utf-8;q=0.3", True), ("application/x-ndjson;q=nonsense", True),
+        ("application/x-ndjson;q=0", False), ("application/json, application/x-ndjson;q=0.9", False),
+        ("application/x-ndjson;q=0.000, */*", False), ("application/*, application/x-ndjson;q=0.5", False),
+        ("application/x-ndjson-seq", False), ("*/*", False), ("", False), (",;=,;q=1", False),
+    ],
+)  # fmt: skip
+def test_a_form_is_given_to_who_likes_it_best(accept: str, are_lines: bool) -> None:
+    headers = Headers({"accept": accept})
+    assert Accept(headers).asks_for("application/x-ndjson", instead_of=("application/json",)) is are_lines
+
+
+async def test_who_refuses_a_form_does_not_get_it(api: Api) -> None:
+    east = {"Authorization": f"Bearer {api.tokens['node:east']}"}
+    lines, parquet = "application/x-ndjson", "application/vnd.apache.parquet"
+    for path, form, usual in (
+        ("/events", lines, "application/cloudevents-batch+json"), ("/events/stream?wait=0", lines, "text/event-stream"),
+        ("/search?limit=1", parquet, "application/geo+json"),
+    ):  # fmt: skip
+        for weight, media_type in (("1", form), ("0", usual)):
+            headers = {**east, "Accept": f"{form};q={weight}, */*;q=0.5"}
+            answer = await api.anyone.get(path, headers=headers)
+            assert answer.headers["content-type"].partition(";")[0] == media_type, (path, weight)
+    for weight, media_type in (("1", lines), ("0", "application/json")):
+        headers = {"Accept": f"{lines};q={weight}"}
+        answer = await api.anyone.post("/datasets/status", json={"ids": []}, headers=headers)
+        assert answer.headers["content-type"] == media_type
+
+
+async def test_the_head_of_a_stream_ends_and_the_connection_goes_on(api: Api) -> None:
+    parts = urlsplit(api.url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    authorization = f"Authorization: Bearer {api.tokens['node:east']}\r\n"
+    writer.write(f"HEAD /events/stream HTTP/1.1\r\nHost: node\r\n{authorization}\r\n".encode())
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+    answers = (await asyncio.wait_for(reader.read(), PATIENCE)).decode()
+    writer.close()
+    assert answers.count("HTTP/1.1 200 OK") == 2
+    assert "content-type: text/event-stream" in answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.datastructures import QueryParams
 
-from fedstac.api.http import documentation, numbers
+from fedstac.api.http import media_types, numbers
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor
 from tests.support.nodes import Api
@@ -36,4 +36,4 @@ async def test_an_odd_preference_among_media_types_fails_nothing(api: Api) -> No
     for accept in ("text/html;q=²", "text/html;q=1.", "text/html;q=nan", "text/html;q=9e9"):
         response = await api.anyone.get("/problems", headers={b"Accept": accept.encode("latin-1")})
         assert response.status_code in (200, 400), accept
-    assert documentation.QUALITY.fullmatch("0.5")
+    assert media_types.QUALITY.fullmatch("0.5")

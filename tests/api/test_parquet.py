@@ -266,6 +266,8 @@ async def test_a_node_starts_from_the_files_that_another_serves(
         assert (rest.status_code, rest.content) == (206, whole.content[-10:])
         middle = await api.anyone.get(path, headers={**bearer, "Range": "bytes=5-8", "If-Range": whole.headers["etag"]})
         assert (middle.content, middle.headers["content-range"]) == (whole.content[5:9], f"bytes 5-8/{part.size}")
+        head = await api.anyone.head(path, headers={**bearer, "Range": "bytes=5-8"})  # RFC 9110, 14.2: of GET alone
+        assert (head.status_code, int(head.headers["content-length"])) == (200, part.size)
         for text in ("bytes=999999999999-", "bytes=8-5", "bytes=a-b", "bytes=0-1,5-6", "lines=1-2"):
             assert (await api.anyone.get(path, headers={**bearer, "Range": text})).content == whole.content
         for name in ("stray.parquet", "stray.ndjson", "stray.cv"):  # that lie beside the parts

@@ -22,14 +22,16 @@ async def never() -> Any:
     await asyncio.Event().wait()
 
 
-async def answer_with(pieces: AsyncGenerator[bytes, None], receive: Any, send: Any, *, patience: float) -> Memory:
+async def answer_with(
+    pieces: AsyncGenerator[bytes, None], receive: Any, send: Any, *, patience: float, method: str = "GET"
+) -> Memory:
     """Send an answer that has memory of its own; it has to give that back."""
     memory = Memory(1 << 20)
     share = memory.share(Lane.ANONYMOUS)
     share.take(SIZE)
     answer = StreamedAnswer(pieces, share=share, patience=patience, media_type="application/json", headers=None)
     try:
-        await answer({}, receive, send)
+        await answer({"method": method}, receive, send)
     finally:
         assert memory.usage()[Lane.ANONYMOUS] == 0
     return memory
@@ -48,6 +50,23 @@ async def test_pieces_arrive_in_parts() -> None:
     await answer_with(pieces(), never, send, patience=60)
     assert [len(message["body"]) for message in sent[1:]] == [streaming.PART, 1, 1, 0]
     assert [message["more_body"] for message in sent[1:]] == [True, True, True, False]
+
+
+async def test_nothing_is_made_for_who_asks_for_the_head_alone() -> None:
+    sent: list[Any] = []
+    made = 0
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        nonlocal made
+        made += 1
+        yield b"a"
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await answer_with(pieces(), never, send, patience=60, method="HEAD")
+    assert made == 0
+    assert [message.get("body") for message in sent] == [None, b""]
 
 
 async def test_a_client_that_takes_nothing_is_cut_off() -> None:

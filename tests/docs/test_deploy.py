@@ -9,17 +9,20 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from fedstac.settings import Settings
 from tests.docs.shell import REPOSITORY
 from tests.scenarios.watching import wait_until
 from tests.support.nodes import running
+from tests.support.waiting import until
 
 DEPLOY = REPOSITORY / "deploy"
 UNITS = sorted(path.name for path in DEPLOY.glob("*.service"))
@@ -119,6 +122,16 @@ async def test_a_node_works_behind_the_example(place: Path, dsn: str, path: str)
             assert links["self"].startswith(f"https://west.example{path}")
             bearer = {"Authorization": f"Bearer {api.tokens['admin']}"}
             assert (await http.get(f"{url}/me", headers=bearer)).status_code == 200
+            with capture_logs() as logs:
+                made_up = {"X-Forwarded-For": "198.51.100.1"}
+                assert (await http.get(f"{url}/search?limit=1", headers=made_up)).status_code == 200
+
+                async def line() -> MutableMapping[str, Any] | None:
+                    return next((each for each in logs if each.get("path", "").endswith("/search")), None)
+
+                written = await until(line)
+            assert written is not None
+            assert written["forwarded_for"] == "127.0.0.1"  # what the proxy sees, and not what its client says
             long = {"Authorization": f"Bearer {'x' * 8000}"}
             assert (await http.get(f"{url}/me", headers=long)).status_code == 401
             large = await http.post(f"{url}/collections/CMIP6/items", headers=bearer, content=b" " * (65 << 20))

@@ -70,6 +70,17 @@ class Services:
         return not any(role.follows for role in self.roles)
 
 
+class QueryParameters(QueryParams):
+    """The parameters of a query. One that is there more than once has no single value: it is refused, or a list."""
+
+    def __getitem__(self, name: str) -> str:
+        """Return the value of a parameter. KeyError where it is not there, BadRequest where it is there twice."""
+        value = super().__getitem__(name)
+        if len(self._list) > len(self._dict) and len(self.getlist(name)) > 1:
+            raise BadRequest(f"the parameter {name[:40]} is there more than once, and could mean either; send it once")
+        return value
+
+
 async def _no_body() -> bytes:
     return b""
 

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, Response
 from fedstac.api.call import Call
 from fedstac.api.http import links, preconditions
 from fedstac.api.http.documentation import prefers_html
+from fedstac.api.http.media_types import Accept
 from fedstac.api.route import Handler
 from fedstac.api.writing import refusals
 from fedstac.console import assets, visits
@@ -153,8 +154,8 @@ def _common(visit: Visit) -> dict[str, object]:
 
 def wants_json(call: Call) -> bool:
     """Return whether a visitor wants the JSON twin of a page: by its name, or as the header Accept says."""
-    return call.path.endswith(TWIN) or ("accept" in call.headers and not prefers_html(call.headers)
-                                        and links.JSON in call.headers["accept"])  # fmt: skip
+    asks_for_json = Accept(call.headers).own_weight(links.JSON) > 0
+    return call.path.endswith(TWIN) or (asks_for_json and not prefers_html(call.headers))
 
 
 # --- views as handlers of routes ---

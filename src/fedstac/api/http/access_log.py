@@ -36,7 +36,7 @@ class AccessLog:
             line["query"] = _text(_without_values(scope["query_string"]))
         for name, value in scope["headers"]:
             if name == b"x-forwarded-for":  # what a proxy says, or anybody else
-                line["forwarded_for"] = _text(value)
+                line["forwarded_for"] = _text(value[-LONGEST:])  # the nearest proxy adds its word at the end
         milliseconds = round((time.perf_counter() - began) * 1000, 1)
         client = _address(scope.get("client"))
         line |= {"status": status, "bytes": size, "client": client, "milliseconds": milliseconds}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from starlette.responses import HTMLResponse, Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import asyncapi, links, preconditions, problems
+from fedstac.api.http.media_types import Accept
 from fedstac.api.http.openapi import Description
 from fedstac.domain import errors
 from fedstac.domain.errors import NotFound, Problem
@@ -54,7 +54,6 @@ MEDIA_TYPES = {
     "swagger-ui.css": "text/css; charset=utf-8",
     "favicon-32x32.png": "image/png",
 }
-QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")  # of a media type in Accept
 
 
 async def get_openapi(call: Call) -> Response:
@@ -172,10 +171,5 @@ def _page(title: str, content: str) -> Response:
 
 def prefers_html(headers: Headers) -> bool:
     """Return whether a caller would rather read a page than JSON."""
-    wishes: dict[str, float] = {}
-    for part in headers.get("accept", "").split(","):
-        media, _, parameters = part.partition(";")
-        quality = parameters.strip().removeprefix("q=")
-        wishes[media.strip().lower()] = float(quality) if QUALITY.fullmatch(quality) else 1.0
-    json_types = (links.JSON, problems.MEDIA_TYPE, "application/*", "*/*")
-    return wishes.get("text/html", 0.0) > max(wishes.get(media, 0.0) for media in json_types)
+    accept = Accept(headers)
+    return accept.own_weight("text/html") > max(accept.weight(links.JSON), accept.own_weight(problems.MEDIA_TYPE))

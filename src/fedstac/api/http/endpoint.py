@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from fedstac.api.call import Call, CallProgress, RequestBody, Services, services_of
+from fedstac.api.call import Call, CallProgress, QueryParameters, RequestBody, Services, services_of
 from fedstac.api.http.bodies import BODY_FACTOR, IDS_FACTOR, SMALL_ANSWER, LargeAnswer, Peer
 from fedstac.api.route import DRY_RUN, Access, Route, Size
 from fedstac.api.writing import refusals
@@ -30,7 +30,7 @@ from fedstac.runtime.budget import Budget, Lane
 TOKEN_SECONDS = 1.0  # that it may take to find out whose token it is, where the lane depends on it
 RETRY_AFTER = 5
 LONGEST_ADDRESS = 45  # characters
-_NO_PARAMETERS = QueryParams()
+_NO_PARAMETERS = QueryParameters()
 
 
 def starlette_route(route: Route) -> routing.Route:
@@ -87,7 +87,7 @@ class Endpoint:
                 call = Call(
                     services=services,
                     headers=headers,
-                    query_params=QueryParams(query) if query else _NO_PARAMETERS,
+                    query_params=QueryParameters(query) if query else _NO_PARAMETERS,
                     path_params=scope["path_params"],
                     body=RequestBody(peer.read_body, peer.forget_body),
                     method=scope["method"],

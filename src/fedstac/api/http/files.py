@@ -58,13 +58,14 @@ class FileAnswer(Response):
             self._file.close()
             raise
         try:
-            await self._send(Headers(scope=scope), send, has_body=scope["method"] != "HEAD")
+            await self._send(scope, send)
         finally:
             self._file.close()
             self._places.close()
 
-    async def _send(self, headers: Headers, send: Send, *, has_body: bool) -> None:
-        start, end = self._range(headers)
+    async def _send(self, scope: Scope, send: Send) -> None:
+        has_body = scope["method"] != "HEAD"
+        start, end = self._range(Headers(scope=scope)) if has_body else (0, self._size)  # ranges are of GET alone
         if (start, end) != (0, self._size):
             self.status_code = 206
             self.headers["Content-Range"] = f"bytes {start}-{end - 1}/{self._size}"

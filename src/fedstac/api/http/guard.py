@@ -42,9 +42,12 @@ _LENGTH_DIGITS = 19  # of a Content-Length; 64 bits hold them
 
 _VARY = (b"vary", b"Accept-Encoding")  # compression.py; also where this answer is not compressed
 _OF_ALL_ANSWERS = (_VARY, *cors.HEADERS)
-_READ = frozenset(
-    (b"host", b"x-request-id", b"traceparent", b"content-encoding", b"content-length", b"transfer-encoding")
-)  # headers that the guard reads
+_LISTS = (b"accept", b"if-match", b"if-none-match", b"prefer", b"x-forwarded-for")  # lines of one mean one list
+_ONCE = (b"authorization", b"content-type", b"idempotency-key", b"if-range", b"range", b"last-event-id")
+_READ = frozenset((
+    b"host", b"x-request-id", b"traceparent", b"content-encoding", b"content-length", b"transfer-encoding", *_LISTS,
+    *_ONCE,
+))  # headers that the guard reads  # fmt: skip
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_QUERY = re.compile(rb"[\x00-\x1f\x7f]|%(?:[01][0-9a-f]|7f|c2%[89][0-9a-f])", re.IGNORECASE)
@@ -121,7 +124,7 @@ class Guard:
         answer = _Answer(send, body, request_id)
         log_fields = structlog.contextvars.bind_contextvars(request_id=request_id, trace=tracing.trace_of(traceparent))
         try:
-            await self._answer(scope, receive, body, answer)
+            await self._answer(scope, receive, head, body, answer)
         except ClientDisconnect:
             pass
         finally:
@@ -132,11 +135,12 @@ class Guard:
         if self.access_log is not None:
             self.access_log.record(scope, request_id=request_id, began=began, status=answer.status, size=answer.size)
 
-    async def _answer(self, scope: Scope, receive: Receive, body: _Body, answer: _Answer) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, head: _Head, body: _Body, answer: _Answer) -> None:
         """Let the application answer, or refuse. ClientDisconnect where nobody is left to answer."""
         try:
-            self._check_head(scope)
+            self._check_head(scope, head)
             body.check_framing()
+            scope = head.with_lists(scope)
             application: ASGIApp = cors.preflight(scope) or self.app
             await application(body.check_head(scope), body.receive, answer.send)
             if not (answer.has_started or body.refusal or body.has_left):
@@ -152,7 +156,7 @@ class Guard:
         if body.refusal is not None and not answer.has_started:
             await problems.response(body.refusal, scope)(scope, receive, answer.send_final)
 
-    def _check_head(self, scope: Scope) -> None:
+    def _check_head(self, scope: Scope, head: _Head) -> None:
         fields: list[tuple[bytes, bytes]] = scope["headers"]
         if len(fields) > _MAX_HEADERS or sum([len(name) + len(value) for name, value in fields]) > self.max_headers:
             raise HeadersTooLarge(
@@ -167,6 +171,10 @@ class Guard:
         if _CONTROL_IN_HEADER.search(b"".join([value for _, value in fields])):
             name = next(name for name, value in fields if _CONTROL_IN_HEADER.search(value))
             raise BadRequest(f"the header {name.decode('latin-1')} holds control characters; leave them out")
+        for name in _ONCE:
+            if len(head.values(name)) > 1:  # another reader on the way could take another one
+                times = len(head.values(name))
+                raise BadRequest(f"the header {name.decode().title()} is there {times} times; send it once")
 
 
 class _Public:
@@ -212,6 +220,14 @@ class _Head:
     def value(self, name: bytes) -> bytes:
         """Return what a header says, all times in one; nothing where it is not there."""
         return b", ".join(self._values[name]).strip() if name in self._values else b""
+
+    def with_lists(self, scope: Scope) -> Scope:
+        """Return the scope with the lines of each header that is a list in one line (RFC 9110, 5.3)."""
+        names = [name for name in _LISTS if len(self.values(name)) > 1]
+        if not names:
+            return scope
+        scope = _without(scope, *names)
+        return {**scope, "headers": [*scope["headers"], *((name, self.value(name)) for name in names)]}
 
 
 def _framing_fault(head: _Head, length: bytes) -> str | None:

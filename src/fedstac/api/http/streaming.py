@@ -43,6 +43,8 @@ class StreamedAnswer(Response):
         watch = asyncio.create_task(watch_departure(receive, departure))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            if scope["method"] == "HEAD":  # nothing is made that nobody gets
+                await self._pieces.aclose()
             await unless(departure, self._send_all(send))
         finally:
             watch.cancel()

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import links, no_store, numbers
+from fedstac.api.http.media_types import Accept
 from fedstac.api.nodes import deletion_reports, snapshots
 from fedstac.bootstrap import fork_if_restored
 from fedstac.db import collections, feed, nodes
@@ -89,7 +90,7 @@ def _is_digits(*texts: str) -> bool:
 
 def _answer(call: Call, texts: list[str], cursor: Cursor) -> Response:
     headers = {"X-Cursor": str(cursor), "Cache-Control": "private, no-store"}
-    if LINES in call.headers.get("accept", ""):
+    if Accept(call.headers).asks_for(LINES, instead_of=(BATCH, links.JSON)):
         return Response("".join(text + "\n" for text in texts), headers=headers, media_type=LINES)
     return Response(f"[{','.join(texts)}]", headers=headers, media_type=BATCH)
 

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from fedstac.api.call import Call
 from fedstac.api.http import numbers, problems
+from fedstac.api.http.media_types import Accept
 from fedstac.api.http.streaming import watch_departure
 from fedstac.api.nodes.feed import LINES, filter_of, may_read_grants, positioned
 from fedstac.db import feed
@@ -147,7 +148,8 @@ async def get_stream(call: Call) -> Response:
     )
     async with call.node.pool.acquire() as conn:
         after = await feed.resume(conn, after)
-    form = JsonLines() if LINES in call.headers.get("accept", "") else ServerSentEvents()
+    asks_for_lines = Accept(call.headers).asks_for(LINES, instead_of=(SERVER_SENT,))
+    form = JsonLines() if asks_for_lines else ServerSentEvents()
     return EventStream(call, form, after, event_filter=event_filter, wait=wait)
 
 
@@ -169,8 +171,13 @@ class EventStream(Response):
         self._bookmark_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        if scope["method"] == "HEAD":  # it gets no events, and would wait for the next one for ever
+            await send(start)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         with self._call.services.streams.place():
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send(start)
             departure = asyncio.Event()
             watch = asyncio.create_task(watch_departure(receive, departure))
             try:

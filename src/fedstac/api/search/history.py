@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
+from fedstac.api.http.media_types import Accept
 from fedstac.api.http.streaming import StreamedAnswer
 from fedstac.api.search import views
 from fedstac.api.writing import intake
@@ -177,7 +178,7 @@ async def post_status(call: Call) -> Response:
     raw = await call.body.read()
     services = call.services
     ids, collections = await services.threads.run(lambda: _read(call, raw))
-    as_lines = LINES in call.headers.get("accept", "")
+    as_lines = Accept(call.headers).asks_for(LINES, instead_of=(links.JSON,))
     reply = _StatusReply(call, ids, collections, as_lines=as_lines)
     first = await reply.read_some()
     media_type = LINES if as_lines else links.JSON

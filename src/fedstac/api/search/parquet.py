@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from fedstac.api.call import Call
+from fedstac.api.http import links
+from fedstac.api.http.media_types import Accept
 from fedstac.domain.errors import BadRequest, Finding
 from fedstac.runtime import budget
 
@@ -26,7 +28,7 @@ def is_asked_for(call: Call) -> bool:
     form = call.query_params.get(PARAMETER, "")
     if form and form not in FORMATS:
         raise BadRequest(f"f={form[:40]!r} is no form of a search; there are {' and '.join(FORMATS)}")
-    return form == "parquet" or (not form and MEDIA_TYPE in call.headers.get("accept", ""))
+    return form == "parquet" or (not form and Accept(call.headers).asks_for(MEDIA_TYPE, instead_of=(links.GEOJSON,)))
 
 
 def warnings_header(warnings: Sequence[Finding]) -> dict[str, str]:
