@@ -10,6 +10,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
+from fedstac.client.documents import Unreadable
 from fedstac.client.grants import withdrawals
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
@@ -210,3 +211,13 @@ def test_a_row_of_a_release_before_names_a_dataset_or_a_lineage() -> None:
         {"project": "CMIP6"}, {"dataset": "CMIP6/a"}, {"lineage": "CMIP6/a"}, {"dataset": "CMIP6/b"},
         {"lineage": "CMIP6/b"},
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", [b'{"action": "withdraw-gr', b"", b"[]", b"null", b'{"action": "withdraw-grant", '
+                                    b'"outcome": "done", "collection": "CMIP6", "dataset": null}'])  # fmt: skip
+def test_a_damaged_export_is_named_by_its_line(damage: bytes) -> None:
+    whole = orjson.dumps({"action": "withdraw-grant", "outcome": "done", "collection": "CMIP6", "dataset": "grant/1"})
+    rows = withdrawals([whole, damage, whole])
+    assert next(rows) == {"id": "1"}
+    with pytest.raises(Unreadable, match="line 2 is no row of an export of the audit log"):
+        next(rows)

@@ -27,7 +27,7 @@ from fedstac.workers import roles
 from fedstac.workers.following import Follower
 from fedstac.workers.index_node import IndexHandler
 from tests.support.clients import broken
-from tests.support.commands import Fedstac, StartCommand, alone, each_alone, environment, lines, to
+from tests.support.commands import Fedstac, Result, StartCommand, alone, each_alone, environment, lines, to
 from tests.support.forking import Forks
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
@@ -394,6 +394,65 @@ async def test_a_full_disk_is_named(api: Api, tmp_path: Path, command_forks: For
     _, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
     message = '{"error":{"detail":"the results cannot be written: No space left on device","exit_code":2}}\n'
     assert (process.returncode, stderr.decode()) == (2, message)
+
+
+STREAMS = """
+import os, sys
+for number in {closed}:
+    os.close(number)
+os.execv(sys.executable, [sys.executable, "-m", "fedstac", *{arguments!r}])
+"""
+
+
+async def ended(script: str, folder: Path, **variables: str) -> Result:
+    """Run a script, and return how what it became has ended; its output as UTF-8."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, cwd=folder, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, env=environment(**variables),
+    )  # fmt: skip
+    stdout, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert process.returncode is not None
+    return Result(process.returncode, stdout.decode(), stderr.decode())
+
+
+async def test_closed_streams_are_no_fault(api: Api, tmp_path: Path) -> None:
+    script = STREAMS.format(closed=[0, 1], arguments=["search", "-o", "ndjson"])
+    done = await ended(script, tmp_path, **to(api))
+    assert (done.code, done.stderr) == (0, "")
+
+
+async def test_results_are_utf_8_whatever_the_locale(api: Api, tmp_path: Path) -> None:
+    title = "Größe, 気候"
+    created = await api.admin.post("/collections", json={**sample.collection("Z"), "title": title})
+    assert created.status_code == 201, created.text
+    for form in ("table", "ndjson"):
+        script = STREAMS.format(closed=[], arguments=["collections", "list", "-o", form])
+        done = await ended(script, tmp_path, PYTHONIOENCODING="latin-1", **to(api))
+        assert (done.code, title in done.stdout, done.stderr) == (0, True, ""), done
+
+
+async def test_a_full_disk_is_named_at_the_end_too(tmp_path: Path) -> None:
+    script = "import os, sys; os.dup2(os.open('/dev/full', os.O_WRONLY), 1); " + STREAMS.format(
+        closed=[], arguments=["vocab", "show", "CMIP6", "-o", "json"]
+    )
+    done = await ended(script, tmp_path)
+    assert (done.code, "No space left on device" in done.stderr, "Exception" in done.stderr) == (2, True, False), done
+
+
+async def test_ctrl_c_while_it_is_loaded_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import builtins, signal\n"
+        "original = builtins.__import__\n"
+        "def interrupted(name, *rest, **more):\n"
+        "    if name == 'typer':\n"
+        "        builtins.__import__ = original\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    return original(name, *rest, **more)\n"
+        "builtins.__import__ = interrupted\n"
+    )
+    script = STREAMS.format(closed=[], arguments=["search"])
+    done = await ended(script, tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.code, done.stdout, done.stderr) == (130, "", "stopped\n")
 
 
 async def test_the_feed_is_shown_and_followed(

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import orjson
 import pytest
 
-from fedstac.client import Client, transport
+from fedstac.client import AsyncClient, Client, transport
 from fedstac.client.documents import DocumentTrouble, ReadyDocument
 from fedstac.client.publishing import Publishing, sort_out
-from fedstac.client.transport import Failed, Invalid, NotAuthorised, NotFound, Unreachable
+from fedstac.client.transport import EnvironmentBroken, Failed, Invalid, NotAuthorised, NotFound, Unreachable
 from fedstac.client.values import AcceptedBatch, Request
 from fedstac.demo import sample
 from fedstac.domain.errors import Finding, Severity
+from tests.support.answering import answering
 from tests.support.clients import broken, with_client
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE
@@ -186,34 +184,6 @@ async def test_waiting_ends_when_nothing_moves(start_api: StartApi, dsn: str) ->
 # --- servers that fail ---
 
 
-@contextmanager
-def answering(answers: list[tuple[int, dict[str, str], bytes]]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the address of a server that gives these answers in turn, and what was asked of it."""
-    paths: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            paths.append(self.path)
-            status, headers, body = answers[min(len(paths), len(answers)) - 1]
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", paths
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it would have slept."""
@@ -267,6 +237,28 @@ def test_a_token_from_a_file_may_end_with_a_line_break() -> None:
     assert len(paths) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "phrase"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "pip install 'httpx[socks]'"),
+        ("HTTPS_PROXY", "gopher://127.0.0.1:9", "gopher"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem", "No such file"),
+    ],
+)
+def test_what_the_environment_says_of_the_network_and_cannot_be_is_named(
+    name: str, value: str, phrase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in transport.OF_NETWORK:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr("httpx._transports.default.create_ssl_context", httpx.create_ssl_context)  # not made once
+    for kind in (Client, AsyncClient):
+        with pytest.raises(EnvironmentBroken, match="no request can be sent") as refusal:
+            kind("https://west.example")
+        assert name in str(refusal.value)
+        assert phrase in str(refusal.value)
+
+
 def test_a_server_that_is_away_is_named(pauses: list[float]) -> None:
     with answering([]) as (url, _):
         pass
@@ -300,7 +292,16 @@ def test_what_is_final_is_not_tried_again(
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("3", 3), ("", 0), ("soon", 0), ("99999", 300), ("Sun, 01 Mar 2026 00:00:09 GMT", 9), ("-3", 0)],
+    [
+        ("3", 3),
+        ("", 0),
+        ("soon", 0),
+        ("99999", 300),
+        ("Sun, 01 Mar 2026 00:00:09 GMT", 9),
+        ("-3", 0),
+        ("Mon, 01 Jan 99999999999999 00:00:00 GMT", 0),
+        ("9" * 5000, 300),
+    ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str, seconds: float) -> None:
     assert transport.retry_after(value, datetime(2026, 3, 1, tzinfo=UTC)) == seconds

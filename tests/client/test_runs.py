@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +246,38 @@ def test_a_run_is_one_process_and_survives_every_cut(tmp_path: Path) -> None:
         again = Run.read(path)
         assert runs.digest(entries[5]) in again.sent_digests
         assert again.sent_digests >= read.sent_digests
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process write no file beyond so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_run_that_finds_no_room_names_its_file_and_goes_on_later(tmp_path: Path) -> None:
+    path = tmp_path / "run.ndjson"
+    entry = ReadyDocument("items:1", "id1", "CMIP6", b"{}")
+    run = Run(path, "items", "CMIP6")
+    with largest_file(10):
+        with pytest.raises(Unreadable, match=r"the run cannot be kept in .*run\.ndjson: File too large"):
+            run.begin()
+        run.close(interrupted=True)
+    assert not path.exists()  # nothing was sent
+    run.begin()
+    with largest_file(path.stat().st_size + 10), pytest.raises(Unreadable, match="say where with --run FILE"):
+        run.add_accepted(AcceptedBatch("r1", "u", 1), [entry])
+    with largest_file(path.stat().st_size):
+        run.close(interrupted=True)
+    again = Run.read(path)
+    assert list(again.unsent([entry], refused_only=False)) == [entry]
+    again.add_accepted(AcceptedBatch("r1", "u", 1), [entry])
+    again.close(interrupted=True)
+    assert Run.read(path).sent_digests == {runs.digest(entry)}
 
 
 async def test_a_run_goes_on_with_the_options_that_it_began_with(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -21,12 +22,13 @@ from tests.support.waiting import until
 
 
 @asynccontextmanager
-async def answering(status: int) -> AsyncIterator[str]:
-    """Yield the address of something that answers everything with this status."""
+async def answering(status: int, content: bytes = b"{}") -> AsyncIterator[str]:
+    """Yield the address of something that answers everything with this status and this content."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 %d X\r\nlocation: /elsewhere\r\ncontent-length: 2\r\n\r\n{}" % status)
+        head = b"HTTP/1.1 %d X\r\nlocation: /elsewhere\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        writer.write(head % (status, len(content)) + content)
         await writer.drain()
 
     async with listening(answer) as port:
@@ -55,6 +57,25 @@ async def test_nobody_there_is_waited_for() -> None:
     async with Origin(SourceAddress(address, "")) as source:
         with pytest.raises(SourceAway):
             await source.head()
+
+
+@pytest.mark.parametrize("content", [b"<!doctype html><title>Back soon</title>", b"", b"[]", b"null", b"{}"])
+async def test_the_page_of_a_proxy_is_no_answer_of_a_node(content: bytes) -> None:
+    here = Cursor(1, 1)
+    async with answering(200, content) as address:
+        place = SourceAddress(address, "fst_x")
+        async with Origin(place) as origin, HttpSource(place) as source:
+            questions: list[Coroutine[Any, Any, object]] = [
+                origin.head(), origin.progress(), origin.snapshot(None, limit=1), origin.current("CMIP6", ["x"]),
+                origin.digests(), origin.bucket("CMIP6", 1), source.end(), origin.report([{"outcome": "ok"}]),
+            ]  # fmt: skip
+            if content not in (b"", b"{}"):
+                questions.append(origin.acknowledge(here, []))  # else it would be lost, and nobody would know
+            if content != b"[]":
+                questions.append(source.receive(here, limit=1, wait=0))
+            for question in questions:
+                with pytest.raises(SourceAway, match=r"did not answer with|answered without"):
+                    await question
 
 
 # --- pages of the feed ---

@@ -45,7 +45,7 @@ from fedstac.cli import (
 )
 from fedstac.cli.faults import PROCESSES, Commands
 from fedstac.cli.options import CODES, Form, Options, Sources, Token, Url, examples
-from fedstac.cli.terminal import AWAY, complain, show_warnings
+from fedstac.cli.terminal import AWAY, complain, prepare_streams, show_warnings
 from fedstac.demo.brokers import BrokerKind
 from fedstac.demo.embedded import default_folder
 
@@ -112,6 +112,7 @@ ReadyFile = Annotated[Path | None, typer.Option(help="Write JSON with the addres
 
 def main() -> None:
     """Run the `fedstac` script."""
+    prepare_streams()
     app()
 
 

@@ -17,7 +17,7 @@ from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, examples, form_of, server_of
 from fedstac.cli.terminal import Output, for_terminal, number, out, say
 from fedstac.client.changes import LONGEST_TEXT
-from fedstac.client.transport import JSON_BODY, NotFound, Transport
+from fedstac.client.transport import JSON_BODY, NotFound, Transport, json_of, no_node
 from fedstac.domain import plain_yaml
 from fedstac.domain.deletion import DeletionState
 from fedstac.domain.plain_yaml import YamlNode
@@ -327,14 +327,17 @@ def config(
                 "PUT", path, content=content, params={name: "true" for name, is_set in flags.items() if is_set},
                 headers={**JSON_BODY, "If-Match": _tag(server, path)},
             )  # fmt: skip
-            _show_effect(form, response.json())
+            _show_effect(form, json_of(response))
 
 
 def _tag(server: Transport, path: str) -> str:
     try:
-        return server.send("GET", path).headers["etag"]
+        headers = server.send("GET", path).headers
     except NotFound:
         return '"0"'
+    if "etag" not in headers:
+        raise no_node(f"{server.url}{path} answered without an ETag; is there a proxy before it?")
+    return headers["etag"]
 
 
 def _rules_in(file: Path) -> object:

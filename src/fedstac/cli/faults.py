@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import orjson
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -56,7 +57,10 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         terminal.use_form(form_in(sys.argv))
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # a full disk is noticed here, and not when nobody can say so any more
         except KeyboardInterrupt:
             say("stopped")
             raise typer.Exit(terminal.INTERRUPTED) from None
@@ -71,8 +75,9 @@ class Commands(TyperGroup):
             complain(error.format_message(), terminal.USAGE)
             raise typer.Exit(terminal.USAGE) from None
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.EPIPE, *NO_ROOM):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest is not tried again
             if isinstance(error, OSError) and error.errno == errno.EPIPE:  # `| head` has seen enough
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(terminal.NO_READER) from None
             if _is_debugged():
                 raise
@@ -120,14 +125,25 @@ def explain(error: Exception) -> Explanation:
         case Conflict():
             return Explanation(error.detail, terminal.REJECTED)
         case OSError() if error.errno in NO_ROOM:
-            return Explanation(f"the results cannot be written: {error.strerror}", terminal.USAGE)
+            place = terminal.for_terminal(error.filename) if error.filename else "the results"
+            return Explanation(f"{place} cannot be written: {error.strerror}", terminal.USAGE)
+        case UnicodeEncodeError() | orjson.JSONEncodeError() if any(not _is_text(each) for each in sys.argv):
+            arguments = ", ".join(terminal.for_terminal(each) for each in sys.argv if not _is_text(each))
+            return Explanation(f"{arguments} is not in UTF-8; give ids, names and filters in UTF-8", terminal.USAGE)
     of_server = _explain_server(error)
     if of_server is not None:
         return of_server
+    if isinstance(error, OSError) and error.filename is not None:
+        return Explanation(f"{terminal.for_terminal(error.filename)}: {error.strerror}", terminal.USAGE)
     if isinstance(error, OSError):
         return Explanation(_refusal_of_system(error), terminal.AWAY)
     sentence = f"a fault in fedstac, {type(error).__name__}: {error}; FEDSTAC_DEBUG=1 shows where"
     return Explanation(sentence, terminal.FAULT)
+
+
+def _is_text(argument: str) -> bool:
+    """Return whether an argument is Unicode, and not bytes of another encoding."""
+    return argument.isascii() or not any("\ud800" <= char <= "\udfff" for char in argument)
 
 
 def _explain_server(error: Exception) -> Explanation | None:

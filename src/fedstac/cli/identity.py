@@ -11,12 +11,12 @@ import typer
 
 from fedstac import settings as environment
 from fedstac.cli import terminal
-from fedstac.cli.options import Form, Token, Url, address_of, client_of, examples, form_of, logins, token_of
+from fedstac.cli.options import Form, Token, Url, address_of, client_of, examples, form_of, logins, say_retry, token_of
 from fedstac.cli.terminal import Output, complain, for_terminal, out, say
 from fedstac.client import Client, credentials
 from fedstac.client import login as logging_in
 from fedstac.client.login import Prompt
-from fedstac.client.transport import LoginFailed, Transport
+from fedstac.client.transport import LoginFailed, Transport, open_http
 
 commands = typer.Typer()
 
@@ -43,14 +43,14 @@ def login(
     FEDSTAC_TOKEN comes before them.
     """
     form, server = form_of(ctx, output), credentials.address(address_of(ctx, url))
-    transport = Transport(server, None, timeout=30, retries=1)
+    transport = Transport(server, None, timeout=30, retries=1, on_retry=say_retry)
     try:
         offer = logging_in.choose(logging_in.offers(transport), issuer, server=server)
     finally:
         transport.close()
-    with httpx.Client(timeout=credentials.ANSWER_SECONDS) as http:
+    with open_http(httpx.Client, timeout=credentials.ANSWER_SECONDS) as http:
         login = logging_in.log_in(server, offer, lambda prompt: _show(prompt, browser=browser), http)
-    with Client(server, login.access_token) as client:
+    with Client(server, login.access_token, on_retry=say_retry) as client:
         me = client.whoami()
     store = logins()
     with store.lock(server):
@@ -84,7 +84,7 @@ def logout(ctx: typer.Context, url: Url = "") -> None:
     if login is None:
         say(f"there was no login at {server}")
         return
-    with httpx.Client(timeout=credentials.ANSWER_SECONDS) as http:
+    with open_http(httpx.Client, timeout=credentials.ANSWER_SECONDS) as http:
         revoked = logging_in.revoke(login, http)
     out(f"logged out of {server}")
     if not revoked:

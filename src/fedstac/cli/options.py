@@ -13,7 +13,7 @@ from fedstac import settings as environment
 from fedstac.cli.terminal import Output, for_terminal, say
 from fedstac.client import Client
 from fedstac.client.credentials import Session, Store
-from fedstac.client.transport import TokenSource, Transport
+from fedstac.client.transport import TokenSource, Transport, checked_address
 
 Form = Annotated[Output | None, typer.Option("-o", "--output", help="Form of the results.", show_default="table")]
 Url = Annotated[str, typer.Option(help="Address of the server [FEDSTAC_URL].", show_default=False)]
@@ -48,8 +48,10 @@ def address_of(ctx: typer.Context, url: str) -> str:
     address = str(url or ctx.obj.url or environment.load().url)
     if not address:
         raise typer.BadParameter("say which server: --url https://… or FEDSTAC_URL")
-    if not address.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{address!r} is no address of a server; it begins with http:// or https://")
+    try:
+        checked_address(address)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     return address
 
 
@@ -75,7 +77,9 @@ def token_of(ctx: typer.Context, token: str, address: str) -> str | TokenSource 
 def server_of(ctx: typer.Context, url: str, token: str) -> Iterator[Transport]:
     """Yield the server of a command, for requests that no method of the client makes."""
     address = address_of(ctx, url)
-    transport = Transport(address, token_of(ctx, token, address), timeout=60, retries=environment.load().retries)
+    retries = environment.load().retries
+    bearer = token_of(ctx, token, address)
+    transport = Transport(address, bearer, timeout=60, retries=retries, on_retry=say_retry)
     try:
         yield transport
     finally:
@@ -86,10 +90,11 @@ def client_of(ctx: typer.Context, url: str, token: str) -> Client:
     """Return a client of the server that the option or the settings name."""
     address = address_of(ctx, url)
     retries = environment.load().retries
-    return Client(address, token_of(ctx, token, address), retries=retries, on_retry=_say_retry)
+    return Client(address, token_of(ctx, token, address), retries=retries, on_retry=say_retry)
 
 
-def _say_retry(reason: str, seconds: float) -> None:
+def say_retry(reason: str, seconds: float) -> None:
+    """Tell people that a request is sent again, and why, before they wait for it."""
     say(for_terminal(f"{reason} in {max(1, round(seconds))} s"), "dim")
 
 

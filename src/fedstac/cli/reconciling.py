@@ -12,7 +12,7 @@ import typer
 from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.bulk_changes import follow_to_end
-from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
+from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of, say_retry
 from fedstac.cli.terminal import Output, for_terminal, number, out, say
 from fedstac.client import Client, collections_elsewhere
 from fedstac.client import documents as reading
@@ -110,7 +110,8 @@ def reconcile(
 
 def _documents(source: str, address: str, collection: str) -> Iterable[ReadyDocument | DocumentTrouble]:
     if address:
-        return collections_elsewhere.read(address, collection, retries=environment.load().retries)
+        retries = environment.load().retries
+        return collections_elsewhere.read(address, collection, retries=retries, on_retry=say_retry)
     if source.endswith((".parquet", ".geoparquet")):
         return _of_parquet(Path(source), collection)
     return reading.read(source, collection)

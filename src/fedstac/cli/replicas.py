@@ -20,7 +20,7 @@ from fedstac.cli.bulk import ChangeOptions, Collection, DryRun, Ids, IdsFrom, Jo
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.replica_node import deciding, importing, orders, orphans, status, syncing, verifying
 from fedstac.cli.terminal import Output, for_terminal, out, say
-from fedstac.client.transport import NotFound
+from fedstac.client.transport import NotFound, open_http
 from fedstac.client.values import ChangeResult, Dataset, File
 from fedstac.domain.patching import WithoutNode
 
@@ -206,7 +206,7 @@ def verify(
     headers = {"User-Agent": f"fedstac/{__version__}"}
     with (
         client_of(ctx, url, token) as client, ThreadPoolExecutor(CALLS) as calls,
-        httpx.Client(timeout=SECONDS, follow_redirects=True, headers=headers) as web,
+        open_http(httpx.Client, timeout=SECONDS, follow_redirects=True, headers=headers) as web,
         terminal.bars(["verified"], form) as bars, terminal.Listing(form, ()) as listing,
     ):  # fmt: skip
         for id in ids_to_verify:

@@ -17,7 +17,7 @@ from fedstac.cli import datasets, terminal
 from fedstac.cli.options import Form, Token, Url, address_of, examples, form_of, logins, token_of
 from fedstac.cli.terminal import Output, PipeConsole, complain, for_terminal, out
 from fedstac.client.credentials import Session
-from fedstac.client.transport import ClientError, NotAuthorised, NotFound, TokenSource, Transport
+from fedstac.client.transport import ClientError, NotAuthorised, NotFound, TokenSource, Transport, checked_address
 
 commands = typer.Typer()
 
@@ -128,8 +128,10 @@ def _report_of(address: str) -> NodeReport:
 
     The token of the first node is not shown to it.
     """
-    if not address.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{address!r} is no address of a node; it begins with http:// or https://")
+    try:
+        checked_address(address)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--node") from None
     with _asking(address, _login_at(address)) as transport:
         try:
             if _login_at(address) is not None:

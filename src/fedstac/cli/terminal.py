@@ -7,6 +7,9 @@ line for people is printed through their console: what bypasses it is overwritte
 from __future__ import annotations
 
 import errno
+import io
+import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +40,7 @@ from fedstac.client.publishing import Publishing, Step
 from fedstac.client.rehearsal import Foreseen
 from fedstac.client.transport import (
     Conflict,
+    EnvironmentBroken,
     Invalid,
     LoginFailed,
     NoLogin,
@@ -80,6 +84,22 @@ class _Screen:
 _screen = _Screen()
 
 
+def prepare_streams() -> None:
+    """Make the standard streams usable in whatever environment a command runs.
+
+    One that is closed leads to nothing, so that no other file gets its number. What goes to files and programs is
+    UTF-8; a terminal gets what its encoding has, and escapes for the rest.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="backslashreplace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8")
+
+
 def use_form(form: Output) -> None:
     """Set the form in which this command writes its errors too."""
     _screen.form = form
@@ -94,7 +114,7 @@ def exit_code(error: Exception) -> int:
             return NOT_AUTHORISED
         case Conflict():
             return REJECTED
-        case Invalid() | NoLogin() | Unreadable():
+        case Invalid() | NoLogin() | Unreadable() | EnvironmentBroken():
             return USAGE
         case _:
             return AWAY
@@ -125,7 +145,7 @@ def complain(error: Exception | str, code: int | None = None) -> None:
     if _screen.form is Output.TABLE:
         say(f"fedstac: {in_commands(for_terminal(error))}", "red")
     else:
-        sys.stderr.write(orjson.dumps({"error": _as_json(error, code)}).decode() + "\n")
+        sys.stderr.write(json_text({"error": _as_json(error, code)}) + "\n")
         sys.stderr.flush()
 
 
@@ -150,8 +170,16 @@ def number(count: int, what: str) -> str:
 
 def dump(value: object) -> None:
     """Write a value as JSON and a line break."""
-    sys.stdout.write(orjson.dumps(value).decode() + "\n")
+    sys.stdout.write(json_text(value) + "\n")
     sys.stdout.flush()
+
+
+def json_text(value: object) -> str:
+    """Return a value as JSON on one line. A name of a file that is no text has question marks."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
 
 
 def show_with_event(form: Output, document: Mapping[str, object], event: str) -> None:
@@ -192,7 +220,7 @@ class Listing:
             case Output.NDJSON:
                 dump(value)
             case Output.JSON:
-                sys.stdout.write((self._opening if not self.count else ",\n") + orjson.dumps(value).decode())
+                sys.stdout.write((self._opening if not self.count else ",\n") + json_text(value))
             case Output.TABLE:
                 texts = [for_terminal("" if cell is None else cell) for cell in cells]
                 self._widths = [max(*pair) for pair in zip(self._widths, map(len, texts), strict=True)]

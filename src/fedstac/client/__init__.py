@@ -448,7 +448,7 @@ class Client:
             response = self._transport.send(
                 "GET", "/events", params={**params, "after": after, "limit": FEED_PAGE, "wait": wait}, wait=wait
             )
-            page = FeedPage(tuple(orjson.loads(response.content)), response.headers["x-cursor"])
+            page = FeedPage.read(response)
             if page.cursor == after and not page.events and not follow:
                 return
             after = page.cursor

@@ -18,6 +18,7 @@ from fedstac.client import grants as granting
 from fedstac.client import loads as reconciling
 from fedstac.client import subscriptions as subscribing
 from fedstac.client.transport import (
+    NO_ANSWER,
     ClientError,
     Exchange,
     Pause,
@@ -26,6 +27,7 @@ from fedstac.client.transport import (
     Tries,
     checked_address,
     headers_of,
+    open_http,
     too_long,
 )
 
@@ -55,7 +57,7 @@ class AsyncClient:
     ) -> None:
         self.url = checked_address(url)
         self._token, self._timeout, self._retries = token or None, timeout, retries
-        self._http = http or httpx.AsyncClient(timeout=timeout)
+        self._http = http or open_http(httpx.AsyncClient, timeout=timeout)
 
     get = _awaited(changes.get)
     history = _awaited(changes.history)
@@ -166,7 +168,7 @@ class AsyncClient:
                 pause = tries.after(response, call.path)
             except httpx.InvalidURL:
                 raise too_long(call) from None
-            except httpx.TransportError as error:
+            except NO_ANSWER as error:
                 pause = tries.after_error(error)
             if pause is None:
                 return response

@@ -52,7 +52,7 @@ Json = Mapping[str, Any]
 def get(id: str, *, collection: str | None = None) -> Exchange[Dataset]:
     """Return one dataset: its document and its ETag. NotFound if there is none."""
     response = yield ServerCall("GET", _path(id, collection))
-    return Dataset(json_of(response, id), response.headers.get("etag"))
+    return Dataset(json_of(response), response.headers.get("etag"))
 
 
 def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]]:
@@ -72,7 +72,7 @@ def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]
             "retracted": "include", "filter-lang": "cql2-text",
             "filter": "base_id = '" + base.replace("'", "''") + "'"}  # fmt: skip
     response = yield ServerCall("POST", "/search", content=orjson.dumps(body), headers=JSON_BODY)
-    datasets = [Dataset(item, None) for item in json_of(response, "/search")["features"]]
+    datasets = [Dataset(item, None) for item in json_of(response)["features"]]
     if not datasets and first is None:
         raise missing
     if first is not None and all(one.id != first.id for one in datasets):  # searches find none under quarantine
@@ -85,7 +85,7 @@ def events_of(id: str, *, collection: str | None = None) -> Exchange[list[Json]]
     events: list[Json] = []
     parameters = {"limit": "1000"}
     while True:
-        page = json_of((yield ServerCall("GET", _path(id, collection) + "/history", parameters)), id)
+        page = json_of((yield ServerCall("GET", _path(id, collection) + "/history", parameters)))
         events += page["events"]
         if not any(link["rel"] == "next" for link in page["links"]):
             return events
@@ -95,7 +95,7 @@ def events_of(id: str, *, collection: str | None = None) -> Exchange[list[Json]]
 def statuses(ids: Sequence[str]) -> Exchange[list[Json]]:
     """Return how datasets stand, in the order of their ids, at most 10 000: published, retracted or unknown."""
     response = yield ServerCall("POST", "/datasets/status", content=orjson.dumps(list(ids)), headers=JSON_BODY)
-    datasets: list[Json] = json_of(response, "/datasets/status")["datasets"]
+    datasets: list[Json] = json_of(response)["datasets"]
     return datasets
 
 
@@ -103,7 +103,7 @@ def last_deletion(id: str) -> Exchange[Json | None]:
     """Return the deletion that the last mark of a dataset opened, if the caller may see it; None without one."""
     parameters: dict[str, Any] = {"q": id[:LONGEST_TEXT], "limit": DELETIONS_AT_ONCE}
     while True:
-        page = json_of((yield ServerCall("GET", "/deletions", parameters)), "/deletions")
+        page = json_of((yield ServerCall("GET", "/deletions", parameters)))
         for entry in page["deletions"]:
             if entry["dataset"] == id:
                 last: Json = entry
@@ -125,7 +125,7 @@ def validate(documents: Sequence[Json], *, cv_version: str | None = None) -> Exc
     response = yield ServerCall("POST", "/validate", params, lines_of(documents), LINES_BODY)
     return [
         DocumentVerdict(entry["id"], entry["valid"], entry["cv_version"], findings_from(entry["findings"]))
-        for entry in json_of(response, "/validate")["items"]
+        for entry in json_of(response)["items"]
     ]
 
 
@@ -146,7 +146,7 @@ def rehearse(collection: str, documents: Sequence[Json | bytes]) -> Exchange[lis
             tuple(entry.get("changed", ())),
             entry.get("last_change"),
         )
-        for entry in json_of(response, path)["items"]
+        for entry in json_of(response)["items"]
     ]
 
 
@@ -160,7 +160,7 @@ def cancel(request: str) -> Exchange[Request]:
     """
     path = f"/requests/{quote(request, safe='')}/cancel"
     response = yield ServerCall("POST", path)
-    return Request.read(json_of(response, path))
+    return Request.read(json_of(response))
 
 
 def retry(request: str) -> Exchange[str]:
@@ -305,7 +305,7 @@ def submit_replica(
 def look_at_change(id: str, request: str) -> Exchange[ChangeResult | None]:
     """Return what became of a request of one item; None while it is not final. A Refusal where it was refused."""
     response = yield ServerCall("GET", f"/requests/{quote(request, safe='')}/items", {"limit": 1})
-    [entry] = json_of(response, request)["items"]
+    [entry] = json_of(response)["items"]
     if entry["status"] == "queued":
         return None
     findings = findings_from(entry.get("findings"))
@@ -344,7 +344,7 @@ def _change(
     if dry_run:
         params = {**(call.params or {}), "dry_run": "true"}
         response = yield ServerCall(call.method, call.path, params, call.content, headers)
-        body = json_of(response, call.path)
+        body = json_of(response)
         return ChangeResult(id, body["outcome"], None, findings_from(body["findings"]), dry_run=True)
     headers |= {"Prefer": f"wait={SERVER_WAITS}", "Idempotency-Key": f'"{uuid4()}"'}
     response = yield ServerCall(call.method, call.path, call.params, call.content, headers, wait=SERVER_WAITS)
@@ -356,7 +356,7 @@ def _change(
 def _request_of(response: httpx.Response, path: str) -> str:
     """Return the request that an answer is of: in its body while it is under way, else in a link."""
     if response.status_code == 202:
-        body = json_of(response, path)
+        body = json_of(response)
         request = body.get("id") if isinstance(body, dict) else None
     else:
         request = response.links.get("monitor", {}).get("url", "").rpartition("/")[2]

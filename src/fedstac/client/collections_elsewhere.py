@@ -11,13 +11,15 @@ import httpx
 
 from fedstac.client.documents import DocumentTrouble, ReadyDocument, entry
 from fedstac.client.loads import SourceBroken
-from fedstac.client.transport import Transport
+from fedstac.client.transport import OnRetry, Transport, no_notice
 
 PAGE = 500
 MOST_EMPTY_PAGES = 100  # one after the other, each with a next
 
 
-def read(url: str, collection: str, *, retries: int, http: httpx.Client | None = None) -> Iterator[ReadyDocument]:
+def read(
+    url: str, collection: str, *, retries: int, http: httpx.Client | None = None, on_retry: OnRetry = no_notice
+) -> Iterator[ReadyDocument]:
     """Yield the items of the collection at this address, made ready for a collection here.
 
     SourceBroken where the address is no collection, a page is no FeatureCollection, or items came and went meanwhile:
@@ -27,7 +29,7 @@ def read(url: str, collection: str, *, retries: int, http: httpx.Client | None =
     if place.scheme not in ("http", "https") or "/collections/" not in place.path:
         raise SourceBroken(f"{url} is no address of a collection; it looks like https://host/collections/CMIP6")
     origin = f"{place.scheme}://{place.netloc}"
-    transport = Transport(origin, None, timeout=60, retries=retries, http=http)
+    transport = Transport(origin, None, timeout=60, retries=retries, http=http, on_retry=on_retry)
     try:
         yield from _items(transport, origin, f"{place.path.rstrip('/')}/items", collection)
     finally:
@@ -44,7 +46,7 @@ def _items(transport: Transport, origin: str, path: str, collection: str) -> Ite
             raise SourceBroken(f"{origin}{address} comes after itself; the pages of this API have no end")
         visited = {*list(visited)[-1:], address}
         page = transport.json("GET", address)
-        features = page.get("features") if isinstance(page, dict) else None
+        features = page.get("features")
         if not isinstance(features, list):
             raise SourceBroken(f"{origin}{address} is no FeatureCollection; is it a STAC API?")
         matched = _matched(page) if matched is None else matched

@@ -17,7 +17,7 @@ import httpx
 import orjson
 from filelock import FileLock
 
-from fedstac.client.transport import ClientError, LoginFailed
+from fedstac.client.transport import NO_ANSWER, ClientError, LoginFailed, open_http
 from fedstac.domain.addresses import is_safe
 
 SERVICE = "fedstac"  # in the keyring
@@ -71,7 +71,7 @@ class Store:
         """Return the login at a server; None if there is none, or it cannot be read."""
         path = self._path(server, "json")
         try:
-            text = path.read_text() if path.exists() else _from_keyring(address(server))
+            text = path.read_bytes() if path.exists() else _from_keyring(address(server))
             return Login(**orjson.loads(text)) if text else None
         except (OSError, orjson.JSONDecodeError, TypeError):
             return None
@@ -200,7 +200,7 @@ def metadata_of(issuer: str, http: httpx.Client) -> dict[str, Any]:
         response = http.get(url)
         with suppress(orjson.JSONDecodeError):
             metadata = orjson.loads(response.content)
-    except httpx.TransportError as error:
+    except NO_ANSWER as error:
         raise Away(f"{issuer} does not answer: {str(error) or type(error).__name__}; try again later") from error
     if not isinstance(metadata, dict) or metadata.get("issuer") != issuer:
         raise LoginFailed(f"{url} is not the metadata of {issuer}; tell the operators of the server")
@@ -228,10 +228,10 @@ def ask(
         if http is not None:
             response = http.post(url, data=form, headers=headers)
         else:
-            with httpx.Client(timeout=ANSWER_SECONDS) as own:
+            with open_http(httpx.Client, timeout=ANSWER_SECONDS) as own:
                 response = own.post(url, data=form, headers=headers)
         answer = orjson.loads(response.content)
-    except httpx.TransportError as error:
+    except NO_ANSWER as error:
         raise Away(f"{url} does not answer: {str(error) or type(error).__name__}; try again later") from error
     except orjson.JSONDecodeError:
         answer = None

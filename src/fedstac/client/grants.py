@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import orjson
 
+from fedstac.client.documents import Unreadable
 from fedstac.client.transport import JSON_BODY, LINES_BODY, Exchange, NotFound, ServerCall, object_of
 from fedstac.domain.model import moment
 
@@ -104,25 +105,34 @@ def withdraw_again(lines: Iterable[bytes], *, reason: str) -> Exchange[int]:
 def withdrawals(lines: Iterable[bytes]) -> Iterator[dict[str, str]]:
     """Yield the withdrawals of an export of the audit log, in its order: the id of a grant, or a target.
 
-    Rows of a release before this one do not say whether a target is a dataset or a lineage: both come.
+    Rows of a release before this one do not say whether a target is a dataset or a lineage: both come. Unreadable at a
+    line that is no row.
     """
-    for line in lines:
-        row = orjson.loads(line)
-        if row.get("outcome") != "done" or row.get("action") not in (ONE_WITHDRAWN, ALL_WITHDRAWN):
-            continue
-        collection, name = row["collection"], row["dataset"]
-        if row["action"] == ONE_WITHDRAWN:
-            yield {"id": name.removeprefix("grant/")}
-            continue
-        detail = orjson.loads(row["detail"] or "{}")
-        target = {scope: detail[scope] for scope in ("dataset", "lineage", "project") if scope in detail}
-        if target:
-            yield target
-        elif name == collection:
-            yield {"project": name}
-        else:
-            place = name if name.startswith(f"{collection}/") else f"{collection}/{name}"
-            yield from ({scope: place} for scope in ("dataset", "lineage"))
+    for number, line in enumerate(lines, 1):
+        try:
+            row_withdrawals = _withdrawals_of(orjson.loads(line))
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise Unreadable(
+                f"line {number} is no row of an export of the audit log: it is cut off, or damaged. What the lines"
+                " before it say is withdrawn; repeat it with a whole export"
+            ) from None
+        yield from row_withdrawals
+
+
+def _withdrawals_of(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    if row.get("outcome") != "done" or row.get("action") not in (ONE_WITHDRAWN, ALL_WITHDRAWN):
+        return []
+    collection, name = row["collection"], row["dataset"]
+    if row["action"] == ONE_WITHDRAWN:
+        return [{"id": name.removeprefix("grant/")}]
+    detail = orjson.loads(row["detail"] or "{}")
+    target = {scope: detail[scope] for scope in ("dataset", "lineage", "project") if scope in detail}
+    if target:
+        return [target]
+    if name == collection:
+        return [{"project": name}]
+    place = name if name.startswith(f"{collection}/") else f"{collection}/{name}"
+    return [{scope: place} for scope in ("dataset", "lineage")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import httpx
 
 from fedstac.client import credentials
 from fedstac.client.credentials import Away, Login
-from fedstac.client.transport import LoginFailed, NoLogin, Transport
+from fedstac.client.transport import NO_ANSWER, LoginFailed, NoLogin, Transport
 from fedstac.domain import digests
 from fedstac.domain.addresses import is_safe
 
@@ -49,7 +49,7 @@ Show = Callable[[Prompt], None]
 def offers(server: Transport) -> list[Offer]:
     """Return the ways to log in at a server (RFC 9728)."""
     metadata = server.json("GET", "/.well-known/oauth-protected-resource")
-    entries = metadata.get("fedstac_logins") if isinstance(metadata, dict) else None
+    entries = metadata.get("fedstac_logins")
     return [
         Offer(entry["issuer"], entry["client_id"], str(entry.get("scope", "")))
         for entry in entries if isinstance(entry, dict)
@@ -97,7 +97,7 @@ def revoke(login: Login, http: httpx.Client) -> bool:
             form = {"token": token, "token_type_hint": kind, "client_id": login.client_id}
             try:
                 revoked &= http.post(login.revocation_endpoint, data=form).is_success
-            except httpx.TransportError:
+            except NO_ANSWER:
                 revoked = False
     return revoked
 

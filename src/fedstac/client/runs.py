@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -82,7 +82,7 @@ class Run:
         for line in lines[1:-1]:  # what follows the last line break was cut off
             try:
                 run._take(orjson.loads(line))
-            except (orjson.JSONDecodeError, KeyError):
+            except (orjson.JSONDecodeError, KeyError, TypeError):
                 continue
         run._options_before = run.options
         return run
@@ -146,26 +146,39 @@ class Run:
     def _append(self, line: dict[str, Any]) -> None:
         self._take(line)
         file = self._file or self.begin()
-        file.write(orjson.dumps(line) + b"\n")
-        file.flush()
+        with self._keeping():
+            file.write(orjson.dumps(line) + b"\n")
+            file.flush()
 
     def begin(self) -> BufferedRandom:
         """Open the file for this process alone, before anything is sent.
 
         Unreadable if it cannot be written, or another process has it.
         """
-        try:
+        with self._keeping():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self.path.open("a+b")
+            self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                file.close()
+                raise Unreadable(f"another publish is using {self.path}; choose another file with --run") from None
+            self._file = file
+            self._write_head(file)
+        return file
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Write to the file of the run. Unreadable where there is no room, or no right to do so."""
+        try:
+            yield
         except OSError as error:
             reason = f"the run cannot be kept in {self.path}: {error.strerror or error}; say where with --run FILE"
             raise Unreadable(reason) from error
-        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            file.close()
-            raise Unreadable(f"another publish is using {self.path}; choose another file with --run") from None
+
+    def _write_head(self, file: BufferedRandom) -> None:
+        """Write what a new run is, or what is different when it goes on."""
         if not file.tell():
             at = datetime.now(UTC).isoformat(timespec="seconds")
             head = {"run": FORMAT, "source": self.source, "collection": self.collection, "options": self.options,
@@ -178,8 +191,6 @@ class Run:
             if self.options != self._options_before:
                 file.write(orjson.dumps({"options": self.options}) + b"\n")
         file.flush()
-        self._file = file
-        return file
 
     @property
     def is_begun(self) -> bool:
@@ -189,7 +200,8 @@ class Run:
     def close(self, *, interrupted: bool = False) -> None:
         """Close the file, and remove it if nothing is left to do, or nothing was sent."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what could not be written was told before
+                self._file.close()
             self._file = None
         if self.is_complete and not (interrupted and self.sent_digests):
             self.path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import httpx
 
 from fedstac import __version__
 from fedstac.client.credentials import ANSWER_SECONDS, EARLY_SECONDS, ask, endpoint_in, metadata_of, refusal_reason
-from fedstac.client.transport import ClientError, LoginFailed, TokenSource
+from fedstac.client.transport import ClientError, LoginFailed, TokenSource, open_http
 from fedstac.domain.addresses import is_safe
 from fedstac.settings import Misconfigured
 
@@ -82,7 +82,7 @@ class ServiceTokens:
         """Ask the provider for a token (RFC 6749, 4.4.2)."""
         if self._http is not None:
             return self._ask(self._http)
-        with httpx.Client(timeout=ANSWER_SECONDS, headers={"User-Agent": f"fedstac/{__version__}"}) as http:
+        with open_http(httpx.Client, timeout=ANSWER_SECONDS, headers={"User-Agent": f"fedstac/{__version__}"}) as http:
             return self._ask(http)
 
     def _ask(self, http: httpx.Client) -> _Token:
@@ -102,7 +102,7 @@ class ServiceTokens:
             )
         text, lifetime = answer.get("access_token"), answer.get("expires_in", UNSTATED_SECONDS)
         is_bearer = isinstance(text, str) and text and str(answer.get("token_type", "")).lower() == "bearer"
-        if not is_bearer or not isinstance(lifetime, int | float):
+        if not is_bearer or not isinstance(lifetime, int | float) or lifetime <= 0:
             raise LoginFailed(f"{account.issuer} answered without a bearer token; tell its operators")
         early = min(EARLY_SECONDS, lifetime / 2)
         return _Token(str(text), before + lifetime - early, before + lifetime)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, Final, TypeAlias, TypeVar
 
 import httpx
@@ -18,8 +20,14 @@ from fedstac.domain.errors import Finding, Severity
 
 AGAIN = (429, 502, 503, 504)  # the server, or a proxy before it, cannot just now
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_RETRY_AFTER = 0.5, 20.0, 300.0  # seconds
+OF_NETWORK: Final = (
+    *(name for each in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY") for name in (each, each.lower())),
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # variables that httpx reads  # fmt: skip
 
 T = TypeVar("T")
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
+NO_ANSWER: Final = (httpx.TransportError, httpx.DecodingError)
 
 
 class ClientError(Exception):
@@ -28,6 +36,10 @@ class ClientError(Exception):
 
 class Unreachable(ClientError):
     """No answer after all tries: the address is wrong, or the network or the server is away."""
+
+
+class EnvironmentBroken(ClientError):
+    """The environment names a proxy, or certificates, with which no request can be sent."""
 
 
 class Stalled(ClientError):
@@ -106,8 +118,7 @@ Exchange: TypeAlias = Generator[ServerCall | Pause, httpx.Response, T]
 def object_of(call: ServerCall) -> Exchange[dict[str, Any]]:
     """Send a call, and return the JSON object of its answer."""
     response = yield call
-    document: dict[str, Any] = json_of(response, call.path)
-    return document
+    return json_of(response)
 
 
 def no_notice(reason: str, seconds: float) -> None:
@@ -120,17 +131,18 @@ class Tries:
     def __init__(self, url: str, retries: int, on_retry: OnRetry = no_notice) -> None:
         self._url, self._retries, self._attempt, self._on_retry = url, retries, 0, on_retry
 
-    def after_error(self, error: httpx.TransportError) -> float:
+    def after_error(self, error: httpx.RequestError) -> float:
         """Return seconds to the next try. Unreachable if all are used up, or none would help."""
         hopeless = isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol)
         reason = str(error) or type(error).__name__
+        trouble, question = "does not answer", "is the address right, and does it run?"
+        if isinstance(error, httpx.DecodingError):
+            trouble, question = "sends a compressed answer that is damaged", "is there a proxy on the way?"
         if hopeless or self._attempt >= self._retries:
             tries = self._attempt + 1
             times = "once" if tries == 1 else f"{tries} times"
-            raise Unreachable(
-                f"{self._url} does not answer (tried {times}: {reason}); is the address right, and does it run?"
-            ) from error
-        return self._pause(0.0, f"{self._url} does not answer ({reason})")
+            raise Unreachable(f"{self._url} {trouble} (tried {times}: {reason}); {question}") from error
+        return self._pause(0.0, f"{self._url} {trouble} ({reason})")
 
     def after(self, response: httpx.Response, path: str) -> float | None:
         """Return seconds to the next try; None if this is a successful answer. A Refusal where it is final and none."""
@@ -150,8 +162,15 @@ class Tries:
 
 
 def checked_address(url: str) -> str:
+    """Return the address of a server without a slash at its end. ValueError for what is none."""
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{url!r} is no address of a server; it begins with http:// or https://")
+    try:
+        host = httpx.URL(url).host
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"{url!r} is no address of a server: {error}") from None
+    if not host or ("%" in host and ":" not in host):  # what no host may have is escaped there
+        raise ValueError(f"{url!r} is no address of a server; it names none")
     return url.rstrip("/")
 
 
@@ -191,14 +210,14 @@ class Transport:
         self.url = checked_address(url)
         self._retries, self._timeout, self._on_retry = retries, timeout, on_retry
         self._token = token or None
-        self._http = http or httpx.Client(timeout=timeout)
+        self._http = http or open_http(httpx.Client, timeout=timeout)
 
     def close(self) -> None:
         self._http.close()
 
-    def json(self, method: str, path: str, **options: Any) -> Any:
-        """Return the JSON of a successful answer; see `send`."""
-        return json_of(self.send(method, path, **options), self.url + path)
+    def json(self, method: str, path: str, **options: Any) -> JsonObject:
+        """Return the JSON object of a successful answer; see `send`."""
+        return json_of(self.send(method, path, **options))
 
     def send(
         self,
@@ -228,7 +247,7 @@ class Transport:
                 pause = tries.after(response, call.path)
             except httpx.InvalidURL:
                 raise too_long(call) from None
-            except httpx.TransportError as error:
+            except NO_ANSWER as error:
                 pause = tries.after_error(error)
             if pause is None:
                 return response
@@ -254,19 +273,63 @@ class Transport:
             return result
 
 
-def json_of(response: httpx.Response, address: str) -> Any:
-    """Return the JSON of an answer. Failed if it is none."""
+class JsonObject(dict[str, Any]):
+    """The object of an answer. A member that it lacks is no KeyError: then it was no node that answered.
+
+    Gateways, and servers of another kind, say 200 to whatever they are asked. refuse: makes the error of a sentence.
+    """
+
+    def __init__(self, members: Mapping[str, Any], address: str, refuse: Callable[[str], Exception]) -> None:
+        super().__init__(members)
+        self._address, self._refuse = address, refuse
+
+    def __missing__(self, name: str) -> Any:
+        raise self._refuse(f"{self._address} answered without {name!r}; is it the address of a fedstac node?")
+
+
+def no_node(detail: str) -> Failed:
+    """Return the error of an answer that no node gives."""
+    return Failed(HTTPStatus.OK, "no-node", detail)
+
+
+def json_of(response: httpx.Response) -> JsonObject:
+    """Return the JSON object of an answer. Failed if it is none."""
+    value = value_of(response)
+    if not isinstance(value, dict):
+        raise Failed(response.status_code, "no-json", f"{url_of(response)} did not answer with a JSON object")
+    return JsonObject(value, url_of(response), no_node)
+
+
+def value_of(response: httpx.Response) -> Any:
+    """Return the JSON of an answer, of whatever kind. Failed if it is none."""
     try:
         return orjson.loads(response.content)
     except orjson.JSONDecodeError:
-        raise Failed(response.status_code, "no-json", f"{address} did not answer with JSON") from None
+        detail = f"{url_of(response)} did not answer with JSON"
+        raise Failed(response.status_code, "no-json", detail) from None
+
+
+def url_of(response: httpx.Response) -> str:
+    """Return what was asked, without its parameters."""
+    return str(response.url.copy_with(query=None))
+
+
+def open_http(kind: Callable[..., Http], **options: Any) -> Http:
+    """Return a client of httpx. EnvironmentBroken where it cannot use the proxy or certificates of the environment."""
+    try:
+        return kind(**options)
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        variables = ", ".join(name for name in OF_NETWORK if os.environ.get(name)) or "the proxy and the certificates"
+        socks = "; for a SOCKS proxy: pip install 'httpx[socks]'" if isinstance(error, ImportError) else ""
+        reason = "socksio is not installed" if socks else str(error)
+        raise EnvironmentBroken(f"no request can be sent ({reason}); see to {variables}{socks}") from error
 
 
 def retry_after(value: str, now: datetime) -> float:
     """Return seconds of a Retry-After header (RFC 9110, 10.2.3), which is a number or a date; 0 if it is neither."""
     try:
         seconds = float(value) if value.isdecimal() else (parsedate_to_datetime(value) - now).total_seconds()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
     return max(0.0, min(seconds, LONGEST_RETRY_AFTER))
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import httpx
+
+from fedstac.client.transport import no_node, url_of, value_of
 from fedstac.domain.errors import Finding
 
 SHA256 = re.compile(r"1220([0-9a-fA-F]{64})")  # as a multihash: the kind, the length, the digest
@@ -124,6 +127,14 @@ class FeedPage:
 
     events: tuple[Mapping[str, Any], ...]
     cursor: str
+
+    @classmethod
+    def read(cls, response: httpx.Response) -> FeedPage:
+        """Read an answer of GET /events. Failed if it is none."""
+        events = value_of(response)
+        if not isinstance(events, list) or "x-cursor" not in response.headers:
+            raise no_node(f"{url_of(response)} did not answer with a page of events")
+        return cls(tuple(events), response.headers["x-cursor"])
 
 
 @dataclass(frozen=True, slots=True)

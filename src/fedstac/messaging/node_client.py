@@ -12,7 +12,7 @@ import orjson
 
 from fedstac.client.credentials import Away
 from fedstac.client.service import ServiceTokens
-from fedstac.client.transport import ClientError
+from fedstac.client.transport import ClientError, JsonObject
 from fedstac.messaging.sources import BehindRetention, NotServed, SourceAway, SourceRefused
 from fedstac.messaging.sources.addresses import SourceAddress
 
@@ -40,9 +40,24 @@ class NodeClient:
     ) -> None:
         await self._client.aclose()
 
-    async def get_json(self, path: str, parameters: Mapping[str, Any] | None = None) -> Any:
-        """Return the JSON of an answer."""
-        return orjson.loads((await self.send("GET", path, parameters)).content)
+    async def get_json(self, path: str, parameters: Mapping[str, Any] | None = None) -> JsonObject:
+        """Return the JSON object of an answer."""
+        return self.object_of(await self.send("GET", path, parameters), path)
+
+    def object_of(self, answer: httpx.Response, path: str) -> JsonObject:
+        """Return the JSON object of an answer. SourceAway where another server has answered, as a proxy does."""
+        value = self.value_of(answer, path)
+        if not isinstance(value, dict):
+            raise SourceAway(f"{self._client.base_url}{path} did not answer with a JSON object")
+        return JsonObject(value, f"{self._client.base_url}{path}", SourceAway)
+
+    def value_of(self, answer: httpx.Response, path: str) -> Any:
+        """Return the JSON of an answer, of whatever kind."""
+        try:
+            return orjson.loads(answer.content)
+        except orjson.JSONDecodeError:
+            address = f"{self._client.base_url}{path}"
+            raise SourceAway(f"{address} did not answer with JSON; is there a proxy before it?") from None
 
     async def send(
         self, method: str, path: str, parameters: Mapping[str, Any] | None = None, *, content: bytes | None = None

@@ -79,13 +79,17 @@ class Origin(NodeClient):
         body: dict[str, object] = {"epoch": through.epoch, "through": through.pos, "exceptions": list(exceptions)}
         if consumer is not None:
             body["consumer"] = consumer
-        await self.send("POST", "/events/status", content=orjson.dumps(body))
+        path = "/events/status"
+        answer = await self.send("POST", path, content=orjson.dumps(body))
+        if answer.content:  # a node says no more than 204; the page of a proxy is no acknowledgement
+            self.object_of(answer, path)
 
     async def report(self, reports: Sequence[Mapping[str, object]]) -> list[ReportResult]:
         """Tell the origin how far this node is with its parts of deletions. Return what became of each report."""
-        answer = await self.send("POST", "/deletions/reports", content=orjson.dumps({"reports": reports}))
+        path = "/deletions/reports"
+        answer = self.object_of(await self.send("POST", path, content=orjson.dumps({"reports": reports})), path)
         try:
-            results = [ReportResult(each["result"]) for each in orjson.loads(answer.content)["reports"]]
+            results = [ReportResult(each["result"]) for each in answer["reports"]]
         except (LookupError, TypeError, ValueError) as error:
             raise SourceAway(f"the answer to reports on deletions cannot be read: {error!r}"[:300]) from error
         if len(results) != len(reports):

@@ -7,11 +7,9 @@ import math
 from dataclasses import dataclass
 from types import TracebackType
 
-import orjson
-
 from fedstac.domain.events import Cursor
 from fedstac.messaging.node_client import NodeClient
-from fedstac.messaging.sources import EventPage, Offsets, is_clearing
+from fedstac.messaging.sources import EventPage, Offsets, SourceAway, is_clearing
 from fedstac.messaging.sources.addresses import SourceAddress
 
 
@@ -61,7 +59,10 @@ class HttpSource(NodeClient):
     async def _fetch(self, after: Cursor, limit: int, wait: float) -> EventPage:
         parameters = {"after": str(after), "limit": limit, "wait": math.ceil(wait)}
         response = await self.send("GET", "/events", parameters)
-        events, cursor = orjson.loads(response.content), Cursor.parse(response.headers["x-cursor"])
+        events = self.value_of(response, "/events")
+        if not isinstance(events, list) or "x-cursor" not in response.headers:
+            raise SourceAway("the source did not answer with a page of events; is there a proxy before it?")
+        cursor = Cursor.parse(response.headers["x-cursor"])
         if len(events) > 1 and is_clearing(events[-1]):
             events, cursor = events[:-1], Cursor(cursor.epoch, int(events[-2]["pos"]))
         return EventPage(events, cursor)
