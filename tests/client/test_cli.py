@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress

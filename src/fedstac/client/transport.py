@@ -296,8 +296,8 @@ def json_of(response: httpx.Response) -> JsonObject:
     """Return the JSON object of an answer. Failed if it is none."""
     value = value_of(response)
     if not isinstance(value, dict):
-        raise Failed(response.status_code, "no-json", f"{url_of(response)} did not answer with a JSON object")
-    return JsonObject(value, url_of(response), no_node)
+        raise Failed(response.status_code, "no-json", f"{request_url_of(response)} did not answer with a JSON object")
+    return JsonObject(value, request_url_of(response), no_node)
 
 
 def value_of(response: httpx.Response) -> Any:
@@ -305,11 +305,11 @@ def value_of(response: httpx.Response) -> Any:
     try:
         return orjson.loads(response.content)
     except orjson.JSONDecodeError:
-        detail = f"{url_of(response)} did not answer with JSON"
+        detail = f"{request_url_of(response)} did not answer with JSON"
         raise Failed(response.status_code, "no-json", detail) from None
 
 
-def url_of(response: httpx.Response) -> str:
+def request_url_of(response: httpx.Response) -> str:
     """Return what was asked, without its parameters."""
     return str(response.url.copy_with(query=None))
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from fedstac.client.transport import no_node, url_of, value_of
+from fedstac.client.transport import no_node, request_url_of, value_of
 from fedstac.domain.errors import Finding
 
 SHA256 = re.compile(r"1220([0-9a-fA-F]{64})")  # as a multihash: the kind, the length, the digest
@@ -133,7 +133,7 @@ class FeedPage:
         """Read an answer of GET /events. Failed if it is none."""
         events = value_of(response)
         if not isinstance(events, list) or "x-cursor" not in response.headers:
-            raise no_node(f"{url_of(response)} did not answer with a page of events")
+            raise no_node(f"{request_url_of(response)} did not answer with a page of events")
         return cls(tuple(events), response.headers["x-cursor"])
 
 
