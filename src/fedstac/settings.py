@@ -308,6 +308,17 @@ def environment_of_children() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith((PREFIX, "PG"))}
 
 
+OF_NETWORK: Final = (
+    *(name for each in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY") for name in (each, each.lower())),
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # what httpx reads  # fmt: skip
+
+
+def network_variables() -> list[str]:
+    """Return the variables of proxies and certificates that are set."""
+    return [name for name in OF_NETWORK if os.environ.get(name)]
+
+
 # --- folders; NoHome where a user has none ---
 
 

@@ -10,6 +10,7 @@ import httpx
 import orjson
 import pytest
 
+from fedstac import settings
 from fedstac.client import AsyncClient, Client, transport
 from fedstac.client.documents import DocumentTrouble, ReadyDocument
 from fedstac.client.publishing import Publishing, sort_out
@@ -248,7 +249,7 @@ def test_a_token_from_a_file_may_end_with_a_line_break() -> None:
 def test_what_the_environment_says_of_the_network_and_cannot_be_is_named(
     name: str, value: str, phrase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for each in transport.OF_NETWORK:
+    for each in settings.OF_NETWORK:
         monkeypatch.delenv(each, raising=False)
     monkeypatch.setenv(name, value)
     monkeypatch.setattr("httpx._transports.default.create_ssl_context", httpx.create_ssl_context)  # not made once

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -20,10 +19,6 @@ from fedstac.domain.errors import Finding, Severity
 
 AGAIN = (429, 502, 503, 504)  # the server, or a proxy before it, cannot just now
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_RETRY_AFTER = 0.5, 20.0, 300.0  # seconds
-OF_NETWORK: Final = (
-    *(name for each in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY") for name in (each, each.lower())),
-    "SSL_CERT_FILE", "SSL_CERT_DIR",
-)  # variables that httpx reads  # fmt: skip
 
 T = TypeVar("T")
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
@@ -319,7 +314,9 @@ def open_http(kind: Callable[..., Http], **options: Any) -> Http:
     try:
         return kind(**options)
     except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
-        variables = ", ".join(name for name in OF_NETWORK if os.environ.get(name)) or "the proxy and the certificates"
+        from fedstac import settings  # pydantic takes long to import, and few need it here
+
+        variables = ", ".join(settings.network_variables()) or "the proxy and the certificates"
         socks = "; for a SOCKS proxy: pip install 'httpx[socks]'" if isinstance(error, ImportError) else ""
         reason = "socksio is not installed" if socks else str(error)
         raise EnvironmentBroken(f"no request can be sent ({reason}); see to {variables}{socks}") from error
