@@ -231,6 +231,9 @@ def _serve(address: str) -> None:
                     forked = os.fork()
                     if not forked:
                         connection.close()
+                        for descriptor, other in running.values():  # else it complains of them as left open
+                            os.close(descriptor)
+                            other.close()
                         _become(content, streams, Forks(address))
                         return
                     for stream in streams:
