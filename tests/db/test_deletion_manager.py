@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,6 +31,7 @@ from fedstac.workers import deletions as manager
 from fedstac.workers.deleting import Caller
 from tests.db import writing
 from tests.db.writing import ANNA, Connect
+from tests.support.forking import shared
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CALLER = Caller(ANNA, Policy())
@@ -389,7 +389,7 @@ asyncio.run(manage())
 async def die(west: Node, words: str, *, revised_at_once: int = 500) -> None:
     """Run a manager that is killed at a failpoint."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", MANAGE, west.settings.dsn, f"deletions.{words}", str(revised_at_once), cwd=REPOSITORY
+        *shared().program, "-c", MANAGE, west.settings.dsn, f"deletions.{words}", str(revised_at_once), cwd=REPOSITORY
     )
     assert await child.wait() == -signal.SIGKILL, words
 

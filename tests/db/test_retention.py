@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -23,6 +22,7 @@ from fedstac.workers import retention as worker
 from tests.db import writing
 from tests.db.writing import Connect
 from tests.support.databases import name_in
+from tests.support.forking import shared
 from tests.support.places import REPOSITORY
 
 ITEMS = list(sample.items(60, versions=2))
@@ -247,7 +247,7 @@ async def test_a_process_that_is_killed_in_a_step_leaves_the_log_sound_and_the_n
     await publish(conn, owner)
     for name in ("forgotten", "swept", "dropped"):
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", RETAIN, keen.settings.dsn, f"retention.{name}=kill", cwd=REPOSITORY
+            *shared().program, "-c", RETAIN, keen.settings.dsn, f"retention.{name}=kill", cwd=REPOSITORY
         )
         assert await child.wait() == -signal.SIGKILL, name
         assert await invariants.check(owner) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from uuid import uuid4
@@ -26,6 +25,7 @@ from fedstac.settings import Settings
 from fedstac.workers import publisher
 from tests.db import writing
 from tests.db.writing import Connect
+from tests.support.forking import shared
 from tests.support.waiting import PATIENCE
 
 SEED = 20260
@@ -42,7 +42,7 @@ async def test_eight_writers_over_the_same_lineages_lose_nothing(west: Node, dsn
     sequencing = asyncio.create_task(sequence_until(done, await connect()))
     elsewhere = [
         await asyncio.create_subprocess_exec(
-            sys.executable,
+            *shared().program,
             "-m",
             "tests.db.writing",
             dsn,

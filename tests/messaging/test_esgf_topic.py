@@ -25,7 +25,7 @@ from fedstac.messaging.sources.addresses import SourceAddress, SourcesUnclear, r
 from fedstac.workers import following, index_node
 from tests.messaging import story
 from tests.support.brokers import fresh_name
-from tests.support.commands import start
+from tests.support.commands import StartCommand
 from tests.support.esgf_messages import ANNOTATE, ERRATA, ID, ITEM, LATER, RETRACT, SUPERSEDE, patch, post, version
 from tests.support.failpoints import environment
 from tests.support.waiting import PATIENCE, until
@@ -282,7 +282,7 @@ async def test_an_index_node_is_made_anew_from_the_topic(node: Node, conn: Conne
 @pytest.mark.long
 @pytest.mark.kafka
 async def test_an_index_node_that_is_killed_again_and_again_goes_on(
-    make_database: Callable[[], str], topic: Topic, tmp_path: Path
+    make_database: Callable[[], str], topic: Topic, tmp_path: Path, start_command: StartCommand
 ) -> None:
     """The process ends in the middle of a page, then by -9 while it waits; nothing is lost or doubled."""
     dsn = make_database()
@@ -300,14 +300,14 @@ async def test_an_index_node_that_is_killed_again_and_again_goes_on(
             for item in items[n::3]:
                 topic.send(post(item, n), patch(ANNOTATE, n, item["id"]), key=item["id"])
             deadly = environment(failpoint) if failpoint else {}
-            process = await start("index-node", folder=tmp_path, **variables, **deadly)
+            process = await start_command("index-node", folder=tmp_path, **variables, **deadly)
             if failpoint:
                 await asyncio.wait_for(process.communicate(), PATIENCE)
                 continue
             await through(40)
             process.kill()
             await process.communicate()
-        process = await start("index-node", folder=tmp_path, **variables)
+        process = await start_command("index-node", folder=tmp_path, **variables)
         topic.send(patch(RETRACT, 9, items[-1]["id"]), key=items[-1]["id"])
         await through(41)
         process.terminate()

@@ -34,7 +34,7 @@ from tests.messaging.relaying import (
 )
 from tests.support import failpoints
 from tests.support.brokers import fresh_name
-from tests.support.commands import start
+from tests.support.commands import StartCommand
 from tests.support.receivers import listening
 from tests.support.sinks import ACCEPTED, Message, NatsStream, Receiver, hook, kafka_topic, nats_stream
 from tests.support.waiting import PATIENCE, until
@@ -420,7 +420,7 @@ async def test_after_a_fork_the_log_goes_on_in_the_new_epoch(
 
 @pytest.mark.long
 async def test_a_relay_that_is_killed_anywhere_loses_and_doubles_nothing(
-    node: Node, conn: Connection, dsn: str, nats: NatsStream, tmp_path: Path
+    node: Node, conn: Connection, dsn: str, nats: NatsStream, tmp_path: Path, start_command: StartCommand
 ) -> None:
     await fill(conn, 600)
     await add_sink(conn, nats.address)
@@ -431,7 +431,7 @@ async def test_a_relay_that_is_killed_anywhere_loses_and_doubles_nothing(
     await fill(conn, 1, first=1201, size=20_000)
     await fill(conn, 2799, first=1202)
     for words in ("relay.read=kill:2", "relay.published=kill", "relay.buried=kill", "relay.noted=kill"):
-        process = await start(
+        process = await start_command(
             "relay", folder=tmp_path, FEDSTAC_DSN=dsn, FEDSTAC_NODE="west", **failpoints.environment(words)
         )
         await asyncio.wait_for(process.communicate(), PATIENCE)

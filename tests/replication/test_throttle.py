@@ -15,6 +15,7 @@ import pytest
 
 from fedstac.replication.policy_file import PolicyFile
 from fedstac.replication.throttle import SharedThrottle
+from tests.support.forking import shared
 from tests.support.waiting import until
 
 CAP = 8_000_000
@@ -25,7 +26,7 @@ sources:
   - {name: slow, hosts: [a.example, "*.b.example"], bandwidth: %s}
   - {name: fast, hosts: [c.example]}
 """
-TAKER = [sys.executable, "-m", "tests.support.byte_taker"]
+TAKER = ("-m", "tests.support.byte_taker")
 
 
 @pytest.fixture
@@ -49,8 +50,10 @@ def allow(policy: Path, file: PolicyFile, bandwidth: str) -> bool:
 def bytes_taken(processes: ExitStack, dsn: str, policy: Path, count: int, workers: int, seconds: float) -> int:
     """Return what several processes got together in so many seconds, with as many workers each."""
     takers = [
-        processes.enter_context(subprocess.Popen([*TAKER, dsn, str(policy), host, str(workers)], text=True,
-                                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        processes.enter_context(subprocess.Popen(
+            [*shared().program, *TAKER, dsn, str(policy), host, str(workers)], text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ))
         for host in ["a.example", "x.b.example"] * (count // 2)
     ]  # fmt: skip
     for taker in takers:

@@ -18,6 +18,11 @@ from tests.scenarios import watching
 INDEX_NODES = ("east", "south", "north")  # those that get a token; a test starts what it needs
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forked(forked_federations: None) -> None:
+    """Every federation here is of processes that are forked."""
+
+
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder that the account of PostgreSQL can enter."""
@@ -28,7 +33,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def durable(folder: Path) -> Iterator[embedded.Cluster]:
+def durable(folder: Path, copied: None) -> Iterator[embedded.Cluster]:
     """A cluster that keeps what it has committed when it is killed."""
     with embedded.cluster(folder / "pg") as cluster:
         yield cluster

@@ -9,8 +9,7 @@ import re
 import signal
 import stat
 import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pytest
 from fedstac.demo import kafka, sample
 from fedstac.demo.brokers import BrokerMissing
 from fedstac.messaging.sinks import SinkTarget, open_sink
-from tests.scenarios.demonstrations import ENVIRONMENT, ITEMS, OWN_PROGRAM, Demo, command, demo
+from tests.scenarios.demonstrations import ENVIRONMENT, ITEMS, Demo, command, demo
 from tests.scenarios.watching import wait_until
 from tests.support.forking import Forks
 from tests.support.places import SHARED
@@ -57,9 +56,12 @@ def test_ctrl_c_ends_everything(folder: Path) -> None:
 
 
 BROKER = ("--broker", "nats")
+Check = Callable[..., tuple[int, dict[str, Any]]]
 
 
-def test_kill_9_leaves_nothing_running_and_the_next_start_publishes_nothing_again(folder: Path) -> None:
+def test_kill_9_leaves_nothing_running_and_the_next_start_publishes_nothing_again(
+    folder: Path, command_forks: Forks
+) -> None:
     """The next start says that it uses the data again, and the stream; a start with --fresh throws both away."""
     with demo(folder, options=BROKER) as first:
         events = first.announced()
@@ -68,7 +70,7 @@ def test_kill_9_leaves_nothing_running_and_the_next_start_publishes_nothing_agai
         first.process.kill()
         first.process.wait()
         wait_until(lambda: not first.left(), what="everything has ended with its parent")
-    with demo(folder, options=BROKER) as second:
+    with demo(folder, options=BROKER, program=command_forks.program) as second:
         assert second.matched() == ITEMS
         assert second.announced() == events
         wait_until(lambda: second.sent() == events, what="the relay knows where the stream ends")
@@ -77,7 +79,7 @@ def test_kill_9_leaves_nothing_running_and_the_next_start_publishes_nothing_agai
         second.process.send_signal(signal.SIGTERM)
         assert second.process.wait(PATIENCE) == 0, second.output.read_text()
         assert second.left() == {}
-    with demo(folder, 3, options=("--fresh", *BROKER)) as third:
+    with demo(folder, 3, options=("--fresh", *BROKER), program=command_forks.program) as third:
         assert "reusing" not in third.output.read_text()
         assert (third.matched(), third.matched("stream_index")) == (3, 3)
         assert stored_positions(third.about["stream"]) == [*range(1, third.announced() + 1)]
@@ -122,8 +124,8 @@ def stored_positions(stream: str) -> list[int]:
 class Terminal:
     """Somebody with a home of their own, who uses the command line at a demonstration."""
 
-    def __init__(self, home: Path, running: Demo) -> None:
-        self.home = home
+    def __init__(self, home: Path, running: Demo, program: Sequence[str]) -> None:
+        self.home, self._program = home, program
         self._environment = {
             **ENVIRONMENT, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_STATE_HOME": str(home),
             "FEDSTAC_URL": running.about["api"], "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
@@ -131,7 +133,7 @@ class Terminal:
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "fedstac.cli", *arguments], env=self._environment, cwd=self.home, text=True,
+            [*self._program, *arguments], env=self._environment, cwd=self.home, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -146,6 +148,7 @@ class Terminal:
             assert process.stderr is not None
             page = process.stderr.readline().removeprefix("open ").strip()
             code = process.stderr.readline().removeprefix("and confirm the code ").strip()
+            assert page.startswith("http://"), page
             shown = httpx.get(page, trust_env=False).text
             assert code in shown
             [subject] = re.findall(rf'<button name="subject" value="(\w*)">{button}</button>', shown)
@@ -155,13 +158,13 @@ class Terminal:
             return out + err
 
 
-def test_log_in_publish_and_log_out(folder: Path, tmp_path: Path) -> None:
+def test_log_in_publish_and_log_out(folder: Path, tmp_path: Path, command_forks: Forks) -> None:
     ours = [item for item in sample.items(400, start=ITEMS) if item["properties"]["cmip6:institution_id"] == "NCAR"]
     for n, item in enumerate(ours[:2]):
         (tmp_path / f"{n}.json").write_bytes(orjson.dumps(item))
     (own := folder / "logins").mkdir()
-    with demo(own) as running:
-        terminal = Terminal(tmp_path, running)
+    with demo(own, program=command_forks.program) as running:
+        terminal = Terminal(tmp_path, running, command_forks.program)
         assert "you refused" in terminal.log_in("Refuse")
         assert "as Nina of NCAR" in terminal.log_in("Nina of NCAR")
         [kept] = (tmp_path / "fedstac").glob("*.json")
@@ -185,18 +188,24 @@ def test_log_in_publish_and_log_out(folder: Path, tmp_path: Path) -> None:
         assert terminal.run("publish", "1.json", "--wait")[0] == 0
 
 
-def check(*arguments: object, program: Sequence[str] = OWN_PROGRAM) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run(
-        command("--check", "--output", "json", *arguments, program=program),
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.stdout, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, json.loads(done.stdout)
+@pytest.fixture
+def check(command_forks: Forks) -> Check:
+    """Runs a demonstration that checks itself; its exit code and report."""
+
+    def run_check(*arguments: object) -> tuple[int, dict[str, Any]]:
+        done = subprocess.run(
+            command("--check", "--output", "json", *arguments, program=command_forks.program),
+            env=ENVIRONMENT, capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        assert done.stdout, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    return run_check
 
 
-def test_a_check_accounts_for_every_item(command_forks: Forks) -> None:
-    code, report = check("--items", 600, program=command_forks.program)
+def test_a_check_accounts_for_every_item(check: Check) -> None:
+    code, report = check("--items", 600)
     assert report.pop("seconds") > 0
     assert report.pop("rate") > 0
     assert report == {
@@ -207,7 +216,7 @@ def test_a_check_accounts_for_every_item(command_forks: Forks) -> None:
     assert code == 0
 
 
-def test_a_check_reads_every_copy_loads_beside_services_and_leads_a_deletion_to_its_end() -> None:
+def test_a_check_reads_every_copy_loads_beside_services_and_leads_a_deletion_to_its_end(check: Check) -> None:
     code, report = check("--items", 60, *REPLICA, "--services", "--deletion")
     assert report["services"] == {
         "loaded": 50, "deleted": 20, "grants_closed": 20, "subscriptions": 20, "agree": True,
@@ -220,7 +229,9 @@ def test_a_check_reads_every_copy_loads_beside_services_and_leads_a_deletion_to_
     assert (code, report["ok"], report["published"], report["visible"]) == (0, True, 60, {"east": 60, "south": 60})
 
 
-def test_a_check_counts_what_is_refused_and_fails_if_it_is_not_what_is_expected(folder: Path, tmp_path: Path) -> None:
+def test_a_check_counts_what_is_refused_and_fails_if_it_is_not_what_is_expected(
+    folder: Path, tmp_path: Path, check: Check
+) -> None:
     items = list(sample.items(30))
     del items[7]["properties"]
     items[11]["id"] = "CMIP6.of.no.form"
@@ -235,7 +246,7 @@ def test_a_check_counts_what_is_refused_and_fails_if_it_is_not_what_is_expected(
 
 @pytest.mark.shared
 @pytest.mark.kafka
-def test_a_check_accounts_for_real_dataset_names(folder: Path) -> None:
+def test_a_check_accounts_for_real_dataset_names(folder: Path, check: Check) -> None:
     try:
         kafka.install()
     except BrokerMissing as error:

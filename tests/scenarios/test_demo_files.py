@@ -17,10 +17,11 @@ from fedstac.demo.replica import POLICY
 from fedstac.domain.replication.policy import ReplicaAction, ReplicaPolicy
 from tests.support.faulty_proxy import FaultPlan, faults_at, faulty_proxy
 from tests.support.file_servers import file_server
+from tests.support.forking import Forks
 
 
 @pytest.fixture(scope="module")
-def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def http(tmp_path_factory: pytest.TempPathFactory, command_forks: Forks) -> Iterator[httpx.Client]:
     """A client of a file server with /a/data.nc, hidden files, and a secret beside its folder."""
     root: Path = tmp_path_factory.mktemp("files")
     folder = root / "served"
@@ -30,7 +31,7 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     (folder / ".hidden").write_bytes(b"hidden")
     (root / "secret").write_bytes(b"secret")
     (folder / "link").symlink_to(root / "secret")
-    with file_server(folder) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with file_server(command_forks.program, folder) as url, httpx.Client(base_url=url, trust_env=False) as client:
         yield client
 
 

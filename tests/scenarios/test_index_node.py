@@ -29,9 +29,7 @@ from tests.scenarios.watching import (
 )
 from tests.support import failpoints
 
-pytestmark = [
-    pytest.mark.xdist_group("index-node"), pytest.mark.long, pytest.mark.usefixtures("forked_federations"),
-]  # fmt: skip
+pytestmark = [pytest.mark.xdist_group("index-node"), pytest.mark.long]
 
 
 @contextmanager

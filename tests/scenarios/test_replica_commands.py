@@ -18,6 +18,7 @@ from fedstac.domain.replication.states import SERVED_TIER
 from fedstac.workers.replica_verifying import Tiers, VerificationLimits, Verifier
 from tests.support.commands import Fedstac
 from tests.support.file_servers import file_server
+from tests.support.forking import Forks
 from tests.support.nodes import Api
 from tests.support.waiting import until
 
@@ -62,13 +63,13 @@ async def faults_of_entries(dsn: str, copies: Path) -> dict[str, int]:
 
 
 async def test_sync_alone_fetches_verifies_and_announces_and_a_lost_file_comes_back(
-    api: Api, make_database: Callable[[], str], fedstac: Fedstac, tmp_path: Path
+    api: Api, make_database: Callable[[], str], fedstac: Fedstac, command_forks: Forks, tmp_path: Path
 ) -> None:
     originals, copies, policy = tmp_path / "west", tmp_path / "east", tmp_path / "policy.yaml"
     for folder in (originals, copies):
         folder.mkdir()
     token = api.tokens["node:east"]
-    with file_server(originals) as west:
+    with file_server(command_forks.program, originals) as west:
         items = list(datasets(DATASETS, FileFolder(originals, west, FileSizes(1000, 5000), FILES, FILES)))
         await publish(api, items)
         policy.write_text(POLICY.format(west=west))

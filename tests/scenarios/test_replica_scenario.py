@@ -30,6 +30,7 @@ from tests.scenarios import watching
 from tests.scenarios.watching import Publisher, client, settle, values, wait_until
 from tests.support.faulty_proxy import FaultPlan, faults_at, faulty_proxy
 from tests.support.file_servers import file_server
+from tests.support.forking import Forks
 from tests.support.waiting import PATIENCE
 
 pytestmark = [pytest.mark.xdist_group("replica-scenario"), pytest.mark.long]
@@ -76,11 +77,11 @@ def files_of(item: Json) -> list[tuple[str, Json]]:
     return [(key, asset) for key, asset in item["assets"].items() if "file:checksum" in asset]
 
 
-def build(stack: ExitStack, folder: Path, cluster: embedded.Cluster, sizes: FileSizes) -> World:
+def build(stack: ExitStack, forks: Forks, folder: Path, cluster: embedded.Cluster, sizes: FileSizes) -> World:
     """Publish the datasets, and start everything but the replica nodes."""
     originals = folder / "west"
     originals.mkdir()
-    served = stack.enter_context(file_server(originals))
+    served = stack.enter_context(file_server(forks.program, originals))
     drafts = list(datasets(DATASETS, FileFolder(originals, "http://draft.invalid", sizes, FILES, FILES)))
     corrupt = [files_of(item)[2][1]["file:local_path"] for item in drafts[:2]]
     stalls = 0.2 if sizes is SMALL else 5.0
@@ -104,15 +105,15 @@ def build(stack: ExitStack, folder: Path, cluster: embedded.Cluster, sizes: File
         copies.mkdir()
         policy = folder / f"{node}.yaml"
         policy.write_text(POLICY.format(west=proxy, mirror=served))
-        places.append(ReplicaPlace(node, policy, copies, stack.enter_context(file_server(copies))))
+        places.append(ReplicaPlace(node, policy, copies, stack.enter_context(file_server(forks.program, copies))))
         replica.start_replica_node(running, places[-1], provider)
     return World(running, items, places, proxy)
 
 
 @pytest.fixture(scope="module")
-def world(folder: Path, durable: embedded.Cluster) -> Iterator[World]:
+def world(command_forks: Forks, folder: Path, durable: embedded.Cluster) -> Iterator[World]:
     with ExitStack() as stack:
-        yield build(stack, folder, durable, SMALL)
+        yield build(stack, command_forks, folder, durable, SMALL)
 
 
 def states(world: World, node: str) -> dict[str, tuple[str, str]]:
@@ -196,12 +197,12 @@ def test_operators_are_told_of_what_is_parked(world: World) -> None:
 
 
 @pytest.mark.soak
-def test_the_same_with_files_of_1_to_50_mb() -> None:
+def test_the_same_with_files_of_1_to_50_mb(command_forks: Forks) -> None:
     """On the disk: the files and two copies of each take 20 GB and more."""
     folder = Path(tempfile.mkdtemp(prefix="fedstac-replica-", dir="/var/tmp"))
     folder.chmod(0o755)
     try:
         with embedded.cluster(folder / "pg") as cluster, ExitStack() as stack:
-            check_the_end(build(stack, folder, cluster, LARGE))
+            check_the_end(build(stack, command_forks, folder, cluster, LARGE))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

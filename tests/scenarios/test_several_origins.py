@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,14 @@ from tests.scenarios.watching import (
     violations,
     wait_until,
 )
+from tests.support.forking import Forks
 
 pytestmark = [pytest.mark.xdist_group("several-origins"), pytest.mark.long]
 
 HOMES = {"NCAR": "west", "MPI-M": "north"}
 ITEMS = "/collections/CMIP6/items"
 Json = dict[str, Any]
+OnEast = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +93,17 @@ def health(running: Federation) -> tuple[str, dict[str, str]]:
     return health["follower"], health["origins"]
 
 
-def fedstac(running: Federation, *command: str) -> subprocess.CompletedProcess[str]:
-    """Return a command with east's settings, as its operator runs it."""
-    return subprocess.run(
-        [sys.executable, "-m", "fedstac.cli", *command], env=dict(running.processes["east"].environment),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+@pytest.fixture
+def on_east(running: Federation, command_forks: Forks) -> OnEast:
+    """Runs a command with east's settings, as its operator does."""
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command_forks.program, *command], env=dict(running.processes["east"].environment),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return run
 
 
 def test_a_write_at_another_node_is_told_its_home_and_both_are_found(
@@ -125,15 +131,15 @@ def test_a_write_at_another_node_is_told_its_home_and_both_are_found(
     assert violations(running, "east") == []
 
 
-def test_verify_compares_with_both(running: Federation, items: dict[str, Iterator[Json]]) -> None:
+def test_verify_compares_with_both(running: Federation, items: dict[str, Iterator[Json]], on_east: OnEast) -> None:
     for institution in HOMES:
         at_home(running, items, institution, 5)
     settle_both(running)
-    done = fedstac(running, "verify", "-o", "json")
+    done = on_east("verify", "-o", "json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert [(each["origin"], each["compared"] >= 5) for each in report["origins"]] == [("west", True), ("north", True)]
-    only = fedstac(running, "verify", "--source", running.address_of("north"))
+    only = on_east("verify", "--source", running.address_of("north"))
     assert (only.returncode, only.stdout) == (0, "")
     assert "north: " in only.stderr
     assert "west: " not in only.stderr
@@ -141,7 +147,7 @@ def test_verify_compares_with_both(running: Federation, items: dict[str, Iterato
 
 @pytest.mark.parametrize("gone", ["north", "west"])
 def test_one_origin_that_is_away_does_not_stop_the_other(
-    running: Federation, items: dict[str, Iterator[Json]], gone: str
+    running: Federation, items: dict[str, Iterator[Json]], gone: str, on_east: OnEast
 ) -> None:
     [away, here] = sorted(HOMES, key=lambda institution: HOMES[institution] != gone)
     name = "serve" if gone == "west" else gone
@@ -155,7 +161,7 @@ def test_one_origin_that_is_away_does_not_stop_the_other(
     settle(running, at=HOMES[here])
     assert all(found(running, item) for item in (*before, *published))
     assert matched(running) == shown + 10
-    verified = fedstac(running, "verify", "-o", "json")
+    verified = on_east("verify", "-o", "json")
     assert verified.returncode == 5
     assert [each["origin"] for each in json.loads(verified.stdout)["origins"]] == [HOMES[here]]
     running.restart(name)
@@ -165,7 +171,9 @@ def test_one_origin_that_is_away_does_not_stop_the_other(
     assert violations(running, "east") == []
 
 
-def test_one_origin_is_rebuilt_and_the_other_stays(running: Federation, items: dict[str, Iterator[Json]]) -> None:
+def test_one_origin_is_rebuilt_and_the_other_stays(
+    running: Federation, items: dict[str, Iterator[Json]], on_east: OnEast
+) -> None:
     for institution in HOMES:
         at_home(running, items, institution, 4)
     settle_both(running)
@@ -176,11 +184,11 @@ def test_one_origin_is_rebuilt_and_the_other_stays(running: Federation, items: d
                WHERE id IN (SELECT max(id) FROM fedstac.record GROUP BY origin)"""
         )
     assert [len(differences(running, "east", origin)) for origin in HOMES.values()] == [1, 1]
-    done = fedstac(running, "rebuild", "--from", "snapshot", "--source", running.address_of("north"))
+    done = on_east("rebuild", "--from", "snapshot", "--source", running.address_of("north"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("rebuilt north: ")
     assert [len(differences(running, "east", origin)) for origin in HOMES.values()] == [1, 0]
-    done = fedstac(running, "rebuild", "--from", "zero")
+    done = on_east("rebuild", "--from", "zero")
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["rebuilt west", "rebuilt north"]
     assert [differences(running, "east", origin) for origin in HOMES.values()] == [[], []]
@@ -189,7 +197,7 @@ def test_one_origin_is_rebuilt_and_the_other_stays(running: Federation, items: d
     settle_both(running)
 
 
-def test_an_index_node_takes_its_sources_from_the_command_line(running: Federation) -> None:
+def test_an_index_node_takes_its_sources_from_the_command_line(running: Federation, command_forks: Forks) -> None:
     running.make_database("south")
     addresses = [running.address_of(node) for node in HOMES.values()]
     tokens = " ".join(running.issued[node]["node:south"] for node in HOMES.values())
@@ -205,7 +213,7 @@ def test_an_index_node_takes_its_sources_from_the_command_line(running: Federati
         running.processes.pop("south").kill()
     variables = {**os.environ, "FEDSTAC_SOURCE": " ".join(addresses), "FEDSTAC_SOURCE_TOKEN": "one"}
     refused = subprocess.run(
-        [sys.executable, "-m", "fedstac.cli", "index-node"], env=variables, capture_output=True, text=True, check=False
+        [*command_forks.program, "index-node"], env=variables, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 5
     assert "FEDSTAC_SOURCE_TOKEN has 1 tokens for 2 sources" in refused.stderr

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from fedstac.domain.model import Change, Record, State
 from fedstac.domain.vocabulary import DatasetName
 from tests.scenarios.watching import Publisher, digests, fresh_items, settle, values
 from tests.support import failpoints
+from tests.support.forking import Forks
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.long
@@ -63,10 +63,10 @@ def change(item: dict[str, Any], number: int) -> Change:
     return Change(PUBLISHED, None, record, draft)
 
 
-def write_snapshot(running: Federation, folder: Path, **variables: str) -> int:
+def write_snapshot(forks: Forks, running: Federation, folder: Path, **variables: str) -> int:
     """Run the command at west, and return its exit code."""
     environment = {**running.processes["serve"].environment, **variables}
-    command = (sys.executable, "-m", "fedstac.cli", "snapshot", "write", str(folder))
+    command = (*forks.program, "snapshot", "write", str(folder))
     return subprocess.run(command, env=environment, check=False, capture_output=True).returncode
 
 
@@ -82,13 +82,15 @@ def start_south(running: Federation, folder: Path, **variables: str) -> None:
     [4_000, pytest.param(int(os.environ.get("SOAK_RECORDS", "1000000")), marks=pytest.mark.soak)],
     ids=["small", "large"],
 )
-def test_an_empty_node_starts_from_files_killed_on_the_way(running: Federation, folder: Path, count: int) -> None:
+def test_an_empty_node_starts_from_files_killed_on_the_way(
+    running: Federation, command_forks: Forks, folder: Path, count: int
+) -> None:
     asyncio.run(fill(running.database_of("west"), count))
     files = folder / f"snapshot-{count}"
     if count > 25_000:  # of one part
-        assert write_snapshot(running, files, **failpoints.environment("snapshot.part=kill")) == -9
+        assert write_snapshot(command_forks, running, files, **failpoints.environment("snapshot.part=kill")) == -9
         assert not (files / "manifest.json").exists()
-    assert write_snapshot(running, files) == 0
+    assert write_snapshot(command_forks, running, files) == 0
     running.make_database("south")
     groups, is_small = count // BATCH, count < 25_000
     kills = [f"snapshot.written=kill:{max(groups // 4, 1)}", f"snapshot.loaded=kill:{max(groups // 4, 1)}",

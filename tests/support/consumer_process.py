@@ -18,6 +18,7 @@ from fedstac.settings import Settings
 from fedstac.workers import roles
 from fedstac.workers.roles import Role
 from tests.support.forked_children import run_each
+from tests.support.forking import shared
 from tests.support.places import REPOSITORY
 from tests.support.waiting import PATIENCE
 
@@ -27,7 +28,7 @@ ROLES = {role.name: role for role in (roles.INDEX, roles.REPLICA)}
 async def ends_of(settings: Settings, role: Role, *words: str) -> list[int]:
     """Run a process for each of the words; return how each ended."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.consumer_process", role.name, *words, cwd=REPOSITORY,
+        *shared().program, "-m", "tests.support.consumer_process", role.name, *words, cwd=REPOSITORY,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     changed = {name: getattr(settings, name) for name in settings.model_fields_set}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from tests.scenarios.watching import wait_until
 
 
 @contextmanager
-def file_server(folder: Path, *, port: int = 0) -> Iterator[str]:
-    """Run `fedstac file-server` on a folder, and yield its address."""
+def file_server(program: Sequence[str], folder: Path, *, port: int = 0) -> Iterator[str]:
+    """Run `fedstac file-server` on a folder, and yield its address. program: what runs fedstac."""
     with tempfile.TemporaryDirectory() as own:
         ready = Path(own) / "ready"
-        command = [sys.executable, "-m", "fedstac.cli", "file-server", str(folder), "--port", str(port)]
+        command = [*program, "file-server", str(folder), "--port", str(port)]
         process = subprocess.Popen([*command, "--ready-file", str(ready)], env=os.environ)
         try:
             wait_until(lambda: ready.exists() or process.poll() is not None, what="the file server is ready")

@@ -21,6 +21,7 @@ from fedstac.runtime.failpoints import failpoint
 from fedstac.settings import Settings
 from fedstac.workers import deletions, publisher
 from tests.support.forked_children import run_each
+from tests.support.forking import shared
 from tests.support.places import REPOSITORY
 
 STEPS = (
@@ -34,7 +35,7 @@ PURGE_STEPS = STEPS[STEPS.index("worker.claimed") :]
 async def ends_of(dsn: str, *words: str) -> list[int]:
     """Run a process for each of the words; return how each ended."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        *shared().program,
         "-m",
         "tests.support.manager_process",
         dsn,

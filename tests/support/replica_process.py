@@ -26,6 +26,7 @@ from fedstac.settings import Settings
 from fedstac.workers.replica_announcing import Announcer
 from fedstac.workers.replica_transfers import Dispatcher
 from tests.support.fixed_sources import RULES, FixedSources
+from tests.support.forking import shared
 from tests.support.places import REPOSITORY
 
 
@@ -65,7 +66,7 @@ def replica_process(
         "dsn": dsn, "folder": str(folder), "lanes": lanes, "origin": origin, "token": token,
         "block_bytes": block_bytes, "workers": workers,
     }  # fmt: skip
-    command = [sys.executable, "-m", "tests.support.replica_process"]
+    command = [*shared().program, "-m", "tests.support.replica_process"]
     with subprocess.Popen(
         command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as helper:

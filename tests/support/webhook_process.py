@@ -20,6 +20,7 @@ from fedstac.settings import Settings
 from fedstac.workers.subscriptions import WebhookSender
 from tests.support import failpoints
 from tests.support.forked_children import run_each
+from tests.support.forking import shared
 
 LEASE_SECONDS = 3.0
 LOOPBACK = ("127.0.0.0/8",)
@@ -32,7 +33,7 @@ async def sending_processes(dsn: str, words: Sequence[str]) -> AsyncIterator[lis
     Yields the ends of those that were killed, which are known after the block.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.webhook_process", dsn, *words, "-", cwd=failpoints.REPOSITORY,
+        *shared().program, "-m", "tests.support.webhook_process", dsn, *words, "-", cwd=failpoints.REPOSITORY,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     kills: list[int] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -28,6 +27,7 @@ from fedstac.workers import cascading
 from tests.db import writing
 from tests.db.writing import ANNA
 from tests.support.failpoints import once_at
+from tests.support.forking import shared
 from tests.support.places import REPOSITORY
 
 ITEMS = list(sample.items(110))
@@ -56,7 +56,7 @@ async def begin(node: Node, conn: Connection, *roles: str) -> Cascade:
 async def work(dsn: str, *words: str) -> list[int]:
     """Work in processes that are killed at failpoints; return how each ended."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.cascade_process", dsn, *words, cwd=REPOSITORY,
+        *shared().program, "-m", "tests.support.cascade_process", dsn, *words, cwd=REPOSITORY,
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     stdout, _ = await process.communicate()
