@@ -22,10 +22,11 @@ from tests.support.waiting import until
 async def test_a_node_that_works_is_well(dsn: str, start_api: StartApi) -> None:
     api = await start_api(dsn=dsn)
 
-    async def is_leading() -> bool:
-        return bool((await api.anyone.get("/healthcheck")).json()["sequencer"] == "leading")
+    async def has_begun() -> bool:
+        body = (await api.anyone.get("/healthcheck")).json()
+        return bool(body["sequencer"] == "leading" and body["columns"] == "ready")
 
-    await until(is_leading)
+    await until(has_begun)
     response = await api.anyone.get("/healthcheck")
     assert response.status_code == 200
     runs = {"running": 1, "wanted": 1, "restarts": 0}

@@ -187,7 +187,7 @@ class LiveColumns:
         await columns.copy(conn, CopyReader(take))
         self.dictionaries.add_terms(await columns.terms(conn))
         footprints = self.dictionaries.missing_footprints(np.unique(self.table.column("footprint")).tolist())
-        self.dictionaries.add_footprints(footprints, await columns.rectangles(conn))
+        self.dictionaries.add_footprints(footprints, await columns.rectangles(conn) if footprints else {})
         self.dictionaries.place_collections(await columns.collections(conn), await columns.slots(conn))
         self._snapshot, self._history = snapshot, history
         self._starts.prepare()
