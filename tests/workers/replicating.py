@@ -45,6 +45,7 @@ async def plant(conn: Connection, place: Path, id: str) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"whole")
     async with conn.transaction():
-        await conn.execute("UPDATE fedstac.replica_file SET state = 'verified' WHERE n = $1", rows[0]["n"])
+        # the dataset before its files, as the node does: its parts run beside this
         await conn.execute("UPDATE fedstac.replica_dataset SET state = 'announced' WHERE n = $1", rows[0]["n"])
+        await conn.execute("UPDATE fedstac.replica_file SET state = 'verified' WHERE n = $1", rows[0]["n"])
     return paths
