@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -10,7 +14,7 @@ import pytest
 
 from fedstac import applying, publication, settings
 from fedstac.bootstrap import Node
-from fedstac.db import facets, feed, migrations
+from fedstac.db import connections, facets, feed, migrations
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded, sample
 from fedstac.domain.actions import Command, Work
@@ -20,7 +24,7 @@ from fedstac.domain.actions.target import Target
 from fedstac.domain.facets import NODES, PLACES
 from tests.db import writing
 from tests.db.writing import Connect
-from tests.support.databases import name_in
+from tests.support.databases import TEMPLATE, name_in
 
 # What a row says, in words: found again from its codes.
 SAID = """
@@ -202,3 +206,30 @@ async def test_after_a_restore_nothing_lies_ahead_of_now(connect: Connect) -> No
     ahead = "SELECT count(*) FROM fedstac.facet WHERE NOT pg_visible_in_snapshot(changed, pg_current_snapshot())"
     assert await conn.fetchval(ahead) == 0
     assert len(await agree(conn)) == 5
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that the account of PostgreSQL can enter."""
+    made = Path(tempfile.mkdtemp(prefix="fedstac-copies-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.mark.usefixtures("copied")
+async def test_what_is_known_of_a_database_is_not_taken_for_that_of_a_copy_of_its_files(folder: Path) -> None:
+    names, codes = [], []
+    with embedded.cluster(folder / "one") as one, embedded.cluster(folder / "other") as other:
+        for cluster in (one, other):
+            conn = await connections.connect(cluster.dsn(TEMPLATE))
+            names.append(
+                await conn.fetchrow(
+                    """SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database())
+                       FROM pg_control_system()"""
+                )
+            )
+            codes.append(await facets._codes_of(conn))
+            await conn.close()
+    assert names[0] == names[1]
+    assert codes[0] is not codes[1]

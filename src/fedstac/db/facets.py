@@ -109,24 +109,28 @@ class Codes:
         return DraftCodes(draft, footprint, b"".join(pieces))
 
 
-_by_database: dict[tuple[str, str, int], Codes] = {}
+_by_database: dict[tuple[str, str, str, int], Codes] = {}
 _by_connection: WeakKeyDictionary[object, Codes] = WeakKeyDictionary()
 
 
 async def _codes_of(conn: Connection) -> Codes:
-    """Return what is known of the database of a connection. A promoted one is another: it may have lost codes."""
+    """Return what is known of the database of a connection.
+
+    A promoted one is another: it may have lost codes. So is a copy of its files, which has the same names.
+    """
     session = getattr(conn, "_con", conn)  # of a pool's proxy, which is made anew each time
     codes = _by_connection.get(session)
     if codes is None:
         row = await conn.fetchrow(
             """SELECT system_identifier::text AS system, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline,
+                      pg_postmaster_start_time()::text AS started,
                       (SELECT oid::bigint FROM pg_database WHERE datname = current_database()) AS database
                FROM pg_control_system()"""
         )
         assert row is not None
         while len(_by_database) >= MOST_DATABASES:
             _by_database.pop(next(iter(_by_database)))
-        codes = _by_database.setdefault((row["system"], row["timeline"], row["database"]), Codes())
+        codes = _by_database.setdefault((row["system"], row["timeline"], row["started"], row["database"]), Codes())
         _by_connection[session] = codes
     return codes
 
