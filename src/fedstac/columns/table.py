@@ -37,12 +37,9 @@ KINDS = (
 )  # fmt: skip
 CODE = np.dtype([("length", ">i4"), ("code", ">i4")])
 MAP_NORESERVE = 0x4000  # mman.h, on Linux
-GROUP = "group"  # the column with the group of each row
-ROW_BYTES = (
-    np.dtype(np.int32).itemsize
-    + sum(np.dtype(kind).itemsize for _, kind in KINDS)
-    + PLACES * np.dtype(np.int32).itemsize
-)
+GROUP = "group"  # the column with the group of each row, which PostgreSQL does not send
+COLUMNS = (*KINDS, (GROUP, np.int32))
+ROW_BYTES = sum(np.dtype(kind).itemsize for _, kind in COLUMNS) + PLACES * np.dtype(np.int32).itemsize
 
 
 def _row(first: str, before_value: str) -> np.dtype[Any]:
@@ -220,7 +217,7 @@ class FacetTable:
         capacity = max(self._capacity or SMALLEST, SMALLEST)
         while capacity < length:
             capacity *= 2
-        for name, kind in (*KINDS, (GROUP, np.int32)):
+        for name, kind in COLUMNS:
             self._columns[name] = self._longer(self._columns.get(name), capacity, kind)
         self._codes = self._longer_codes(capacity)
         self._capacity = capacity

@@ -172,8 +172,8 @@ class Guard:
             name = next(name for name, value in fields if _CONTROL_IN_HEADER.search(value))
             raise BadRequest(f"the header {name.decode('latin-1')} holds control characters; leave them out")
         for name in _ONCE:
-            if len(head.values(name)) > 1:  # another reader on the way could take another one
-                times = len(head.values(name))
+            times = len(head.values(name))
+            if times > 1:  # another reader on the way could take another one
                 raise BadRequest(f"the header {name.decode().title()} is there {times} times; send it once")
 
 
