@@ -241,6 +241,7 @@ def test_a_line_is_cut_where_it_crosses_the_antimeridian(turned: list[list[float
         ({"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [10, 10], [1, 10], [0, 0]]]}, []),
         ({"type": "Polygon", "coordinates": [[[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]]}, []),
         ({"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [0, 0], [0, 10], [0, 0]]]}, []),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [2, 0], [3, 0], [0, 0]]]}, []),
         ({"type": "MultiPolygon", "coordinates": [rectangle(0, 0, 1, 1), [[[0, 0], [9, 0], [0, 9], [0, 0]]]]}, []),
         ({"type": "LineString", "coordinates": [[0, 0], [10, 0]]}, []),
     ],

@@ -89,13 +89,21 @@ def rectangles(geometry: Mapping[str, Any]) -> list[Rectangle]:
 
 
 def _rectangle_of(polygon: list[list[Position]]) -> Rectangle | None:
-    if len(polygon) != 1 or len(polygon[0]) != 5:
+    if not _is_rectangle(polygon):
         return None
-    corners = [position[:2] for position in polygon[0]]
-    xs, ys = zip(*corners, strict=True)
-    rectangle = Rectangle(min(xs), min(ys), max(xs), max(ys))
-    is_along_axes = all((x == next_x) != (y == next_y) for (x, y), (next_x, next_y) in pairwise(corners))
-    return rectangle if is_along_axes and len(set(map(tuple, corners))) == 4 else None
+    xs, ys = [position[0] for position in polygon[0]], [position[1] for position in polygon[0]]
+    return Rectangle(min(xs), min(ys), max(xs), max(ys))
+
+
+def _is_rectangle(polygon: list[list[Position]]) -> bool:
+    """Tell whether the rings of a polygon are one rectangle along the axes."""
+    if len(polygon) != 1 or len(polygon[0]) != 5:
+        return False
+    ring = polygon[0]
+    return (
+        all((a[0] == b[0]) != (a[1] == b[1]) for a, b in pairwise(ring))  # along an axis
+        and all(a[0] != b[0] and a[1] != b[1] for a, b in (ring[0::2][:2], ring[1::2]))  # and not back again
+    )
 
 
 def beyond(geometry: Mapping[str, Any]) -> Iterator[Finding]:
@@ -226,15 +234,10 @@ _footprint = lru_cache(maxsize=4096)(_searchable)  # a model's datasets share a 
 
 def _is_plain(geometry: Mapping[str, Any]) -> bool:
     """Tell whether a geometry is a rectangle within the world: nearly all datasets have one, and it is surely valid."""
-    if geometry["type"] != "Polygon" or len(geometry["coordinates"]) != 1:
+    if geometry["type"] != "Polygon" or not _is_rectangle(geometry["coordinates"]):
         return False
     ring: list[Position] = geometry["coordinates"][0]
-    return (
-        len(ring) == 5
-        and all(len(position) == 2 and -180 <= position[0] <= 180 for position in ring)
-        and all((a[0] == b[0]) != (a[1] == b[1]) for a, b in pairwise(ring))  # along an axis
-        and all(a[0] != b[0] and a[1] != b[1] for a, b in (ring[0::2][:2], ring[1::2]))  # and not back again
-    )
+    return all(len(position) == 2 and -180 <= position[0] <= 180 for position in ring)
 
 
 def _normalised(geometry: dict[str, Any]) -> str:
