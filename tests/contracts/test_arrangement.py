@@ -1,4 +1,4 @@
-"""How the tests are arranged: helpers stand in modules of their own, and no test module imports another."""
+"""How the tests are arranged: helpers stand in modules of their own. And what the package does in one place alone."""
 
 from __future__ import annotations
 
@@ -34,3 +34,13 @@ def test_no_module_imports_a_test_module_or_a_conftest() -> None:
         if is_pytests(module)
     ]
     assert imports == [], "put what they share into tests/support"
+
+
+def test_workers_ask_in_one_place_whether_a_session_goes_on() -> None:
+    """A connection of a pool whose session has ended raises an error, whatever it is asked (db/connections.is_open)."""
+    package = REPOSITORY / "src" / "fedstac"
+    asking_files = [
+        str(path.relative_to(package)) for room in ("api", "db", "workers") for path in (package / room).rglob("*.py")
+        if ".is_closed()" in path.read_text()
+    ]  # fmt: skip
+    assert asking_files == ["db/connections.py"]

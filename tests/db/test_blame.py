@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from fedstac.db import queue
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain.errors import InternalError
+from fedstac.runtime.causes import DRIVER_ERRORS
 from fedstac.workers import publisher
 from tests.db import writing
 from tests.db.writing import Connect, Item
@@ -131,6 +133,31 @@ async def end_session(worker: Connection, watcher: Connection) -> None:
     pid = worker.get_server_pid()
     worker.terminate()
     await writing.until(watcher, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid)
+
+
+async def test_sessions_that_are_ended_in_order_are_no_deaths(west: Node, connect: Connect) -> None:
+    """PostgreSQL that is started again ends them, each in the middle of a batch."""
+    conn, blocker = await connect(), await connect()
+    await writing.publish(conn, *ITEMS[:3])
+    await writing.submit(conn, *(writing.titled(item, "another") for item in ITEMS[:3]))
+    async with blocker.transaction():
+        await blocker.execute("SELECT FROM fedstac.lineage FOR UPDATE")
+        for _ in range(3):
+            async with west.pool.acquire() as own:
+                work = asyncio.create_task(publisher.work_once(west, own, "w"))
+                blocks, pids = (
+                    "SELECT $2 = ANY (pg_blocking_pids($1))",
+                    (own.get_server_pid(), blocker.get_server_pid()),
+                )
+                await writing.until(conn, blocks, *pids)
+                await conn.execute("SELECT pg_terminate_backend($1)", own.get_server_pid())
+                with pytest.raises(DRIVER_ERRORS):
+                    await work
+            assert (
+                await conn.fetchval("SELECT count(*) FROM fedstac.shard WHERE token IS NOT NULL OR attempts > 0") == 0
+            )
+    await work_all(west, conn)
+    assert set((await final(conn)).values()) == {("done", 0)}
 
 
 async def test_kills_right_after_the_claim_are_no_attempts(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
 from asyncpg.exceptions import _base
 
-from fedstac.runtime.causes import Cause, cause_of
+from fedstac.db.connections import Connection
+from fedstac.runtime.causes import Cause, cause_of, was_ended_in_order
+from tests.support.waiting import PATIENCE, until
 
 REFUSED_BY_A_CHECK = asyncpg.CheckViolationError("no partition of relation found for row")
 REFUSED_BY_A_CHECK.table_name = "outbox"
@@ -62,3 +66,26 @@ CAUSES = [
 @pytest.mark.parametrize(("error", "cause"), CAUSES, ids=lambda value: type(value).__name__)
 def test_an_error_has_the_cause_that_it_means(error: Exception, cause: Cause) -> None:
     assert cause_of(error) is cause
+
+
+@pytest.mark.parametrize("transactions", [0, 1, 2])
+async def test_a_session_that_somebody_ended_is_told_from_one_that_vanished(
+    conn: Connection, dsn: str, transactions: int
+) -> None:
+    """The driver and its transactions hide what PostgreSQL said, each behind an error of its own."""
+    own = await asyncpg.connect(dsn)
+
+    async def work() -> None:
+        async with AsyncExitStack() as stack:
+            for _ in range(transactions):
+                await stack.enter_async_context(own.transaction())
+            await own.execute(f"SELECT pg_sleep({PATIENCE})")
+
+    working = asyncio.create_task(work())
+    active = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep'"
+    await until(lambda: conn.fetchval(active, own.get_server_pid()))
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)) as raised:
+        await working
+    assert cause_of(raised.value) is Cause.AWAY
+    assert was_ended_in_order(raised.value)
+    assert not was_ended_in_order(asyncpg.ConnectionDoesNotExistError("closed"))

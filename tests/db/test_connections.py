@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import asyncpg
 import pytest
@@ -32,6 +33,43 @@ async def test_rows_of_a_transaction_that_idles_come_free_and_the_pool_goes_on(
         with pytest.raises((*DRIVER_ERRORS, OSError)) as raised:
             await own.execute("SELECT 1")
         assert is_transient(raised.value)
+        await pool.release(own)
+        assert await pool.fetchval("SELECT 1") == 1
+    finally:
+        pool.terminate()
+
+
+class _CancelledSession:
+    """A session whose advisory lock is taken, or whose release is asked for, just as its task is cancelled."""
+
+    def __init__(self, conn: Connection, *, at_release: bool) -> None:
+        self._conn, self._at_release = conn, at_release
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conn, name)
+
+    async def fetchval(self, statement: str, *parameters: object) -> Any:
+        value = await self._conn.fetchval(statement, *parameters)
+        if not self._at_release:
+            raise asyncio.CancelledError
+        return value
+
+    async def execute(self, statement: str, *parameters: object) -> str:
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("at_release", [False, True])
+async def test_a_session_of_a_pool_leads_no_longer_than_its_work(
+    conn: Connection, dsn: str, *, at_release: bool
+) -> None:
+    pool = await connections.pool(dsn, size=1)
+    try:
+        own = await pool.acquire()
+        cancelled_session: Any = _CancelledSession(own, at_release=at_release)
+        with pytest.raises(asyncio.CancelledError):
+            async with connections.leading(cancelled_session, 4711):
+                pass
+        await until(lambda: conn.fetchval("SELECT pg_try_advisory_lock(4711)"))
         await pool.release(own)
         assert await pool.fetchval("SELECT 1") == 1
     finally:
@@ -209,7 +247,7 @@ async def test_a_kept_connection_that_broke_is_replaced(dsn: str, conn: Connecti
             await conn.fetchval("SELECT pg_terminate_backend($1, 5000)", process)
 
             async def is_gone() -> bool:
-                return not any(pools._is_open(spare) for spare in lane._spare)
+                return not any(connections.is_open(spare) for spare in lane._spare)
 
             await until(is_gone)
             async with lane.acquire() as own:

@@ -21,6 +21,7 @@ from fedstac.domain import events
 from fedstac.domain.events import Cursor
 from fedstac.domain.vocabulary import VocabularyBroken
 from fedstac.messaging.sources import EventPage, NotServed, SourceAway, SourceRefused
+from fedstac.runtime.causes import DRIVER_ERRORS
 from fedstac.settings import Settings
 from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import snapshot_of
@@ -163,6 +164,37 @@ async def test_the_next_page_is_judged_before_this_one_is_committed_and_none_is_
     assert [await follower.step(0), await follower.step(0), await follower.step(0)] == [2, 2, 0]
     assert await here_ids(conn) == sorted(item["id"] for item in items)
     assert source.received == [0, 2, 4, 2, 4, 6, 6]
+    await follower.drop_ahead()
+
+
+async def test_an_event_that_crashes_its_session_again_and_again_is_parked_and_the_rest_is_applied(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = list(sample.items(5))
+    deadly = items[2]["id"]
+    source = PagedSource([entry(node, item, CMIP6) for item in items], [6] * 30)
+    follower = follower_of(node, source)
+    follower.snapshot_first = False
+    write = PageApplier._write
+
+    async def write_or_crash(
+        applier: PageApplier, conn: Any, page: pages.Page, rejections: Sequence[pages.Rejection]
+    ) -> _WrittenPage:
+        if any(event["data"].get("id") == deadly for event in page.events):
+            conn._con._transport.abort()  # as if PostgreSQL had crashed
+        return await write(applier, conn, page, rejections)
+
+    monkeypatch.setattr(PageApplier, "_write", write_or_crash)
+    for _ in range(30):
+        try:
+            await follower.begin()
+            await follower.step(0)
+            break
+        except (*DRIVER_ERRORS, OSError):
+            continue
+    shown, parked, _ = await here(conn)
+    assert shown == sorted(item["id"] for item in items if item["id"] != deadly)
+    assert len(parked) == 1
     await follower.drop_ahead()
 
 

@@ -13,6 +13,7 @@ from fedstac.db.bulks import Bulk
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain.bulk import read_wish
+from fedstac.runtime.causes import DRIVER_ERRORS
 from fedstac.workers import bulk_changes
 from fedstac.workers.bulk_changes import BulkRequest
 from tests.db import writing
@@ -21,6 +22,7 @@ from tests.support.failpoints import once_at
 
 ITEMS = list(sample.items(6))
 IDS = [item["id"] for item in ITEMS]
+BLOCKS = "SELECT $2 = ANY (pg_blocking_pids($1))"
 
 
 @pytest.fixture
@@ -78,6 +80,24 @@ async def test_what_changed_nothing_may_be_asked_for_again(node: Node, conn: Con
     assert again.digest == refused.digest
     assert (await end_of(node, conn, again)).status == "rejected"
     assert await bulks.asked_before(conn, "anna", marked.digest) is not None
+
+
+async def test_sessions_that_are_ended_blame_no_dataset(node: Node, conn: Connection, dsn: str) -> None:
+    """A database that is started again and again ends sessions, each in the middle of a part."""
+    job, _ = await start(node, conn, action="mark")
+    blocker = await connections.connect(dsn)
+    async with blocker.transaction():
+        await blocker.execute("SELECT FROM fedstac.lineage FOR UPDATE")
+        for _ in range(bulk_changes.ALONE + bulk_changes.ATTEMPTS + 1):
+            async with node.pool.acquire() as own:
+                work = asyncio.create_task(bulk_changes.work_off(node, own, asyncio.Event()))
+                await writing.until(conn, BLOCKS, own.get_server_pid(), blocker.get_server_pid())
+                await conn.execute("SELECT pg_terminate_backend($1)", own.get_server_pid())
+                with pytest.raises(DRIVER_ERRORS):
+                    await work
+    await blocker.close()
+    after = await end_of(node, conn, job)
+    assert (after.status, after.done_count) == ("done", len(IDS))
 
 
 async def test_a_change_takes_less_of_the_time_the_longer_publications_wait(node: Node, conn: Connection) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -112,6 +112,17 @@ async def connect(
     return await asyncpg.connect(dsn or None, server_settings=session, timeout=30)
 
 
+def is_open(conn: Connection) -> bool:
+    """Return whether the session of a connection goes on.
+
+    A pool takes a connection back whose session has ended. It raises an error then, whatever it is asked.
+    """
+    try:
+        return not conn.is_closed()
+    except asyncpg.InterfaceError:
+        return False
+
+
 def on_end(conn: Connection, call: Callable[[], object]) -> None:
     """Call something when a connection ends, whoever ends it: what it locked is free then."""
 
@@ -123,10 +134,26 @@ def on_end(conn: Connection, call: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def leading(conn: Connection, lock: int) -> AsyncIterator[bool]:
-    """Yield whether this session has an advisory lock, which nobody else gets until the end of the context."""
-    is_leader = bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", lock))
+    """Yield whether this session has an advisory lock, which nobody else gets until the end of the context.
+
+    A session that may have it longer is ended: one of a pool lives on, and nobody would lead any more.
+    """
+    with _ending_if_unclear(conn):
+        is_leader = bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", lock))
     try:
         yield is_leader
     finally:
-        if is_leader and not conn.is_closed():
-            await conn.execute("SELECT pg_advisory_unlock($1)", lock)
+        if is_leader and is_open(conn):
+            with _ending_if_unclear(conn):
+                await conn.execute("SELECT pg_advisory_unlock($1)", lock)
+
+
+@contextmanager
+def _ending_if_unclear(conn: Connection) -> Iterator[None]:
+    """End a session whose statement was cancelled or failed: what it has locked is not known."""
+    try:
+        yield
+    except BaseException:
+        if is_open(conn):
+            conn.terminate()
+        raise

@@ -100,7 +100,7 @@ class Pool:
 
     async def take(self, request: Budget | None) -> tuple[PooledConnection, int]:
         """Wait for a connection. Return it, and the round in which it was taken."""
-        if self._spare and not self._turns.locked() and _is_open(self._spare[-1]):
+        if self._spare and not self._turns.locked() and connections.is_open(self._spare[-1]):
             await self._turns.acquire()  # at once
             return self._spare.pop(), self._round
         async with self._in_time(request):
@@ -112,7 +112,7 @@ class Pool:
         is_in_order: no exception ended the work. Else a statement may still be under way.
         """
         try:
-            if is_in_order and taken_in == self._round and _is_open(conn) and not conn.is_in_transaction():
+            if is_in_order and taken_in == self._round and connections.is_open(conn) and not conn.is_in_transaction():
                 self._spare.append(conn)
                 if self._next_round is None:
                     self._next_round = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._begin_round)
@@ -127,7 +127,7 @@ class Pool:
         try:
             while self._spare:
                 conn = self._spare.pop()
-                if _is_open(conn):
+                if connections.is_open(conn):
                     return conn
                 await self._release(conn)
             return await self._pool.acquire()
@@ -240,13 +240,6 @@ class _LazyUse(_Holder):
             await self._give_back(is_in_order=kind is None)
         finally:
             self._pool.leave()
-
-
-def _is_open(conn: PooledConnection) -> bool:
-    try:
-        return not conn.is_closed()
-    except asyncpg.InterfaceError:  # it broke, and asyncpg has it back already
-        return False
 
 
 class CopyPool:

@@ -125,5 +125,14 @@ def _function_of(error: BaseException) -> str | None:
 
 
 def was_ended_in_order(error: BaseException) -> bool:
-    """Return whether PostgreSQL ended the session because somebody asked it to: no statement is to blame."""
-    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith("57P")
+    """Return whether PostgreSQL ended the session because somebody asked it to: no statement is to blame.
+
+    The driver raises that the connection is lost, and a transaction that it cannot be rolled back. What PostgreSQL
+    said is behind these.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "").startswith("57P"):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

@@ -259,7 +259,7 @@ class Follower:
         )  # fmt: skip
 
     async def _apply(self, coming: ComingPage) -> None:
-        if self.lock is not None and self.lock.is_closed():
+        if self.lock is not None and not connections.is_open(self.lock):
             raise ConnectionError("the session that keeps others from following is gone")
         await self.applier.apply(coming)
         self.applied_cursor = coming.page.cursor

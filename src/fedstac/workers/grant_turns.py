@@ -15,7 +15,7 @@ import orjson
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import grant_turns, outbox
+from fedstac.db import connections, grant_turns, outbox
 from fedstac.db.connections import Connection
 from fedstac.db.grant_turns import GrantTurn
 from fedstac.db.outbox import Announcement
@@ -62,7 +62,7 @@ async def step(node: Node, conn: Connection) -> bool:
             await _tell(node, conn, turn)
             failpoint("grants.told")
     except Exception:
-        if turn is not None and not conn.is_closed():
+        if turn is not None and connections.is_open(conn):
             await grant_turns.put_off(conn, turn, AGAIN_SECONDS)
         raise
     failpoint("grants.committed")

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import load_application, load_comparison, loads
+from fedstac.db import connections, load_application, load_comparison, loads
 from fedstac.db.connections import Connection
 from fedstac.db.load_comparison import ChangeTally, DoubtfulDataset
 from fedstac.db.loads import Load
@@ -55,7 +55,7 @@ async def step(node: Node, conn: Connection) -> bool:
             await advance(node, conn, load)
             failpoint("load.step")
     except Exception:
-        if load is not None and not conn.is_closed():
+        if load is not None and connections.is_open(conn):
             await loads.put_off(conn, load.id)
         raise
     failpoint("load.stepped")

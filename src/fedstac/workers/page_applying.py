@@ -17,7 +17,7 @@ import orjson
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import nodes, parked, schema
+from fedstac.db import connections, nodes, parked, schema
 from fedstac.db.connections import Connection
 from fedstac.domain.events import Cursor
 from fedstac.messaging.sources import RawEvent, SourceAway, SourceRefused
@@ -93,7 +93,7 @@ class PageApplier:
             try:
                 await self._commit(conn, rest, rejections, snapshot=snapshot, moves=moves)
             except Exception as error:
-                if conn.is_closed() and not was_ended_in_order(error):
+                if not connections.is_open(conn) and not was_ended_in_order(error):
                     self._deaths = None  # an event may have crashed the session: the next attempt counts as a death
                 if not rest.events or not await _may_be_of_an_event(conn, error):
                     raise

@@ -14,7 +14,7 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import audit, own_groups, queue, schema
+from fedstac.db import audit, connections, own_groups, queue, schema
 from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.actions import Work, command_of
@@ -118,7 +118,7 @@ class Shift:
 
         Only where the session vanished it counts, for an item may have crashed it.
         """
-        if not self.conn.is_closed():
+        if connections.is_open(self.conn):
             await queue.release_uncounted(self.conn, self.claim, self.trying)
         elif was_ended_in_order(error):
             await self._release_elsewhere()

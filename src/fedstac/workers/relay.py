@@ -429,7 +429,7 @@ class _Course:
         return singles
 
     async def _publish(self, events: Sequence[OutgoingEvent]) -> None:
-        if self.conn.is_closed():
+        if not connections.is_open(self.conn):
             raise ConnectionError("the session that keeps others from sending is gone")
         failpoint("relay.read")
         with self.node.metrics.timing(SINK_PAGE_SECONDS, self.sink.name):

@@ -85,7 +85,7 @@ class Announcer:
 
         async def step() -> bool:
             nonlocal session
-            if session is None or session.is_closed():
+            if session is None or not connections.is_open(session):
                 session = await connections.connect(
                     self.node.settings.dsn, application=f"fedstac {self.node.settings.node} announcer"
                 )

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from fedstac.bootstrap import Node
+from fedstac.db import connections
 from fedstac.domain.groups import PolicyBroken
 from fedstac.domain.replication.planning import PolicyPlan
 from fedstac.replication.applying import apply_policy
@@ -18,7 +19,7 @@ from fedstac.runtime.wakeup import pause
 
 PART: Final = "replica policy"
 AGAIN_SECONDS: Final = 60.0  # after which all datasets are looked at again: an event may have met the older policy
-LOCK: Final = "fedstac.replica_policy"  # one process of a node applies a policy
+POLICY_LOCK: Final = 0x666564_1A  # advisory lock: one process of a node applies a policy
 UNUSABLE: Final = (
     "the replica policy file cannot be used, and the last good one counts;"
     " `fedstac replica policy check` names its faults"
@@ -39,13 +40,10 @@ class PolicyReload:
         policy = self._policy_file.current
         if policy.digest == self._digest and time.monotonic() < self._next_time:
             return None
-        async with self._node.pool.acquire() as conn:
-            if not await conn.fetchval("SELECT pg_try_advisory_lock(hashtext($1))", LOCK):
+        async with self._node.pool.acquire() as conn, connections.leading(conn, POLICY_LOCK) as is_leader:
+            if not is_leader:
                 return None
-            try:
-                plan = await apply_policy(conn, policy, perform=True)
-            finally:
-                await conn.fetchval("SELECT pg_advisory_unlock(hashtext($1))", LOCK)
+            plan = await apply_policy(conn, policy, perform=True)
         self._digest, self._next_time = policy.digest, time.monotonic() + AGAIN_SECONDS
         if plan.lines:
             changes = {f"{line.effect} by {line.rule or 'no rule'}": line.datasets for line in plan.lines}

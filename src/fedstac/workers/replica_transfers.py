@@ -163,7 +163,7 @@ class Dispatcher:
 
     async def _enter(self) -> Worker:
         """Return the worker of this process. One whose session was lost has lost its claims: it begins anew."""
-        if self._worker is None or self._session is None or self._session.is_closed():
+        if self._worker is None or self._session is None or not connections.is_open(self._session):
             await self._interrupt_all("the session with the database was lost")
             if self._session is not None:
                 self._session.terminate()

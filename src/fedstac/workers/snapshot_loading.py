@@ -18,7 +18,7 @@ import structlog
 
 from fedstac import applying
 from fedstac.bootstrap import Node
-from fedstac.db import facets, nodes, own_reports
+from fedstac.db import connections, facets, nodes, own_reports
 from fedstac.db.connections import Connection
 from fedstac.db.own_reports import OwnPart
 from fedstac.domain import events
@@ -239,7 +239,7 @@ class _Loader:
                 for record, _ in datasets if record.state is State.MARKED
             ])  # fmt: skip
             failpoint("snapshot.written")
-            if self._lock.is_closed():
+            if not connections.is_open(self._lock):
                 raise ConnectionError("the session that keeps others from following is gone")
             async with self._committing:
                 place = self._place.plus(group.number)
@@ -247,7 +247,7 @@ class _Loader:
                 await transaction.commit()
                 self._place = place
         except BaseException:
-            if not conn.is_closed():
+            if connections.is_open(conn):
                 with suppress(Exception):
                     await transaction.rollback()
             raise
