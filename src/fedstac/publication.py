@@ -179,6 +179,8 @@ async def preview(conn: Connection, rules: NodeRules, command: Command, *, run: 
     whole = _promoting(commands, world)
     lineages = await records.load(conn, {target.lineage: lineage}, [target.id], whole, hidden=hidden)
     world = await _informed(conn, rules.knowing(world, commands, lineages), commands, lineages)
+    if world.deletions:  # grace ends by the clock that dates marks
+        world = replace(world, now=await deletions.now(conn))
     return await run(partial(command.decide, lineages[target.lineage], world))
 
 

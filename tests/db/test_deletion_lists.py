@@ -83,7 +83,7 @@ async def act(conn: Connection, draw: random.Random, now: datetime) -> None:
             case 1 | 2:
                 outcomes = [DependencyState.OK, DependencyState.FAILED, DependencyState.NOTHING_TO_DO]
                 reports = [DependencyReport(part.name, draw.choice(outcomes), event_id=e.event_id) for e, part in parts]
-                await deletion_reports.store(conn, reports, actor="east", now=now)
+                await deletion_reports.store(conn, reports, actor="east")
             case 3:
                 for entry, part in parts[:2]:
                     waiver = Waiver(draw.choice(("anna", "boris")), "gone", now)

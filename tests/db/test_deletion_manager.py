@@ -24,13 +24,16 @@ from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.quarantine import Quarantine
 from fedstac.domain.actions.target import Target
+from fedstac.domain.deletion_reports import DependencyReport
 from fedstac.domain.errors import DeletionNotReady
+from fedstac.domain.model import Outcome
 from fedstac.domain.policy import DELETION_MANAGER, Policy, Principal
-from fedstac.workers import deleting, publisher
+from fedstac.workers import deleting, publisher, statuses
 from fedstac.workers import deletions as manager
 from fedstac.workers.deleting import Caller
 from tests.db import writing
 from tests.db.writing import ANNA, Connect
+from tests.support import clocks
 from tests.support.forking import shared
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -151,6 +154,57 @@ async def test_reminders_are_sent_once_when_due_and_again_after_a_day(west: Node
     assert await count(conn, "audit", f"action = 'remind-deletion' AND actor = '{DELETION_MANAGER}'") == 2
 
 
+async def test_reminders_of_the_manager_and_of_a_person_at_once_both_count(
+    west: Node, conn: Connection, connect: Connect
+) -> None:
+    await mark(conn, IDS[0])
+    id: UUID = await conn.fetchval("SELECT id FROM fedstac.deletion")
+    person, watcher = await connect(), await connect()
+    async with conn.transaction():
+        now = await deletions.now(conn) + timedelta(days=8)
+        await deleting.send_reminders(conn, await deletions.due_reminders(conn, now=now, limit=9), now=now)
+        reminder = asyncio.create_task(deleting.remind(person, CALLER, id, ["east"]))
+        await writing.is_blocked(watcher, person, conn)
+    await reminder
+    rows = await conn.fetch("SELECT name, reminders FROM fedstac.deletion_dependency ORDER BY name")
+    assert [tuple(row) for row in rows] == [("east", 2), ("north", 1)]
+
+
+@pytest.mark.parametrize("days", [-30, 30])
+async def test_the_clock_of_a_process_decides_nothing(
+    west: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """Marks, grace, reports and waivers are dated and compared by the clock of the database."""
+    clocks.shift(monkeypatch, timedelta(days=days))
+    await configure(conn, {**NO_GRACE, "automatic": True})
+    await mark(conn, *IDS[:2])
+    first, second = [row["id"] for row in await conn.fetch("SELECT id FROM fedstac.deletion ORDER BY dataset")]
+    document = deleting.document_for(await deleting.show(conn, CALLER, first), CALLER)
+    assert (document["late"], {each["rule"] for each in document["missing"]}) == (False, {"dependency"})
+    await deleting.remind(conn, CALLER, first)
+    await statuses.report(conn, [
+        DependencyReport(name, deletion.DependencyState.OK, None, "plain", IDS[0]) for name in ("east", "north")
+    ], actor="east")  # fmt: skip
+    for name in ("east", "north"):
+        view = await deleting.waive(conn, CALLER, second, name=name, reason="it is gone")
+    assert deleting.document_for(view, CALLER)["ready"]
+    listed = await deleting.list_page(conn, CALLER, DeletionFilter())
+    assert [deleting.document_for(each, CALLER)["ready"] for each in listed.entries] == [True, True]
+    target = Target("plain", IDS[0], f"plain/{IDS[0]}")
+    assert (await publication.preview(conn, writing.RULES, Delete(target, ANNA))).outcome is Outcome.DELETED
+    moments = """SELECT reminded_at AS at FROM fedstac.deletion_dependency WHERE reminded_at IS NOT NULL
+                 UNION ALL SELECT reported_at FROM fedstac.deletion_dependency WHERE reported_at IS NOT NULL
+                 UNION ALL SELECT at FROM fedstac.deletion_waiver
+                 UNION ALL SELECT at FROM fedstac.deletion_configuration"""
+    others = await conn.fetch(
+        f"SELECT at FROM ({moments}) m WHERE abs(extract(epoch FROM clock_timestamp() - at)) > 1e5"
+    )
+    assert others == []
+    await manager.step(west, conn)
+    await work_off(west, conn)
+    assert set((await states(conn)).values()) == {"deleted"}
+
+
 async def test_reminders_of_what_a_process_of_the_release_before_ended_are_forgotten(
     west: Node, conn: Connection
 ) -> None:
@@ -259,6 +313,8 @@ async def test_all_that_is_blocked_is_looked_at_again_only_when_something_change
     assert watch.at is not None
     watch.at -= manager.RELOOK
     assert await looks_of_two_steps() == 1
+    watch.at += timedelta(hours=1)
+    assert await looks_of_two_steps() == 1, "the clock stepped back: what is newer is not the newest"
 
 
 async def test_what_was_refused_is_asked_for_again_when_something_changed_and_operators_hear_of_it(
@@ -338,7 +394,8 @@ async def test_the_owner_that_one_person_waived_is_waived_when_it_owns_the_ident
     await configure(conn, {"dependencies": [{"name": "doi", "owns_identifier": True}], "grace_days": 0})
     await mark(conn, IDS[0])
     id: UUID = await conn.fetchval("SELECT id FROM fedstac.deletion")
-    assert (await deleting.waive(conn, CALLER, id, name="doi", reason="it is gone")).missing(await deletions.now(conn))
+    view = await deleting.waive(conn, CALLER, id, name="doi", reason="it is gone")
+    assert view.deletion.missing(view.at)
     rules = deletion.read_rules({"dependencies": [{"name": "doi"}], "grace_days": 0})
     await deleting.configure(conn, CALLER, "plain", rules, expected=None, apply_to_open=True)
     entry = await deletions.read(conn, id)

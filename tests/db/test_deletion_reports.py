@@ -49,7 +49,7 @@ async def end(conn: Connection, dataset: str, state: DeletionState) -> None:
 
 async def send(conn: Connection, *reports: DependencyReport) -> list[ReportResult]:
     async with conn.transaction():
-        answers = await deletion_reports.store(conn, reports, actor="node:x", now=NOW)
+        answers = await deletion_reports.store(conn, reports, actor="node:x")
     return [each.result for each in answers]
 
 

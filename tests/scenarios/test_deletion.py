@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -402,7 +401,7 @@ async def test_a_manager_that_is_killed_between_any_two_steps_deletes_once(
 async def report(conn: Connection, name: str, ids: list[str]) -> None:
     reports = [DependencyReport(name, DependencyState.OK, dataset=id, collection="CMIP6") for id in ids]
     async with conn.transaction():
-        await deletion_reports.store(conn, reports, actor="test", now=datetime.now(UTC))
+        await deletion_reports.store(conn, reports, actor="test")
 
 
 async def remind_again(conn: Connection) -> None:

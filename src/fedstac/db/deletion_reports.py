@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from uuid import UUID
 
 import orjson
@@ -18,7 +17,7 @@ ACTION = "report-deletion"  # in the audit log
 
 
 async def store(
-    conn: Connection, reports: Sequence[DependencyReport], *, actor: str, now: datetime, correlation: str | None = None
+    conn: Connection, reports: Sequence[DependencyReport], *, actor: str, correlation: str | None = None
 ) -> list[ReportAnswer]:
     """Store reports in their order, with a row in the audit log for each that changes something; answer each.
 
@@ -27,6 +26,7 @@ async def store(
     if not reports:
         return []
     entries = await _locked(conn, reports)
+    now = await deletions.now(conn)  # not before the lock: what was asked for meanwhile does not know of the reports
     statuses = {
         (entry.id, part.name): part for entry in {each.id: each for each in entries.values()}.values()
         for part in entry.dependencies

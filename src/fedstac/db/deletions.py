@@ -311,13 +311,15 @@ class Reminder:
 
 
 async def remind(conn: Connection, reminders: Sequence[Reminder], *, now: datetime) -> None:
-    """Store that dependencies are reminded now, and when the next reminder is. Their rows are locked."""
+    """Store that dependencies are reminded now, and when the next reminder is.
+
+    A person may send one while the manager sends another: each counts.
+    """
     await conn.execute(
-        """UPDATE fedstac.deletion_dependency p SET reminders = r.reminders, reminded_at = $5, remind_next = r.next
-           FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::timestamptz[]) r (deletion, name, reminders, next)
+        """UPDATE fedstac.deletion_dependency p SET reminders = p.reminders + 1, reminded_at = $4, remind_next = r.next
+           FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) r (deletion, name, next)
            WHERE p.deletion = r.deletion AND p.name = r.name""",
         [each.deletion for each in reminders], [each.name for each in reminders],
-        [each.reminders for each in reminders],
         [deletion.next_reminder(now, each.reminders) for each in reminders], now,
     )  # fmt: skip
 

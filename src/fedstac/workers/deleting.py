@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -77,10 +77,14 @@ def _resource(entry: Deletion) -> Resource:
 
 @dataclass(frozen=True, slots=True)
 class DeletionView:
-    """A deletion as its reader may see it. is_whole: with reasons, people, and what others have to do."""
+    """A deletion as its reader may see it at a moment, by the clock of the database, which dates marks and grace.
+
+    is_whole: with reasons, people, and what others have to do.
+    """
 
     deletion: Deletion
     is_whole: bool
+    at: datetime
     history: Sequence[HistoryEntry] = ()
 
 
@@ -109,14 +113,15 @@ async def list_page(
     descending: bool = True, after: UUID | None = None, limit: int = 50,
 ) -> DeletionPage:  # fmt: skip
     """Return a page of the deletions that a caller may see, and how many there are in each state."""
-    sight, now = await sight_of(conn, caller), datetime.now(UTC)
+    sight, now = await sight_of(conn, caller), await deletions.now(conn)
     entries = await deletion_lists.page(
         conn, sight, filter, order=order, descending=descending, after=after, limit=limit + 1, now=now
     )
     counts = await deletion_lists.counts(conn, sight, filter, now=now)
     places = frozenset(sight.places)
     views = [
-        DeletionView(each, sight.sees_all or (each.collection, each.institution) in places) for each in entries[:limit]
+        DeletionView(each, sight.sees_all or (each.collection, each.institution) in places, now)
+        for each in entries[:limit]
     ]
     return DeletionPage(views, counts, entries[limit - 1].id if len(entries) > limit else None)
 
@@ -133,10 +138,9 @@ async def _visible(conn: Connection, caller: Caller, id: UUID, *, locking: bool 
     """Return a deletion that a caller may see: managers, who may mark the dataset, nodes that have to do their part."""
     entry = await deletions.read(conn, id, locking=locking)
     if entry is not None:
-        if caller.may(READING, _resource(entry)):
-            return DeletionView(entry, is_whole=True)
-        if any(is_of_node(each.name, caller.principal.node) for each in entry.dependencies):
-            return DeletionView(entry, is_whole=False)
+        is_whole = caller.may(READING, _resource(entry))
+        if is_whole or any(is_of_node(each.name, caller.principal.node) for each in entry.dependencies):
+            return DeletionView(entry, is_whole, await deletions.now(conn))
     raise NotFound(f"there is no deletion {id}; {SEE_LIST}")
 
 
@@ -145,13 +149,13 @@ def is_of_node(dependency: str, node: str | None) -> bool:
     return node is not None and (dependency == node or dependency.startswith(f"{node}/"))
 
 
-async def _managed(conn: Connection, caller: Caller, id: UUID) -> Deletion:
+async def _managed(conn: Connection, caller: Caller, id: UUID) -> DeletionView:
     """Lock and return an open deletion that a caller manages. Conflict where it has ended."""
     view = await _visible(conn, caller, id, locking=True)
     caller.require(Action.DELETIONS, _resource(view.deletion))
     if view.deletion.state is not DeletionState.OPEN:
         raise Conflict(f"the deletion of {view.deletion.dataset} has ended: it is {view.deletion.state}")
-    return view.deletion
+    return view
 
 
 def _part(entry: Deletion, name: str) -> DependencyStatus:
@@ -175,7 +179,7 @@ async def deletable(conn: Connection, caller: Caller) -> Sight:
 # --- waivers and reminders ---
 
 
-async def waive(conn: Connection, caller: Caller, id: UUID, *, name: str, reason: str) -> Deletion:
+async def waive(conn: Connection, caller: Caller, id: UUID, *, name: str, reason: str) -> DeletionView:
     """Let a deletion not wait for a dependency, with a reason; two people do so for one that owns identifiers.
 
     A second waiver of one person, and one of what is done, change nothing. What the dependency reports later is
@@ -184,39 +188,41 @@ async def waive(conn: Connection, caller: Caller, id: UUID, *, name: str, reason
     if not isinstance(reason, str) or not 0 < len(reason.strip()) <= LONGEST_REASON:
         raise BadRequest(f"say why: reason is a text of 1 to {LONGEST_REASON} characters")
     async with conn.transaction():
-        entry = await _managed(conn, caller, id)
+        view = await _managed(conn, caller, id)
+        entry = view.deletion
         before = _part(entry, name)
-        waiver = Waiver(caller.name, reason.strip(), datetime.now(UTC))
+        waiver = Waiver(caller.name, reason.strip(), view.at)
         after = rules_of_deletion.waive(before, waiver)
         if after is before:
-            return entry
+            return view
         await deletions.store_waiver(conn, id, after, waiver)
         await _write_down(conn, caller, "waive-deletion", entry, {
             "name": name, "waivers": len(after.waivers), "state": after.state,  # a purge takes the reason away
         })  # fmt: skip
         parts = tuple(after if each is before else each for each in entry.dependencies)
-        return replace(entry, dependencies=parts)
+        return replace(view, deletion=replace(entry, dependencies=parts))
 
 
-async def remind(conn: Connection, caller: Caller, id: UUID, names: Sequence[str] | None = None) -> Deletion:
+async def remind(conn: Connection, caller: Caller, id: UUID, names: Sequence[str] | None = None) -> DeletionView:
     """Send reminders to the dependencies of a deletion that have not done their part, or to some of them, now.
 
     A reminder is a message to the contact, where that is an address, and stands in the deletion for its node to see.
     """
     async with conn.transaction():
-        entry = await _managed(conn, caller, id)
+        view = await _managed(conn, caller, id)
+        entry = view.deletion
         parts = [_part(entry, name) for name in dict.fromkeys(names)] if names is not None else entry.dependencies
         reminders = [
             Reminder(entry.id, entry.collection, entry.dataset, each.name, each.contact, each.due, each.reminders + 1)
             for each in parts if not each.is_fulfilled
         ]  # fmt: skip
         if reminders:
-            await send_reminders(conn, reminders, now=datetime.now(UTC))
+            await send_reminders(conn, reminders, now=view.at)
             names_sent = [each.name for each in reminders]
             await _write_down(conn, caller, "remind-deletion", entry, {"names": names_sent})
         reminded = await deletions.read(conn, id)
         assert reminded is not None
-        return reminded
+        return replace(view, deletion=reminded)
 
 
 async def send_reminders(conn: Connection, reminders: Sequence[Reminder], *, now: datetime) -> None:
@@ -349,7 +355,7 @@ async def configure(
         last = affected.before.rules.version if affected.before else 0
         if expected is not None and expected != last:
             raise PreconditionFailed(f"the rules of {project} are at version {last} now; read them again")
-        now = datetime.now(UTC)
+        now = await deletions.now(conn)
         if affected.is_stored:
             await deletion_rules.store_rules(conn, project, affected.after, actor=caller.name, now=now)
         if apply_to_open and await revise_some(conn, project, affected.after, now):
@@ -394,11 +400,8 @@ async def cases(
 # --- JSON ---
 
 
-def document_of(
-    entry: Deletion, *, now: datetime | None = None, history: Sequence[HistoryEntry] = ()
-) -> dict[str, Any]:
-    """Return a deletion in JSON, with what is missing before the dataset can be deleted."""
-    now = now or datetime.now(UTC)
+def _document_of(view: DeletionView) -> dict[str, Any]:
+    entry, now = view.deletion, view.at
     is_open = entry.state is DeletionState.OPEN
     missing = entry.missing(now) if is_open else ()
     return {
@@ -423,7 +426,7 @@ def document_of(
         "history": [
             {"at": rfc3339(each.at), "actor": each.actor, "action": each.action, "outcome": each.outcome,
              "detail": {name: value for name, value in each.detail.items() if name != "deletion"}}
-            for each in history
+            for each in view.history
         ],
     }  # fmt: skip
 
@@ -438,14 +441,17 @@ def _part_as_json(each: DependencyStatus, now: datetime, *, is_open: bool) -> di
     }  # fmt: skip
 
 
-def document_for(view: DeletionView, caller: Caller, *, now: datetime | None = None) -> dict[str, Any]:
-    """Return a deletion in JSON for a reader: a node sees what it has to do itself, and nobody's names or reasons."""
+def document_for(view: DeletionView, caller: Caller) -> dict[str, Any]:
+    """Return a deletion in JSON for a reader, with what is missing before the dataset can be deleted.
+
+    A node sees what it has to do itself, and nobody's names or reasons.
+    """
     if view.is_whole:
-        return document_of(view.deletion, now=now, history=view.history)
-    now = now or datetime.now(UTC)
+        return _document_of(view)
     entry = view.deletion
     own = tuple(each for each in entry.dependencies if is_of_node(each.name, caller.principal.node))
-    own_document = document_of(replace(entry, dependencies=own, identifiers=()), now=now)
+    own_view = replace(view, deletion=replace(entry, dependencies=own, identifiers=()), history=())
+    own_document = _document_of(own_view)
     return {
         **own_document, "reason": None, "actor": None, "ended_by": None, "missing": [],
         "dependencies": [{**each, "contact": None, "waivers": []} for each in own_document["dependencies"]],

@@ -182,8 +182,8 @@ class ScheduleWatch:
     at: datetime | None = None
 
     def is_unchanged(self, inputs: ScheduleInputs, now: datetime) -> bool:
-        """Return whether another look finds nothing either."""
-        is_recent = self.at is not None and now < self.at + RELOOK
+        """Return whether another look finds nothing either. After a step back of the clock nobody knows."""
+        is_recent = self.at is not None and self.at <= now < self.at + RELOOK
         return is_recent and self.inputs == inputs and self.runs == _runs(self.rules, now)
 
 

@@ -11,7 +11,6 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 
 import structlog
@@ -111,7 +110,7 @@ async def report(
     Routes and topics come here. A node reads its reports by `domain.deletion_reports.read`: it reports for itself only.
     """
     async with conn.transaction():
-        answers = await stored_reports.store(conn, reports, actor=actor, now=datetime.now(UTC), correlation=correlation)
+        answers = await stored_reports.store(conn, reports, actor=actor, correlation=correlation)
     for each in answers:
         if each.result is ReportResult.STORED:
             log.info(

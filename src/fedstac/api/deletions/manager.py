@@ -137,9 +137,8 @@ async def post_waive(call: Call) -> Response:
     if not isinstance(name, str) or not isinstance(reason, str):
         raise BadRequest('send {"name": "…", "reason": "…"}: the dependency, and why the deletion does not wait for it')
     async with call.node.pool.acquire() as conn:
-        return no_store.answer(
-            deleting.document_of(await deleting.waive(conn, caller_of(call), _id(call), name=name, reason=reason))
-        )
+        view = await deleting.waive(conn, caller_of(call), _id(call), name=name, reason=reason)
+    return no_store.answer(deleting.document_for(view, caller_of(call)))
 
 
 async def post_remind(call: Call) -> Response:
@@ -150,7 +149,8 @@ async def post_remind(call: Call) -> Response:
     if names is not None and not is_list:
         raise BadRequest(f'send {{"names": ["…"]}}, at most {MOST_NAMES}, or {{}} for all')
     async with call.node.pool.acquire() as conn:
-        return no_store.answer(deleting.document_of(await deleting.remind(conn, caller_of(call), _id(call), names)))
+        view = await deleting.remind(conn, caller_of(call), _id(call), names)
+    return no_store.answer(deleting.document_for(view, caller_of(call)))
 
 
 async def post_delete(call: Call) -> Response:
