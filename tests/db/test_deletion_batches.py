@@ -14,6 +14,7 @@ from fedstac.domain import deletion
 from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark, Unmark
+from fedstac.domain.actions.quarantine import Quarantine, Release
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Conflict, DeletionNotReady
 from fedstac.domain.model import Outcome, Receipt
@@ -92,6 +93,18 @@ async def test_a_command_sees_no_deletion_of_a_mark_that_an_earlier_one_of_its_b
             assert receipt.problem is not None
     assert await states(conn) == entries
     assert await invariants.check(conn) == []
+
+
+async def test_quarantines_of_one_dataset_in_one_batch_are_one_case(conn: Connection) -> None:
+    reasons = [Quarantine(B, ANNA, {"reason": reason}) for reason in ("personal data?", "yes")]
+    receipts = await perform(conn, *reasons, Release(B, ANNA, "they were removed"), reasons[0])
+    assert [receipt.problem for receipt in receipts] == [None] * 4
+    events = await conn.fetch("SELECT event_id FROM fedstac.outbox WHERE type LIKE '%.quarantined.v1' ORDER BY id")
+    first, _, last = (row["event_id"] for row in events)
+    cases = await conn.fetch(
+        "SELECT event_id, reason, decision FROM fedstac.quarantine_case ORDER BY opened_at, closed_at"
+    )
+    assert [tuple(row) for row in cases] == [(first, "yes", "they were removed"), (last, "personal data?", None)]
 
 
 async def test_the_schedule_does_not_delete_a_mark_that_was_made_after_it_asked(west: Node, conn: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,13 +21,14 @@ from fedstac.domain.actions import Command, Work
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.target import Target
-from fedstac.domain.errors import CursorGone
+from fedstac.domain.errors import CursorGone, TooManyRequests
 from fedstac.domain.events import START, Cursor, LoggedEvent
 from fedstac.domain.grants import GIVEN, GrantScope, GrantTarget
 from fedstac.domain.patching import MergePatch
 from fedstac.domain.policy import Principal
 from fedstac.domain.subscriptions import ChangeKind, Subscriber, SubscriptionFilter
-from fedstac.workers import delivering
+from fedstac.workers import delivering, subscribing
+from fedstac.workers.subscribing import SubscriptionWish
 from tests.db import writing
 from tests.db.writing import ANNA
 
@@ -62,6 +64,31 @@ async def test_each_subscriber_gets_what_fits_and_what_they_may_see(node: Node, 
     assert changes["stranger"] == [(1, changed), (3, entered), (5, departed)], "it is hidden by now"
     assert changes["titled"] == [(1, changed), (4, departed)]
     assert changes["manager"] == [(1, changed), (2, entered), (3, entered), (4, changed), (5, changed)]
+
+
+async def test_the_same_subscription_that_is_put_twice_at_once_is_one(west: Node, connect: writing.Connect) -> None:
+    first, second, watcher = await connect(), await connect(), await connect()
+    wish = SubscriptionWish(name="mine")
+    async with first.transaction():
+        one = await subscribing.put(west, first, wish, caller=ANNA)
+        again = asyncio.create_task(subscribing.put(west, second, wish, caller=ANNA))
+        await writing.is_blocked(watcher, second, first)
+    other = await again
+    assert (one.is_new, other.is_new) == (True, False)
+    assert other.subscription.secret == one.subscription.secret
+
+
+async def test_nobody_has_too_many_subscriptions_by_asking_for_several_at_once(
+    west: Node, connect: writing.Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "MOST_OF_OWNER", 2)
+    connections = [await connect() for _ in range(6)]
+    outcomes = await asyncio.gather(*(
+        subscribing.put(west, conn, SubscriptionWish(name=f"mine-{n}"), caller=ANNA)
+        for n, conn in enumerate(connections)
+    ), return_exceptions=True)  # fmt: skip
+    assert sum(isinstance(each, TooManyRequests) for each in outcomes) == 4, outcomes
+    assert await connections[0].fetchval("SELECT count(*) FROM fedstac.subscription") == 2
 
 
 async def test_the_event_before_is_looked_up_where_it_is_not_in_the_page(node: Node, conn: Connection) -> None:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from fedstac.db import notifications, people
+from fedstac.db import notifications, people, troubles
 from fedstac.demo import embedded
 from fedstac.domain import destinations
 from fedstac.domain.errors import BadRequest
@@ -17,7 +17,7 @@ from fedstac.domain.groups import Identity
 from fedstac.messaging.webhooks import Forbidden, Undelivered, Webhooks
 from fedstac.workers import notifier
 from tests.support.receivers import Receiver
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 KEY = b"k" * 32
@@ -69,6 +69,33 @@ async def test_several_notifiers_share_the_work(conn: Conn, dsn: str) -> None:
 
         shares = await asyncio.gather(*(take() for _ in range(4)))
     assert sorted(int(n) for share in shares for n in share) == list(range(40))
+
+
+async def test_who_gathers_and_who_tells_lock_digests_in_the_same_order(conn: Conn, dsn: str) -> None:
+    """Both wait for each other otherwise, and PostgreSQL ends one of them."""
+    addresses = [f"https://x{n}.example/" for n in range(40)]
+    await notifications.operate(conn, addresses)
+    owned = sorted(each.id for each in await notifications.destinations(conn, notifications.OPERATORS))
+    await conn.executemany(
+        "INSERT INTO fedstac.notification (destination, topic, about, due) VALUES ($1, 'alert', '{}', now())",
+        [(id,) for id in owned],
+    )
+    await troubles.report(conn, "test", place="here", what="it", detail="why")
+    other = await asyncpg.connect(dsn)
+    try:
+        transaction = conn.transaction()
+        await transaction.start()
+        await notifications.tell(conn, owned[0], "alert", ["one"])
+        gathering = asyncio.create_task(notifications.gather(other, 0))
+        blocks, pid = "SELECT pg_backend_pid() = ANY (pg_blocking_pids($1))", other.get_server_pid()
+        await until(lambda: conn.fetchval(blocks, pid))
+        for id in owned[1:]:
+            await notifications.tell(conn, id, "alert", ["one"])
+        await transaction.commit()
+        await gathering
+    finally:
+        other.terminate()
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.notification WHERE cardinality(about) = 2") == len(owned)
 
 
 async def test_a_request_is_told_once_when_several_gather(conn: Conn, dsn: str) -> None:

@@ -22,7 +22,7 @@ from fedstac.domain.notices import Sender, of_test
 from fedstac.messaging import mail
 from fedstac.messaging.webhooks import Undelivered
 from fedstac.settings import Misconfigured
-from tests.support.receivers import Mailbox, close
+from tests.support.receivers import Mailbox, close, listening
 from tests.support.waiting import PATIENCE
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -81,10 +81,10 @@ def composed() -> EmailMessage:
     return mail.compose(message, sender="stac@west.example", to=TO, node="west", id="1", at=AT, footer="–")
 
 
-async def hand_over(url: str) -> None:
+async def hand_over(url: str, seconds: float = PATIENCE) -> None:
     server = mail.server_of(url)
     assert server is not None
-    await mail.send(server, composed(), sender="stac@west.example", to=TO, seconds=PATIENCE)
+    await mail.send(server, composed(), sender="stac@west.example", to=TO, seconds=seconds)
 
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")  # aiosmtpd, which sees no TLS around it
@@ -109,6 +109,45 @@ async def test_a_server_without_tls_gets_nothing_where_tls_is_asked_for(mailbox:
     with pytest.raises(Undelivered):
         await hand_over(f"smtp+starttls://127.0.0.1:{mailbox.port}")
     assert mailbox.mails.empty()
+
+
+@asynccontextmanager
+async def slow_server(seconds: float, *, silent_at: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Run a mail server that answers each line after so many seconds, and from a command on never again.
+
+    Yield its address, and the commands that come.
+    """
+    commands: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.test\r\n")
+        while line := await reader.readline():
+            commands.append(line.strip().upper())
+            if commands[-1].startswith(silent_at):
+                await reader.read()
+                return
+            await asyncio.sleep(seconds)
+            if commands[-1] == b"DATA":
+                writer.write(b"354 go on\r\n")
+                await reader.readuntil(b"\r\n.\r\n")
+            writer.write(b"250 mail.test\r\n")
+
+    async with listening(serve) as port:
+        yield f"smtp://127.0.0.1:{port}", commands
+
+
+async def test_a_server_that_is_slow_with_each_answer_takes_no_longer_than_allowed() -> None:
+    """Else the lease of the message ends meanwhile, and another notifier sends it too."""
+    async with slow_server(0.1, silent_at=b"RSET") as (url, commands):
+        with pytest.raises(Undelivered, match="TimeoutError"):
+            await hand_over(url, seconds=0.25)
+    assert b"DATA" not in commands
+
+
+async def test_a_mail_that_the_server_took_is_sent_though_the_session_does_not_end() -> None:
+    async with slow_server(0, silent_at=b"QUIT") as (url, commands):
+        await hand_over(url, seconds=2)
+    assert commands[-1] == b"QUIT"
 
 
 def test_the_same_message_is_the_same_mail() -> None:

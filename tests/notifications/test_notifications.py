@@ -387,6 +387,17 @@ async def test_nobody_has_many_confirmations_sent(start_telling: StartTelling) -
     assert response.status_code == 429
 
 
+async def test_nobody_has_many_confirmations_sent_by_asking_for_them_at_once(
+    start_telling: StartTelling, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    api = await start_telling(background=False)
+    responses = await asyncio.gather(*(
+        api.admin.post("/notifications", json={"address": f"mailto:victim{n}@elsewhere.example"}) for n in range(20)
+    ))  # fmt: skip
+    assert sorted(response.status_code for response in responses) == [201] * 5 + [429] * 15
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.notification WHERE topic = 'confirm'") == 5
+
+
 async def test_an_address_that_must_not_be_used_is_refused_at_once(start_telling: StartTelling) -> None:
     api = await start_telling(notify_private=False, notify_hosts=("*",), background=False)
     response = await api.admin.post("/notifications", json={"address": "https://169.254.169.254/latest/meta-data"})

@@ -31,6 +31,7 @@ OPERATORS = ""  # the owner of the destinations that the settings name
 ROUTINE = (events.REPLICATED,)  # others do it every day: publishers get no message about it
 SETTLED_AT_ONCE, EVENTS_AT_ONCE = 5000, 2000
 KEPT_DAYS, ORPHANED_DAYS = 7, 1
+REGISTERING_LOCK = 0x66656419  # advisory locks of who registers destinations; the second key is the hash of the owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,11 @@ async def register(
     )  # fmt: skip
     assert row is not None
     return _destination(row), row["made"]
+
+
+async def hold_owner(conn: Connection, owner: str) -> None:
+    """Let nobody else register a destination of an owner before this transaction ends: they are counted."""
+    await conn.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", REGISTERING_LOCK, owner)
 
 
 async def destinations(conn: Connection, owner: str) -> list[Destination]:
@@ -142,7 +148,8 @@ UNTOLD_EVENTS = """
     SELECT 'event:' || e.node || ' ' || e.event_id AS about FROM fedstac.node_exception e
     WHERE NOT EXISTS (SELECT FROM fedstac.alerted a WHERE a.about = 'event:' || e.node || ' ' || e.event_id)"""
 
-# An open digest takes more in; one that is being taken up at this moment is left, and another one is begun.
+# An open digest takes more in; one that is being taken up at this moment is left, and another one is begun. Digests are
+# locked in the order of their destinations.
 GATHER = """ON CONFLICT (destination, topic) WHERE taken IS NULL
             DO UPDATE SET about = notification.about || EXCLUDED.about"""
 
@@ -234,7 +241,7 @@ async def _final_requests(conn: Connection, window: float) -> None:
             INSERT INTO fedstac.notification (destination, topic, about, due)
             SELECT destination, 'request', array_agg(request::text ORDER BY request),
                    clock_timestamp() + make_interval(secs => $1)
-            FROM final GROUP BY destination {GATHER}""",
+            FROM final GROUP BY destination ORDER BY destination {GATHER}""",
         window,
     )
 
@@ -257,7 +264,7 @@ async def _alerts(conn: Connection, window: float) -> None:
             SELECT d.id, 'alert', array_agg(f.about), clock_timestamp() + make_interval(secs => $1)
             FROM (SELECT about FROM fresh UNION ALL SELECT about FROM reported) f
             CROSS JOIN fedstac.destination d WHERE 'alert' = ANY (d.topics)
-            GROUP BY d.id {GATHER}""",
+            GROUP BY d.id ORDER BY d.id {GATHER}""",
         window,
     )
 
@@ -286,7 +293,7 @@ async def _changes(conn: Connection, window: float) -> bool:
             FROM page p JOIN fedstac.destination d ON d.owner = p.data ->> 'publisher'
             WHERE p.data ->> 'actor' <> p.data ->> 'publisher' AND p.type <> ALL ($4::text[])
               AND 'dataset' = ANY (d.topics) AND d.confirmed IS NOT NULL
-            GROUP BY d.id {GATHER}""",
+            GROUP BY d.id ORDER BY d.id {GATHER}""",
         through, last, window, list(ROUTINE),
     )  # fmt: skip
     return bool(last - through >= EVENTS_AT_ONCE)

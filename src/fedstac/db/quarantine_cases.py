@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -26,7 +26,15 @@ class QuarantineCase:
 
 
 async def open_cases(conn: Connection, cases: Sequence[QuarantineCase], *, now: datetime) -> None:
-    """Store cases of quarantine; what one says replaces what was said before of the same open case."""
+    """Store cases of quarantine; what one says replaces what was said before of the same open case.
+
+    A batch may have several of one dataset: the first opens the case, and the last says what it is about.
+    """
+    by_dataset: dict[tuple[str, str], QuarantineCase] = {}
+    for each in cases:
+        first = by_dataset.setdefault((each.collection, each.dataset), each)
+        by_dataset[each.collection, each.dataset] = replace(first, quarantine=each.quarantine)
+    cases = list(by_dataset.values())
     await conn.execute(
         """INSERT INTO fedstac.quarantine_case AS q (id, collection, dataset, event_id, opened_by, reason, reference,
                                                      contact, links, opened_at)

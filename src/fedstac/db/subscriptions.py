@@ -20,6 +20,7 @@ from fedstac.domain.policy import Principal
 
 MOST_SUBSCRIPTIONS: Final = 5000
 MOST_OF_OWNER: Final = 500
+PUTTING_LOCK: Final = 0x666564_18  # advisory lock of whoever makes one: they are counted, and names are taken
 
 COLUMNS = """name, owner, roles, identity, delivery, url, secret, format, key_template, filter, batch, epoch,
     pos, lease, leased_until, leased_epoch, leased_through, paused_reason, ended_reason, delivered, delivered_at,
@@ -157,6 +158,9 @@ async def put(conn: Connection, new: NewSubscription, *, actor: str, correlation
     Conflict where the name is another owner's. TooManyRequests where there are too many.
     """
     current = await lock(conn, new.name)
+    if current is None:  # the same may be asked for twice at once
+        await conn.execute("SELECT pg_advisory_xact_lock($1)", PUTTING_LOCK)
+        current = await lock(conn, new.name)
     if current is not None and current.owner != new.owner.name:
         raise Conflict(f"the name {new.name!r} is taken; choose another one")
     identity = new.owner.identity.packed() if new.owner.identity else None

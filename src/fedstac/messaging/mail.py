@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,17 +71,29 @@ def compose(message: Message, *, sender: str, to: str, node: str, id: str, at: d
 
 
 async def send(server: MailServer, mail: EmailMessage, *, sender: str, to: str, seconds: float) -> None:
-    """Send a mail through the server. Undelivered, or Forbidden where it refused the recipient for good."""
+    """Send a mail through the server. Undelivered, or Forbidden where it refused the recipient for good.
+
+    All of it takes so many seconds at most: a server may take long for each of its answers. A mail that the server took
+    is sent, however the session ends.
+    """
+    is_taken = False
     try:
-        await aiosmtplib.send(
-            mail, sender=sender, recipients=[to], hostname=server.host, port=server.port, username=server.user,
-            password=server.password, use_tls=server.tls, start_tls=server.starttls, timeout=seconds,
-            tls_context=ssl.create_default_context() if server.tls or server.starttls else None,
-        )  # fmt: skip
+        async with asyncio.timeout(seconds), _client(server, seconds) as client:
+            await client.send_message(mail, sender=sender, recipients=[to])
+            is_taken = True
     except aiosmtplib.SMTPRecipientsRefused as error:
         codes = [refusal.code for refusal in error.recipients]
         if codes and all(500 <= code < 600 for code in codes):
             raise Forbidden(f"the mail server refuses the recipient ({codes[0]})") from None
         raise Undelivered(f"the mail server puts the recipient off ({codes})") from None
     except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
-        raise Undelivered(type(error).__name__) from error
+        if not is_taken:
+            raise Undelivered(type(error).__name__) from error
+
+
+def _client(server: MailServer, seconds: float) -> aiosmtplib.SMTP:
+    return aiosmtplib.SMTP(
+        hostname=server.host, port=server.port, username=server.user, password=server.password, use_tls=server.tls,
+        start_tls=server.starttls, timeout=seconds,
+        tls_context=ssl.create_default_context() if server.tls or server.starttls else None,
+    )  # fmt: skip

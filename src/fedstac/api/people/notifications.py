@@ -36,7 +36,7 @@ async def wish(node: Node, caller: Principal, names: Sequence[str], request: UUI
         return
     if len(names) > MOST_NAMED:
         raise BadRequest(f"Fedstac-Notify is there over {MOST_NAMED} times; name fewer destinations")
-    async with node.pool.acquire() as conn:
+    async with node.pool.acquire() as conn, conn.transaction():
         for text in names:
             destination = await _destination_of(conn, node.settings, caller, text.strip())
             await notifications.wish(conn, request, destination.id)
@@ -57,7 +57,10 @@ async def _destination_of(conn: Connection, settings: Settings, principal: Princ
                     f"Fedstac-Notify: {address.host} is not a host that this node sends to unasked; register the "
                     "address first: POST /notifications, or fedstac notifications add"
                 )
-            await _require_room(conn, principal)
+            await notifications.hold_owner(conn, principal.name)
+            destination = await notifications.find(conn, principal.name, str(address))
+            if destination is None:
+                await _require_room(conn, principal)
             topics = destination.topics if destination else ()
             destination, _ = await notifications.register(conn, principal.name, str(address), topics, confirmed=True)
     if destination.confirmed is None:
@@ -121,6 +124,7 @@ async def post_destination(call: Call) -> Response:
     address, topics = _read(node.settings, strict_json.parse(await call.body.read()))
     trusted = _needs_no_confirmation(node.settings, caller, address)
     async with node.pool.acquire() as conn, conn.transaction():
+        await notifications.hold_owner(conn, caller.name)
         before = await notifications.find(conn, caller.name, str(address))
         if before is None:
             await _require_room(conn, caller)
