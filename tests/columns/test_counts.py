@@ -27,7 +27,8 @@ def microseconds(moment: datetime) -> int:
 @st.composite
 def rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     """Draw codes of rows, and the numbers of some of them."""
-    codes = draw(st.lists(st.integers(-1, 40), max_size=60))
+    far = draw(st.sampled_from((40, 10_000)))  # more than all rows, and more than they are counted up to
+    codes = draw(st.lists(st.one_of(st.integers(-1, 40), st.just(far)), max_size=60))
     numbers = [n for n in range(len(codes)) if draw(st.booleans())]
     return np.array(codes, np.int32), np.array(numbers, np.int64)
 
