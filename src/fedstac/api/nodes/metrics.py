@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client.core import Metric
 from starlette.responses import Response
@@ -116,9 +117,8 @@ async def get_metrics(call: Call) -> Response:
     look = await services.figures.look()
     if look is not None:
         families += _of_database(look)
-    return Response(
-        metrics.text_of(families), headers={"Cache-Control": "no-store", "Content-Type": metrics.CONTENT_TYPE}
-    )
+    text = await services.threads.run(partial(metrics.text_of, families))  # thousands of lines, after some time
+    return Response(text, headers={"Cache-Control": "no-store", "Content-Type": metrics.CONTENT_TYPE})
 
 
 def _of_database(look: Look) -> Iterable[Metric]:
