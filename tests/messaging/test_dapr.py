@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -114,6 +116,21 @@ async def test_where_no_sidecar_listens_the_sink_is_away() -> None:
     async with sink_of(9) as sink:
         with pytest.raises(SinkAway):
             await sink.publish([EVENT], await sink.begin())
+
+
+async def test_a_page_that_fails_is_kept_by_nothing() -> None:
+    """It is thousands of events, and comes again a second later: none of them may wait for the garbage collector."""
+    async with sink_of(9) as sink:
+        gc.collect()
+        gc.disable()
+        try:
+            with suppress(SinkAway):  # pytest would keep it
+                await sink.publish([replace(EVENT, event_id="id-of-a-page-that-fails")], await sink.begin())
+            await asyncio.sleep(0)  # the loop has done what it had at hand
+            events = [each for each in gc.get_objects() if isinstance(each, OutgoingEvent)]
+            assert "id-of-a-page-that-fails" not in {event.event_id for event in events}
+        finally:
+            gc.enable()
 
 
 @pytest.mark.dapr

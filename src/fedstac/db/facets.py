@@ -11,7 +11,6 @@ that is longer than MOST_BYTES, or more than MOST_TERMS values that a collection
 from __future__ import annotations
 
 import hashlib
-import io
 import struct
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -220,7 +219,7 @@ async def write(
         for codes, (_, record) in zip(coded, drafts, strict=True) if (record.collection, record.id) in numbers
     ]  # fmt: skip
     if new:
-        source = io.BytesIO(b"".join((COPY_HEAD, *new, COPY_TAIL)))
+        source = memoryview(b"".join((COPY_HEAD, *new, COPY_TAIL)))  # asyncpg takes bytes for the name of a file
         await conn.copy_to_table("facet", schema_name="fedstac", columns=COLUMNS, source=source, format="binary")
     old = [
         (codes, record) for codes, (_, record) in zip(coded, drafts, strict=True)

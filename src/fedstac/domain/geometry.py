@@ -395,8 +395,8 @@ def _without_heights(geometry: Mapping[str, Any]) -> dict[str, Any]:
     """Return the geometry without heights: some positions only may have them, which shapely does not take."""
     if geometry["type"] == "GeometryCollection":
         return {**geometry, "geometries": [_without_heights(member) for member in geometry["geometries"]]}
+    return {"type": geometry["type"], "coordinates": _flat(geometry["coordinates"], DEPTH[geometry["type"]])}
 
-    def flat(coordinates: Any, depth: int) -> Any:
-        return [flat(part, depth - 1) for part in coordinates] if depth else coordinates[:2]
 
-    return {"type": geometry["type"], "coordinates": flat(geometry["coordinates"], DEPTH[geometry["type"]])}
+def _flat(coordinates: Any, depth: int) -> Any:
+    return [_flat(part, depth - 1) for part in coordinates] if depth else coordinates[:2]

@@ -80,7 +80,8 @@ class SigningKeys:
         if not self._keys:
             await self.renew()
             if not self._keys:
-                raise self._failure or ProviderAway("its keys could not be fetched a moment ago")
+                self._raise_failure()
+                raise ProviderAway("its keys could not be fetched a moment ago")
         elif age > KEYS_FRESH_SECONDS:
             self._start()  # beside the request: what is here still works
         return [key for key in self._keys if None in (kid, key.kid) or kid == key.kid if _fits(key, algorithm)]
@@ -91,13 +92,17 @@ class SigningKeys:
         ProviderAway if that failed.
         """
         before = self._fetch_time
-        if not self._start() and self._failure:
-            raise self._failure
+        if not self._start():
+            self._raise_failure()
         if self._fetching is not None:
             await asyncio.shield(self._fetching)
-        if self._failure:
-            raise self._failure
+        self._raise_failure()
         return self._fetch_time > before
+
+    def _raise_failure(self) -> None:
+        """Raise what the last try ended with, if it failed, without what earlier requests did: they raised it too."""
+        if self._failure:
+            raise self._failure.with_traceback(None)
 
     def _start(self) -> bool:
         """Start a fetch unless one is under way or just was. Return whether one is under way."""
@@ -166,7 +171,7 @@ class Introspections:
         try:
             async with self._at_once:
                 if self._failure and self._failure[0] > time.monotonic():
-                    raise self._failure[1]
+                    raise self._failure[1].with_traceback(None)
                 try:
                     claims = await ask(token)
                 except ProviderAway as error:

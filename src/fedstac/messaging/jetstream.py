@@ -333,7 +333,7 @@ class StreamReader:
     def _check(self) -> None:
         self._connection.check()
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         if self._due and time.monotonic() - self._last_sign > SILENCE_SECONDS:
             raise ServerAway(f"the server has been silent for {SILENCE_SECONDS:g} s")
 

@@ -150,6 +150,8 @@ async def _prepared(threads: ThreadPoolExecutor, order: CopyOrder) -> int | Part
     except asyncio.CancelledError:
         work.add_done_callback(_abandon)
         raise
+    finally:  # its error has this frame
+        del work
 
 
 def _abandon(work: Future[int | PartFile]) -> None:
@@ -357,8 +359,11 @@ class _Copy:
         if pending:
             await self._settle(self._run(self._keep, pending))
             await self._throttle.take(self._host, count)
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:  # its traceback has this frame, which would keep it and the pieces until the next collection
+            del failure, pending
 
     def _run(self, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> asyncio.Future[T]:
         """Work on the disk in a thread. CopyFailed where the disk refuses."""

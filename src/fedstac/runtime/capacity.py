@@ -22,9 +22,9 @@ THREADS: Mapping[Lane, int] = {Lane.WORK: 2, Lane.READER: 1, Lane.ANONYMOUS: 1, 
 WAITING_PER_THREAD = 100
 SHARES: Mapping[Lane, float] = {Lane.WORK: 0.5, Lane.READER: 0.25, Lane.ANONYMOUS: 0.25, Lane.HEALTH: 0.0}
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # malloc.h
-TRIM_SECONDS = 1.0  # without large work, after which memory goes back to the system
-LAST_TRIM_SECONDS = 20.0  # and once more for what the workers freed meanwhile
-TRIM_BYTES = 8 << 20  # as much as has to be free for that: looking for it holds the event loop
+TRIM_SECONDS = 1.0  # between two looks whether memory can go back to the system
+REST_SECONDS = 20.0  # after the last large work, from which on there is none
+TRIM_BYTES = 8 << 20  # as much as has to be free for that
 WAIT_SECONDS = 5.0  # that an answer waits for memory
 
 
@@ -53,7 +53,10 @@ class Threads:
 
             running = self._executor.submit(contextvars.copy_context().run, work)
             running.add_done_callback(free)
-            return await asyncio.wrap_future(running)
+            try:
+                return await asyncio.wrap_future(running)
+            finally:  # its error has this frame, which would keep it and the work until the next collection
+                del running
         finally:
             self._users[lane] -= 1
 
@@ -77,7 +80,7 @@ class Memory:
         self._freed = asyncio.Event()
         self._trimming: asyncio.TimerHandle | None = None
         self._untrimmed = 0  # bytes that were given back since
-        self._is_last_trim = False
+        self._rests_at = 0.0  # by the clock of the event loop
 
     def share(self, lane: Lane) -> Share:
         """Return a share, which takes memory piece by piece and gives all of it back at once."""
@@ -120,22 +123,26 @@ class Memory:
             self._freed = asyncio.Event()
             self._untrimmed -= size
             if self._trimming is None and self._untrimmed >= TRIM_BYTES:
-                self._is_last_trim = False
-                self._trimming = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
+                self._trim_later()
+
+    def _trim_later(self) -> None:
+        self._trimming = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
 
     def _trim(self) -> None:
-        """Give back what the C library keeps of freed memory. The workers free theirs a while later."""
-        self._trimming = None
+        """Give back what the C library keeps of freed memory, now and then until there was no large work for a while.
+
+        That takes no time of the event loop. The last time has the garbage, too, and what the workers freed meanwhile.
+        """
         loop = asyncio.get_running_loop()
-        if any(self._taken_bytes.values()):
-            self._trimming = loop.call_later(TRIM_SECONDS, self._trim)
+        self._trimming = None
+        if self._untrimmed >= TRIM_BYTES:
+            self._untrimmed, self._rests_at = 0, loop.time() + REST_SECONDS
+            loop.run_in_executor(None, trim_memory)
+        elif not any(self._taken_bytes.values()) and loop.time() >= self._rests_at:
+            gc.collect()
+            loop.run_in_executor(None, trim_memory)
             return
-        self._untrimmed = 0
-        gc.collect()
-        trim_memory()
-        if not self._is_last_trim:
-            self._is_last_trim = True
-            self._trimming = loop.call_later(LAST_TRIM_SECONDS, self._trim)
+        self._trim_later()
 
 
 class Share:

@@ -136,7 +136,7 @@ class Relay:
                     await self._lead(_Course(self._node, conn, sink, broker, self._log), stop)
                 return True
             except (SinkAway, TailMoved, Fenced) as error:
-                failure = error
+                failure = error.with_traceback(None)  # whose frames have the page
                 await sinks.fail(conn, self._name, reason_of(error))
             except (SinkRefused, SinkUnclear, ForeignLog) as error:
                 await sinks.stop(conn, sink, str(error))

@@ -97,6 +97,7 @@ class Peer:
         self._timer.cancel()
         if self._watching is not None:
             self._watching.cancel()
+            self._watching = None  # its traceback has this object, which would keep it until the next collection
 
     def _watch(self) -> None:
         if self._has_sent:

@@ -129,6 +129,7 @@ class Guard:
             pass
         finally:
             structlog.contextvars.reset_contextvars(**log_fields)
+            body.refusal = None  # its traceback has the body, which would keep it until the next collection
         if self.on_answer is not None:
             route: str | None = scope["state"].get("route")
             self.on_answer(scope["method"], route, answer.status, time.perf_counter() - began)

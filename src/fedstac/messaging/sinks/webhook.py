@@ -78,8 +78,11 @@ class WebhookSink:
             *(self._post_all(own, end) for own in by_key.values()), return_exceptions=True
         )  # all of them end, so that nothing of this page is under way when the next attempt begins
         failures = [result for result in results if isinstance(result, BaseException)]
-        if failures:
-            raise min(failures, key=_urgency)
+        try:
+            if failures:
+                raise min(failures, key=_urgency)
+        finally:  # the traceback has this frame, which would keep it and the page until the next collection
+            del results, failures
         self._delivered_ids -= {event.event_id for event in events}
         cursor = next((event.cursor for event in reversed(events) if not event.is_redrive), end.cursor)
         return Tail(IDENTITY, {PARTITION: PartitionTail(end.offset + len(events), cursor)})

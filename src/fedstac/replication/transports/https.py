@@ -209,9 +209,8 @@ class _Exchange:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do something in a thread."""
-        future = self._transport.threads.submit(work)
-        self._work = future
-        return await asyncio.wrap_future(future)
+        self._work = self._transport.threads.submit(work)
+        return await asyncio.wrap_future(self._work)
 
     def end(self) -> None:
         """Keep the connection where the answer is at its end; else close it, once no thread uses it."""
