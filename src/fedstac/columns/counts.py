@@ -22,7 +22,7 @@ from fedstac.runtime import budget
 
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL; moments are microseconds since
 MICROSECONDS_OF_YEAR: Final = 365.2425 * 86_400e6  # on average
-FAR_CODE: Final = 64  # times the rows: from there on codes are sorted, below they are counted, which is faster
+FAR_CODE: Final = 4  # times the rows: from there on codes are sorted, below they are counted, which is faster
 PIECE: Final = 1 << 16  # rows of one look for a value
 
 
