@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
+from operator import itemgetter
 from typing import Any, Final
 
 import orjson
@@ -208,6 +209,10 @@ def facet_counts(counts: Iterable[tuple[Any, int]], matched: int) -> FacetCounts
     by_value: dict[tuple[bool, Any], int] = {}  # 1 and true are equal in Python
     in_buckets = 0
     for value, count in counts:
+        if type(value) is str:  # as nearly every one is
+            by_value[False, value] = by_value.get((False, value), 0) + count
+            in_buckets += count
+            continue
         members = value if isinstance(value, list) else [value]
         keys = {(isinstance(each, bool), each) for each in members if isinstance(each, str | int | float)}
         in_buckets += count if keys else 0
@@ -263,9 +268,8 @@ def _distribution(aggregation: Aggregation, counts: Counts, most: int) -> dict[s
             own = FacetCounts(list(counts.collections.items()), counts.datasets, counts.datasets)
         case _:
             own = counts.facets.get(aggregation.property or "", FacetCounts(matched=counts.datasets))
-    by_frequency = sorted(
-        ((_key(value), value, count) for value, count in own.values), key=lambda each: (-each[2], each[0])
-    )
+    by_frequency = sorted([(_key(value), value, count) for value, count in own.values], key=itemgetter(0))
+    by_frequency.sort(key=itemgetter(2), reverse=True)  # what is equal keeps its order
     first, rest = by_frequency[:most], by_frequency[most:]
     return {
         "buckets": [_bucket(key, _type(value), count) for key, value, count in first],
