@@ -11,18 +11,26 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import bulks, load_comparison, loads
+from fedstac.db import bulks, connections, load_comparison, loads
 from fedstac.db.connections import Connection
 from fedstac.db.loads import Load, LoadPart, NewLoad, StatedDataset
 from fedstac.demo import embedded
+from fedstac.domain import documents
+from fedstac.domain.actions import Work
+from fedstac.domain.actions.delete import Purge
+from fedstac.domain.actions.target import Target
+from fedstac.domain.documents import ItemTexts
 from fedstac.domain.errors import BadRequest, Conflict
+from fedstac.domain.model import Outcome
 from fedstac.domain.reconcile import MOST_OPEN, MOST_OPEN_OF_COLLECTION, LoadChange, LoadMode, LoadStep
 from fedstac.runtime import failpoints
-from fedstac.workers import load_steps, loading
+from fedstac.workers import bulk_changes, load_steps, loading
 from tests.db import writing
 from tests.support import plans
 from tests.support.databases import name_in
+from tests.support.failpoints import once_at
 
 
 def some_datasets(count: int, prefix: str = "d") -> list[StatedDataset]:
@@ -305,6 +313,43 @@ async def test_a_person_and_a_collection_have_so_many_open_loads(west: Node, con
         await loading.begin(conn, some_load(f"person-{n}"))
     with pytest.raises(Conflict, match="loads of CMIP6 are open"):
         await loading.begin(conn, some_load("somebody"))
+
+
+async def test_a_load_goes_on_when_what_it_cleared_is_purged_meanwhile(
+    west: Node, conn: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_changes, "PART", 1)
+    await writing.publish(conn, *(writing.plain(n) for n in range(3)))
+    drafts = [writing.draft({**writing.plain(n, "another"), "bbox": [n, n, n, n]}) for n in (1, 2)]
+    stated = [
+        StatedDataset(
+            each.id, each.lineage, None, None,
+            ItemTexts(each.text, documents.packed(each), documents.packed_facets(each)),
+        )
+        for each in drafts
+    ]  # fmt: skip
+    new = some_load("anna", "plain")
+    await loading.begin(conn, new)
+    await loading.put_part(conn, new.id, LoadPart(1, b"d", 2), stated, ["1", "2"])
+    await loading.compare(west, conn, new.id)
+    load = await loading.apply(
+        west, conn, writing.ANNA, new.id, confirmed=1, identity=None, correlation="c", traceparent=None
+    )
+    assert load.bulk is not None
+
+    async def purge() -> None:
+        other = await connections.connect(dsn)
+        command = Purge(Target("plain", "thing-0", "plain/thing-0"), writing.ANNA)
+        [receipt] = await publication.perform(other, writing.RULES, [Work(command, "anna", "purge")])
+        assert receipt.outcome is Outcome.PURGED, receipt.problem
+        await other.close()
+
+    with once_at("bulk.committed", purge):
+        assert await bulk_changes.work_off(west, conn, asyncio.Event())
+    job = await bulks.find(conn, load.bulk)
+    assert job is not None
+    assert (job.status, job.done_count, job.failed_count) == ("done", 3, 0)
+    assert new.collection in job.selection
 
 
 async def test_a_load_changes_no_more_than_a_change_of_many_datasets_may(

@@ -39,6 +39,8 @@ async def applied_beside(conn: Connection, load: Load) -> UUID | None:
 async def begin(conn: Connection, load: Load, bulk: UUID, total: int, *, now_asked_by: NewLoad) -> None:
     """Store the change of many datasets that applies a locked load. The next step is to list these.
 
+    Its digest is the id of the load.
+
     now_asked_by: who applies it, with the rights of now.
     """
     body = {"mode": load.mode, **({"override": load.override} if load.override else {})}

@@ -52,9 +52,9 @@ async def purge(conn: Connection, datasets: Sequence[DatasetName]) -> None:
            WHERE b.dataset = d.id AND b.collection = d.collection AND b.detail IS NOT NULL""",
         *names, PURGED_TEXT,
     )  # fmt: skip
-    await conn.execute(  # by what a filter chose it may be a word of its document
+    await conn.execute(  # by what a filter chose it may be a word of its document; a load chose by no filter
         """UPDATE fedstac.bulk b SET selection = $3
-           WHERE b.selection <> $3 AND b.id IN (
+           WHERE b.selection <> $3 AND b.action <> 'reconcile' AND b.id IN (
                SELECT c.bulk FROM unnest($1::text[], $2::text[]) d (collection, id)
                JOIN fedstac.bulk_dataset c ON c.dataset = d.id AND c.collection = d.collection)""",
         *names, PURGED_SELECTION,

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-import orjson
 import structlog
 
 from fedstac.bootstrap import Node
@@ -299,7 +298,7 @@ async def commands(
     datasets: Sequence[WaitingDataset],
 ) -> list[DatasetCommand]:  # fmt: skip
     """Return the commands of a part of a load."""
-    load_id = UUID(orjson.loads(job.selection)["load"])
+    load_id = UUID(job.digest)
     documents_of_part = await load_application.documents(conn, load_id, [each.dataset for each in datasets])
     mode, override = LoadMode(body["mode"]), body.get("override")
     result = []
@@ -312,7 +311,7 @@ async def commands(
 
 async def forget_documents(conn: Connection, job: Bulk, datasets: Sequence[WaitingDataset]) -> None:
     """Remove the documents of a part that is applied, in the same transaction."""
-    load_id = UUID(orjson.loads(job.selection)["load"])
+    load_id = UUID(job.digest)
     await load_application.forget_documents(conn, load_id, [each.dataset for each in datasets])
 
 
