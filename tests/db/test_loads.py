@@ -321,7 +321,7 @@ async def test_a_load_goes_on_when_what_it_cleared_is_purged_meanwhile(
     monkeypatch.setattr(bulk_changes, "PART", 1)
     await writing.publish(conn, *(writing.plain(n) for n in range(3)))
     drafts = [writing.draft({**writing.plain(n, "another"), "bbox": [n, n, n, n]}) for n in (1, 2)]
-    stated = [
+    datasets_of_part = [
         StatedDataset(
             each.id, each.lineage, None, None,
             ItemTexts(each.text, documents.packed(each), documents.packed_facets(each)),
@@ -330,7 +330,7 @@ async def test_a_load_goes_on_when_what_it_cleared_is_purged_meanwhile(
     ]  # fmt: skip
     new = some_load("anna", "plain")
     await loading.begin(conn, new)
-    await loading.put_part(conn, new.id, LoadPart(1, b"d", 2), stated, ["1", "2"])
+    await loading.put_part(conn, new.id, LoadPart(1, b"d", 2), datasets_of_part, ["1", "2"])
     await loading.compare(west, conn, new.id)
     load = await loading.apply(
         west, conn, writing.ANNA, new.id, confirmed=1, identity=None, correlation="c", traceparent=None

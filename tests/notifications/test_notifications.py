@@ -398,6 +398,26 @@ async def test_nobody_has_many_confirmations_sent_by_asking_for_them_at_once(
     assert await conn.fetchval("SELECT count(*) FROM fedstac.notification WHERE topic = 'confirm'") == 5
 
 
+async def test_a_destination_that_is_removed_at_this_moment_is_not_there(
+    start_telling: StartTelling, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    api = await start_telling(background=False)
+    [item] = sample.items(1)
+    destination = await register(api, "https://hooks.ncar.example/here", "request")
+    path = f"/notifications/{destination['id']}"
+    transaction = conn.transaction()
+    await transaction.start()
+    await conn.execute("DELETE FROM fedstac.destination")
+    requests = asyncio.gather(
+        api.admin.post(f"{path}/test"),
+        api.admin.post(ITEMS, json=item, headers={"Fedstac-Notify": destination["id"], "Prefer": "wait=0"}),
+    )
+    waiting = "SELECT count(*) = 2 FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+    await until(lambda: conn.fetchval(waiting))
+    await transaction.commit()
+    assert [response.status_code for response in await requests] == [404, 400]
+
+
 async def test_an_address_that_must_not_be_used_is_refused_at_once(start_telling: StartTelling) -> None:
     api = await start_telling(notify_private=False, notify_hosts=("*",), background=False)
     response = await api.admin.post("/notifications", json={"address": "https://169.254.169.254/latest/meta-data"})

@@ -96,6 +96,11 @@ async def find(conn: Connection, owner: str, address: str) -> Destination | None
     return _destination(row) if row else None
 
 
+async def hold(conn: Connection, id: UUID) -> bool:
+    """Let nobody remove a destination before this transaction ends. Return whether it is still there."""
+    return bool(await conn.fetchval("SELECT true FROM fedstac.destination WHERE id = $1 FOR KEY SHARE", id))
+
+
 async def remove(conn: Connection, id: UUID) -> None:
     """Delete a destination, with whatever was on its way there."""
     await conn.execute("DELETE FROM fedstac.destination WHERE id = $1", id)

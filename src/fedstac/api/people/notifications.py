@@ -39,6 +39,8 @@ async def wish(node: Node, caller: Principal, names: Sequence[str], request: UUI
     async with node.pool.acquire() as conn, conn.transaction():
         for text in names:
             destination = await _destination_of(conn, node.settings, caller, text.strip())
+            if not await notifications.hold(conn, destination.id):
+                raise _missing_name(destination.id)
             await notifications.wish(conn, request, destination.id)
 
 
@@ -47,7 +49,7 @@ async def _destination_of(conn: Connection, settings: Settings, principal: Princ
     if (number := _uuid(text)) is not None:
         destination = await notifications.destination(conn, number)
         if destination is None or destination.owner != principal.name:
-            raise BadRequest(f"Fedstac-Notify: you have no destination {number}; see GET /notifications")
+            raise _missing_name(number)
     else:
         address = _address(settings, text)
         destination = await notifications.find(conn, principal.name, str(address))
@@ -68,6 +70,10 @@ async def _destination_of(conn: Connection, settings: Settings, principal: Princ
             f"Fedstac-Notify: the destination {destination.id} is not confirmed yet; its code was sent to it"
         )
     return destination
+
+
+def _missing_name(id: UUID) -> BadRequest:
+    return BadRequest(f"Fedstac-Notify: you have no destination {id}; see GET /notifications")
 
 
 def _address(settings: Settings, text: str) -> Address:
@@ -179,7 +185,9 @@ async def post_test(call: Call) -> Response:
     destination = await _own(call)
     if destination.confirmed is None:
         raise BadRequest("this destination is not confirmed yet; its code was sent to it")
-    async with call.node.pool.acquire() as conn:
+    async with call.node.pool.acquire() as conn, conn.transaction():
+        if not await notifications.hold(conn, destination.id):
+            raise _missing()
         await notifications.tell(conn, destination.id, "test", ["test"])
     return Response(orjson.dumps({"status": "queued"}), 202, media_type=links.JSON)
 
@@ -196,8 +204,12 @@ async def _own(call: Call) -> Destination:
             destination = await notifications.destination(conn, number)
     owners = (caller.name, OPERATORS) if caller.is_admin else (caller.name,)
     if destination is None or destination.owner not in owners:
-        raise NotFound("there is no such destination of yours; see GET /notifications")
+        raise _missing()
     return destination
+
+
+def _missing() -> NotFound:
+    return NotFound("there is no such destination of yours; see GET /notifications")
 
 
 def _document(destination: Destination, *, secret: bool) -> dict[str, Any]:
