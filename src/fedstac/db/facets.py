@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 import asyncpg
@@ -57,6 +57,17 @@ class DraftCodes(NamedTuple):
     pieces: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedCodes:
+    """The codes of the drafts that a connection writes next, by the identity of the draft, and of which version."""
+
+    version: int | None
+    by_draft: Mapping[int, DraftCodes]
+
+
+NOTHING_PREPARED = PreparedCodes(None, {})
+
+
 @dataclass(slots=True)
 class Codes:
     """What this process knows of a database's codes. All of it is committed, and true while `version` stays."""
@@ -66,14 +77,12 @@ class Codes:
     footprints: dict[Key, int] = field(default_factory=dict)
     numbers: deque[int] = field(default_factory=deque)  # drawn and committed, and not given to a record yet
     count: int = 0  # of terms
-    prepared: dict[int, DraftCodes] = field(default_factory=dict)  # of the last batch, by the identity of the draft
     version: int | None = None  # of the database's terms: some were removed where it is another; None: not asked yet
 
     def forget(self, version: int) -> None:
         """Forget the codes of terms: this version of them lacks some."""
         for codes in self.terms.values():
             codes.clear()
-        self.prepared = {}
         self.count, self.version = 0, version
 
     def learn(self, other: Codes) -> None:
@@ -110,6 +119,11 @@ class Codes:
 
 _by_database: dict[tuple[str, str, str, int], Codes] = {}
 _by_connection: WeakKeyDictionary[object, Codes] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[object, PreparedCodes] = WeakKeyDictionary()  # by the connection
+
+
+def _session_of(conn: Connection) -> object:
+    return getattr(conn, "_con", conn)  # of a pool's proxy, which is made anew each time
 
 
 async def _codes_of(conn: Connection) -> Codes:
@@ -117,7 +131,7 @@ async def _codes_of(conn: Connection) -> Codes:
 
     A promoted one is another: it may have lost codes. So is a copy of its files, which has the same names.
     """
-    session = getattr(conn, "_con", conn)  # of a pool's proxy, which is made anew each time
+    session = _session_of(conn)
     codes = _by_connection.get(session)
     if codes is None:
         row = await conn.fetchrow(
@@ -160,7 +174,9 @@ async def prepare(conn: Connection, drafts: Sequence[Draft]) -> None:
                 return
             codes.learn(new)
             prepared |= {id(draft): codes.of(draft) for draft in unknown}
-    codes.prepared = {key: each for key, each in prepared.items() if each is not None}
+    _prepared[_session_of(conn)] = PreparedCodes(
+        codes.version, {key: each for key, each in prepared.items() if each is not None}
+    )
 
 
 async def _draw_ahead(conn: Connection, codes: Codes, count: int) -> None:
@@ -219,7 +235,7 @@ async def write(
         for codes, (_, record) in zip(coded, drafts, strict=True) if (record.collection, record.id) in numbers
     ]  # fmt: skip
     if new:
-        source = memoryview(b"".join((COPY_HEAD, *new, COPY_TAIL)))  # asyncpg takes bytes for the name of a file
+        source: Any = memoryview(b"".join((COPY_HEAD, *new, COPY_TAIL)))  # asyncpg takes bytes for the name of a file
         await conn.copy_to_table("facet", schema_name="fedstac", columns=COLUMNS, source=source, format="binary")
     old = [
         (codes, record) for codes, (_, record) in zip(coded, drafts, strict=True)
@@ -235,10 +251,11 @@ async def _coded(conn: Connection, drafts: Sequence[Draft]) -> list[DraftCodes]:
     version = await conn.fetchval("SELECT fedstac.hold_terms()")
     if version != codes.version:
         codes.forget(version)
-    prepared, codes.prepared = codes.prepared, {}
+    prepared = _prepared.pop(_session_of(conn), NOTHING_PREPARED)
+    by_draft = prepared.by_draft if prepared.version == version else {}
     coded: list[DraftCodes | None] = []
     for draft in drafts:
-        ready = prepared.get(id(draft))
+        ready = by_draft.get(id(draft))
         coded.append(ready if ready is not None and ready.draft is draft else codes.of(draft))
     if None in coded:
         codes = await _resolve(conn, drafts, Codes())

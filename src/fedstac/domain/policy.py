@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
+from typing import Final
 
 from fedstac.domain.errors import Misdirected, MissingPermission
 from fedstac.domain.groups import ANY, GlobusShare, Identity, Membership, Right, Scope, Shares
@@ -139,7 +140,10 @@ def read_level(value: object) -> Level:
     """Return the level of that name: open without one, private where there is no such level."""
     if value is None:
         return Level.OPEN
-    return next((level for level in Level if level == value), Level.PRIVATE)
+    return _LEVELS.get(value, Level.PRIVATE) if isinstance(value, str) else Level.PRIVATE
+
+
+_LEVELS: Final[Mapping[str, Level]] = {level.value: level for level in Level}
 
 
 class By(StrEnum):
