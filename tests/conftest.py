@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,22 @@ from urllib.parse import urlsplit
 import asyncpg
 import hypothesis
 import pytest
+import pytest_asyncio
 from httpx._transports import default as httpx_transports
 
 from fedstac import bootstrap
-from fedstac.demo import dapr, embedded, sample
+from fedstac.demo import dapr, embedded
 from fedstac.demo import federation as federations
 from fedstac.demo.identity_provider import CLIENT
 from fedstac.identity import provider_answers
 from fedstac.settings import Settings
 from fedstac.vocabularies import extensions, registry
-from tests.support import containers
+from tests.support import builtin_types, containers
 from tests.support.commands import Fedstac, Result, StartCommand, environment, start
-from tests.support.databases import TEMPLATE, copied_clusters, databases, prepared_cluster
+from tests.support.databases import TEMPLATE, MakeDatabase, copied_clusters, databases, prepared_cluster
 from tests.support.forking import Forks, end_shared, shared
 from tests.support.identity import AUDIENCE, Provider, StartNode
-from tests.support.nodes import Api, StartApi, running
+from tests.support.nodes import Api, StartApi, catalogue_of_west, running
 from tests.support.places import REPOSITORY, SHARED, use_memory_for_temporary_files
 from tests.support.waiting import PATIENCE
 
@@ -49,6 +50,7 @@ hypothesis.settings.load_profile("fedstac")
 MADE_ONCE = ((registry, "parse"), (extensions, "item_validator"), (httpx_transports, "create_ssl_context"))
 for module, name in MADE_ONCE:
     setattr(module, name, functools.cache(getattr(module, name)))
+builtin_types.ask_once()
 
 
 MAY_BE_MISSING = ("shared", "history", "image", "dapr")  # markers of what even CI may be without
@@ -140,7 +142,7 @@ def cluster(prepared: Path) -> Iterator[embedded.Cluster]:
     """A private cluster; durability off, because no test asks what a crash of this one leaves."""
     folder = Path(tempfile.mkdtemp(prefix="fedstac-test-"))
     folder.chmod(0o755)
-    settings = {"fsync": "off", "full_page_writes": "off"}
+    settings = {"fsync": "off", "full_page_writes": "off", "shared_preload_libraries": "plpgsql, postgis-3"}
     try:
         with ExitStack() as stack:
             with copied_clusters(prepared):
@@ -156,16 +158,28 @@ def template() -> str:
     return TEMPLATE
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def catalogue(cluster: embedded.Cluster, template: str) -> AsyncIterator[str]:
+    """A database that tests copy: that of a publishing node `west` with the collection CMIP6.
+
+    To make a collection takes more processor time than to start a node. Where a fixture of a test has this one among
+    its arguments, `dsn` is such a copy.
+    """
+    async with catalogue_of_west(cluster, template) as name:
+        yield name
+
+
 @pytest.fixture
-def make_database(cluster: embedded.Cluster, template: str) -> Iterator[Callable[[], str]]:
+def make_database(cluster: embedded.Cluster, template: str) -> Iterator[MakeDatabase]:
     """Makes migrated databases that go with the test."""
     with databases(cluster, template) as make:
         yield make
 
 
 @pytest.fixture
-def dsn(make_database: Callable[[], str]) -> str:
-    return make_database()
+def dsn(request: pytest.FixtureRequest, make_database: MakeDatabase) -> str:
+    """The database of the test's node."""
+    return make_database(request.getfixturevalue("catalogue") if "catalogue" in request.fixturenames else None)
 
 
 @pytest.fixture
@@ -193,7 +207,7 @@ async def administrator(cluster: embedded.Cluster, dsn: str) -> AsyncIterator[as
 
 
 @pytest.fixture
-async def start_api(make_database: Callable[[], str]) -> AsyncIterator[StartApi]:
+async def start_api(make_database: MakeDatabase) -> AsyncIterator[StartApi]:
     """Starts nodes that end with the test, and before their databases."""
     async with AsyncExitStack() as stack:
 
@@ -207,12 +221,9 @@ async def start_api(make_database: Callable[[], str]) -> AsyncIterator[StartApi]
 
 
 @pytest.fixture
-async def api(start_api: StartApi, dsn: str) -> Api:
+async def api(catalogue: str, start_api: StartApi, dsn: str) -> Api:
     """A publishing node `west` with the collection CMIP6."""
-    started = await start_api(dsn=dsn)
-    response = await started.admin.post("/collections", json=sample.collection())
-    assert response.status_code == 201, response.text
-    return started
+    return await start_api(dsn=dsn)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -287,15 +298,15 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def start_node(dsn: str, provider: Provider, start_api: StartApi) -> StartNode:
-    """Starts a node that takes the provider's tokens; members of its issuer and settings may be named."""
+async def start_node(catalogue: str, dsn: str, provider: Provider, start_api: StartApi) -> StartNode:
+    """Starts a node with the collection CMIP6 that takes the provider's tokens.
+
+    Members of its issuer and settings may be named.
+    """
 
     async def start(issuer: Mapping[str, Any] | None = None, **values: Any) -> Api:
         configured = {"issuer": provider.url, "login_client_id": CLIENT, **(issuer or {})}
         defaults = {"issuers": json.dumps([configured]), "audience": AUDIENCE, "admin_group": "esgf-admins"}
-        node = await start_api(dsn=dsn, **{**defaults, **values})
-        response = await node.admin.post("/collections", json=sample.collection())
-        assert response.status_code == 201, response.text
-        return node
+        return await start_api(dsn=dsn, **{**defaults, **values})
 
     return start

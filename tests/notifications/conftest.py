@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP
 
-from fedstac.demo import sample
 from fedstac.workers import notifier
 from tests.support.nodes import Api, StartApi
 from tests.support.receivers import Mailbox, Receiver, StartTelling, close, receiving
@@ -46,7 +45,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def start_telling(start_api: StartApi, dsn: str, mailbox: Mailbox, hurried: None) -> StartTelling:
+async def start_telling(catalogue: str, start_api: StartApi, dsn: str, mailbox: Mailbox, hurried: None) -> StartTelling:
     """Starts a node with the collection CMIP6 that sends mail, and webhooks to loopback."""
 
     async def start(**values: Any) -> Api:
@@ -54,9 +53,6 @@ async def start_telling(start_api: StartApi, dsn: str, mailbox: Mailbox, hurried
             "dsn": dsn, "smtp": mailbox.url, "notify_private": True, "notify_hosts": ("127.0.0.1", "*.ncar.example"),
             "notify_window_seconds": 0, "public_url": "https://west.example", "mail_from": "stac@west.example",
         }  # fmt: skip
-        api = await start_api(**{**wanted, **values})
-        response = await api.admin.post("/collections", json=sample.collection())
-        assert response.status_code == 201, response.text
-        return api
+        return await start_api(**{**wanted, **values})
 
     return start

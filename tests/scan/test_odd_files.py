@@ -1,4 +1,7 @@
-"""Two thousand odd files: `fedstac scan` reads what xarray and cf_xarray read, or refuses by name what is uncertain."""
+"""Odd files: `fedstac scan` reads what xarray and cf_xarray read, or refuses by name what is uncertain.
+
+Two thousand in the soak, and every fourth hundred of them in each run.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,12 @@ from tests.scan import odd_files
 from tests.scan.odd_files import Odd
 
 FILES, BLOCKS = 2000, 20
+EVERY = 4  # block is in each run
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
+@pytest.mark.parametrize(
+    "block", [pytest.param(n, marks=[pytest.mark.soak] if n % EVERY else []) for n in range(BLOCKS)]
+)
 def test_odd_files_have_the_extent_that_xarray_reads_or_are_refused_by_name(block: int, tmp_path: Path) -> None:
     refused = 0
     for seed in range(block * FILES // BLOCKS, (block + 1) * FILES // BLOCKS):

@@ -20,6 +20,7 @@ from fedstac.demo import embedded, federation
 from fedstac.demo.federation import PostgresServer, Say
 
 TEMPLATE = "template_fedstac"
+MakeDatabase = Callable[..., str]
 
 
 def name_in(dsn: str) -> str:
@@ -79,18 +80,23 @@ def make_template(cluster: embedded.Cluster) -> str:
         conn.execute("ALTER ROLE fedstac_writer PASSWORD 'writer'")
     owner = cluster.dsn(TEMPLATE, user="fedstac_owner", password="owner")
     migrations.migrate(owner, settings.folder("migrations"))
+    with psycopg.connect(owner, autocommit=True) as conn:
+        conn.execute("SELECT fedstac.extend_outbox(ahead => 4)")  # else the first sequencer does that in each copy
     return TEMPLATE
 
 
 @contextmanager
-def databases(cluster: embedded.Cluster, template: str) -> Iterator[Callable[[], str]]:
-    """Make migrated databases; return the writer's DSN of each. They go with the context."""
+def databases(cluster: embedded.Cluster, template: str) -> Iterator[MakeDatabase]:
+    """Make migrated databases, copies of the template unless another is named; return the writer's DSN of each.
+
+    They go with the context.
+    """
     made: list[str] = []
 
-    def make() -> str:
+    def make(other_template: str | None = None) -> str:
         name = f"t{os.urandom(6).hex()}"
         with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
-            copy_database(conn, name, template)
+            copy_database(conn, name, other_template or template)
         made.append(name)
         return cluster.dsn(name, user="fedstac_writer", password="writer")
 

@@ -19,7 +19,7 @@ from fedstac.demo import sample
 from fedstac.demo.embedded import Cluster
 from fedstac.settings import Settings
 from fedstac.workers import roles
-from tests.support.databases import databases
+from tests.support.databases import databases, name_in
 from tests.support.waiting import PATIENCE
 
 Json = dict[str, Any]
@@ -77,6 +77,19 @@ async def publishing(cluster: Cluster, template: str, items: Mapping[str, Sequen
                 answer = await api.admin.post(f"/collections/{name}/items", json=body)
                 assert answer.json()["counts"]["done"] == len(documents), answer.text
             yield api
+
+
+@asynccontextmanager
+async def catalogue_of_west(cluster: Cluster, template: str) -> AsyncIterator[str]:
+    """Make a database in which the node `west` has made the collection CMIP6, and yield its name. No token is left."""
+    with databases(cluster, template) as make:
+        dsn = make()
+        async with running(Settings(dsn=dsn, node="west", _env_file=None)) as api:
+            (await api.admin.post("/collections", json=sample.collection())).raise_for_status()
+        conn = await asyncpg.connect(dsn)
+        await conn.execute("DELETE FROM fedstac.token")
+        await conn.close()
+        yield name_in(dsn)
 
 
 async def issue_tokens(dsn: str) -> dict[str, str]:
