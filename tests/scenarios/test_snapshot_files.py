@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from fedstac.db import connections, records
+from fedstac.demo import federation as federations
 from fedstac.demo import sample
 from fedstac.demo.federation import Federation, ProcessFailed
 from fedstac.domain import documents
@@ -83,8 +84,9 @@ def start_south(running: Federation, folder: Path, **variables: str) -> None:
     ids=["small", "large"],
 )
 def test_an_empty_node_starts_from_files_killed_on_the_way(
-    running: Federation, command_forks: Forks, folder: Path, count: int
+    running: Federation, command_forks: Forks, folder: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(federations, "START_SECONDS", max(federations.START_SECONDS, count / 500))
     asyncio.run(fill(running.database_of("west"), count))
     files = folder / f"snapshot-{count}"
     if count > 25_000:  # of one part
