@@ -121,6 +121,7 @@ async def test_what_this_node_published_of_a_mark_is_no_report(api: Api, conn: C
 
 NO_REPORTS: tuple[tuple[object, str], ...] = (
     ("hello", "CloudEvent"), ({}, "operation"), ({"operation": "Delete", "id": "a"}, "operation is one of"),
+    ({"operation": {"DELETE": 1}, "id": "a"}, "operation is one of"), ({"operation": ["DELETE"], "id": "a"}, "one of"),
     ({"operation": "DELETE"}, "data is"), ({"operation": "DELETE", "id": "a", "ids": ["b"]}, "data is"),
     ({"operation": "DELETE", "id": "a"}, "collection"),
     ({"operation": "DELETE", "id": 7, "collection": "c"}, "dataset"),
