@@ -159,7 +159,7 @@ def template() -> str:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def catalogue(cluster: embedded.Cluster, template: str) -> AsyncIterator[str]:
+async def west_database(cluster: embedded.Cluster, template: str) -> AsyncIterator[str]:
     """A database that tests copy: that of a publishing node `west` with the collection CMIP6.
 
     To make a collection takes more processor time than to start a node. Where a fixture of a test has this one among
@@ -179,7 +179,7 @@ def make_database(cluster: embedded.Cluster, template: str) -> Iterator[MakeData
 @pytest.fixture
 def dsn(request: pytest.FixtureRequest, make_database: MakeDatabase) -> str:
     """The database of the test's node."""
-    return make_database(request.getfixturevalue("catalogue") if "catalogue" in request.fixturenames else None)
+    return make_database(request.getfixturevalue("west_database") if "west_database" in request.fixturenames else None)
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ async def start_api(make_database: MakeDatabase) -> AsyncIterator[StartApi]:
 
 
 @pytest.fixture
-async def api(catalogue: str, start_api: StartApi, dsn: str) -> Api:
+async def api(west_database: str, start_api: StartApi, dsn: str) -> Api:
     """A publishing node `west` with the collection CMIP6."""
     return await start_api(dsn=dsn)
 
@@ -298,7 +298,7 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def start_node(catalogue: str, dsn: str, provider: Provider, start_api: StartApi) -> StartNode:
+async def start_node(west_database: str, dsn: str, provider: Provider, start_api: StartApi) -> StartNode:
     """Starts a node with the collection CMIP6 that takes the provider's tokens.
 
     Members of its issuer and settings may be named.

@@ -45,7 +45,9 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def start_telling(catalogue: str, start_api: StartApi, dsn: str, mailbox: Mailbox, hurried: None) -> StartTelling:
+async def start_telling(
+    west_database: str, start_api: StartApi, dsn: str, mailbox: Mailbox, hurried: None
+) -> StartTelling:
     """Starts a node with the collection CMIP6 that sends mail, and webhooks to loopback."""
 
     async def start(**values: Any) -> Api:

@@ -80,8 +80,6 @@ def make_template(cluster: embedded.Cluster) -> str:
         conn.execute("ALTER ROLE fedstac_writer PASSWORD 'writer'")
     owner = cluster.dsn(TEMPLATE, user="fedstac_owner", password="owner")
     migrations.migrate(owner, settings.folder("migrations"))
-    with psycopg.connect(owner, autocommit=True) as conn:
-        conn.execute("SELECT fedstac.extend_outbox(ahead => 4)")  # else the first sequencer does that in each copy
     return TEMPLATE
 
 
