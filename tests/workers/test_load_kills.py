@@ -122,8 +122,11 @@ async def reading(api: Api, states: States, *, may_miss: int) -> AsyncIterator[C
 
 
 @asynccontextmanager
-async def publishing(api: Api, items: Sequence[Json]) -> AsyncIterator[list[str]]:
-    """Publish datasets all the while, which the load does not state: they came after it was compared."""
+async def publishing(api: Api, items: Sequence[Json]) -> AsyncIterator[tuple[list[str], asyncio.Task[None]]]:
+    """Publish datasets all the while, which the load does not state: they came after it was compared.
+
+    Yield the ids of those that were accepted, and the task, which ends with the last one.
+    """
     accepted_ids: list[str] = []
 
     async def publish() -> None:
@@ -135,7 +138,7 @@ async def publishing(api: Api, items: Sequence[Json]) -> AsyncIterator[list[str]
 
     task = asyncio.create_task(publish())
     try:
-        yield accepted_ids
+        yield accepted_ids, task
     finally:
         await task
 
@@ -181,7 +184,10 @@ async def _scenario(
             "unchanged": sizes.here - sizes.removed - sizes.changed,
         }  # fmt: skip
         confirm = f"?confirm={load['to_confirm']}" if load["to_confirm"] is not None else ""
-        async with reading(api, states, may_miss=sizes.removed) as seen, publishing(api, others) as accepted_ids:
+        async with (
+            reading(api, states, may_miss=sizes.removed) as seen,
+            publishing(api, others) as (accepted_ids, publisher),
+        ):
             begun = await api.admin.post(f"/loads/{load['id']}/apply{confirm}")
             assert begun.status_code == 202, begun.text
             for place in sizes.places:
@@ -191,6 +197,7 @@ async def _scenario(
             with workers.worker(command_forks, api):
                 load = await loads.end_of(api.admin, load["id"])
                 assert load["status"] == "done", load
+                await publisher  # what it sends later nobody would publish
                 await writing.until(conn, SETTLED)
         print(f"looks {seen['looks']}, the least that was found {seen['least']}")
         assert seen["looks"] > 0
