@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 
 import asyncpg
@@ -21,6 +20,7 @@ from fedstac.columns import memory
 from fedstac.demo import embedded, sample
 from fedstac.domain.errors import BadRequest
 from fedstac.runtime import capacity, shares
+from tests.support.garbage import objects_of, uncollected
 from tests.support.nodes import Api, StartApi
 from tests.support.processes import children
 
@@ -241,14 +241,10 @@ async def test_searches_and_writes_are_answered_while_postgresql_is_stopped(
 async def test_a_request_that_is_answered_is_kept_by_nothing(hasty: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """What works for a request may be large: none of it may wait for the garbage collector."""
     monkeypatch.setattr(bodies, "WATCH_SECONDS", 0.0)  # its client is watched from the start
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         assert (await hasty.anyone.get("/search")).status_code == 200
         await asyncio.sleep(0)  # the loop has done what it had at hand
-        assert not [each for each in gc.get_objects() if isinstance(each, bodies.Peer)]
-    finally:
-        gc.enable()
+        assert not objects_of(bodies.Peer)
 
 
 class LargeBody:
@@ -260,13 +256,8 @@ async def test_work_that_fails_in_a_thread_is_kept_by_nothing() -> None:
         raise BadRequest("it is wrong")
 
     threads = capacity.Threads()
-    gc.collect()
-    gc.disable()
-    try:
+    with closing(threads), uncollected():
         with suppress(BadRequest):
             await threads.run(partial(fail, LargeBody()))
         await asyncio.sleep(0)  # the loop has done what it had at hand
-        assert not [each for each in gc.get_objects() if isinstance(each, LargeBody)]
-    finally:
-        gc.enable()
-        threads.close()
+        assert not objects_of(LargeBody)

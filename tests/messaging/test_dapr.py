@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from contextlib import suppress
 from dataclasses import replace
@@ -36,6 +35,7 @@ from tests.messaging.relaying import add_sink, fill, relaying, sent_through
 from tests.messaging.story import story
 from tests.support.brokers import fresh_name
 from tests.support.dapr import TOPIC, application, sidecar
+from tests.support.garbage import objects_of, uncollected
 
 TOKEN = "of-the-sidecar"
 STRUCTURED = "application/cloudevents+json; charset=UTF-8"
@@ -121,16 +121,11 @@ async def test_where_no_sidecar_listens_the_sink_is_away() -> None:
 async def test_a_page_that_fails_is_kept_by_nothing() -> None:
     """It is thousands of events, and comes again a second later: none of them may wait for the garbage collector."""
     async with sink_of(9) as sink:
-        gc.collect()
-        gc.disable()
-        try:
+        with uncollected():
             with suppress(SinkAway):  # pytest would keep it
                 await sink.publish([replace(EVENT, event_id="id-of-a-page-that-fails")], await sink.begin())
             await asyncio.sleep(0)  # the loop has done what it had at hand
-            events = [each for each in gc.get_objects() if isinstance(each, OutgoingEvent)]
-            assert "id-of-a-page-that-fails" not in {event.event_id for event in events}
-        finally:
-            gc.enable()
+            assert "id-of-a-page-that-fails" not in {event.event_id for event in objects_of(OutgoingEvent)}
 
 
 @pytest.mark.dapr

@@ -139,7 +139,7 @@ class LiveColumns:
             await asyncio.wait((before,))
         started = time.perf_counter()
         try:
-            if self._conn is None or self._conn.is_closed():
+            if self._conn is None or not connections.is_open(self._conn):
                 self._conn = await self._connect()
             await self._look_in_time(self._conn)
             self.catch_ups += 1

@@ -353,13 +353,13 @@ class _Copy:
                         pending, count = [], 0
         except CopyFailed as error:  # what came is kept
             failure = error
-        await self._settle(writing)
-        if failure is not None and failure.cause == CopyCause.WRONG_CONTENT:
-            raise await self._discard(failure)
-        if pending:
-            await self._settle(self._run(self._keep, pending))
-            await self._throttle.take(self._host, count)
         try:
+            await self._settle(writing)
+            if failure is not None and failure.cause == CopyCause.WRONG_CONTENT:
+                raise await self._discard(failure)
+            if pending:
+                await self._settle(self._run(self._keep, pending))
+                await self._throttle.take(self._host, count)
             if failure is not None:
                 raise failure
         finally:  # its traceback has this frame, which would keep it and the pieces until the next collection
