@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, TypeAlias
@@ -29,6 +29,7 @@ WAIT_SECONDS = 5.0  # that a request of a lane waits for a connection
 CATCH_UP_SECONDS, POLL_SECONDS = 1.0, 0.005  # that a read waits for a standby, and between looks at it
 AWAY_SECONDS = 5.0  # for which a standby that could not answer is not asked again
 RELEASE_SECONDS = 1.0  # that PostgreSQL has to confirm a cancelled statement, before its connection is cut
+ELSEWHERE_SECONDS = 5.0  # for a last thing on another connection, where the own session has ended
 KEPT_SECONDS = 2.0  # after which asyncpg has a kept connection back: it renews old ones, and closes those that idle
 BUSY: Mapping[Lane, str] = {
     Lane.HEALTH: "many ask for the health of this node at once; try again",
@@ -68,6 +69,15 @@ class Pool:
     def users(self) -> int:
         """Return how many have a connection or wait for one."""
         return self._users
+
+    async def try_elsewhere(self, work: Callable[[Connection], Awaitable[object]]) -> None:
+        """Do a last thing for work whose own session may have ended, on another connection, in ELSEWHERE_SECONDS.
+
+        What fails is left: the database may be away.
+        """
+        with suppress(Exception):
+            async with asyncio.timeout(ELSEWHERE_SECONDS), self.acquire() as conn:
+                await work(conn)
 
     def acquire(self) -> AbstractAsyncContextManager[Connection]:
         """Yield a connection. Unavailable where too many requests wait already, or this one waited too long."""

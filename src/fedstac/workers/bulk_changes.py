@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -52,7 +51,6 @@ SHARE, SHARE_BESIDE_OTHERS = 0.9, 0.8  # of the time, that parts take; less whil
 SHARE_BEFORE_OTHERS = 0.5  # and less again while one has waited for longer than LONG_WAIT_SECONDS
 LONG_WAIT_SECONDS = 1.0
 LONGEST_PAUSE = 2.0
-ELSEWHERE_SECONDS = 5.0  # for another connection, where the session was ended
 EVERYWHERE = "*"  # in an audit row: of more than one collection
 DOCUMENT_GONE = Receipt(
     Outcome.REJECTED, problem=ItemDoesNotExist("its document was removed from the load; it was deleted meanwhile")
@@ -269,18 +267,12 @@ async def _attempt(node: Node, conn: Connection, job: Bulk) -> None:
             if connections.is_open(conn):
                 await bulks.withdraw_attempt(conn, job.id)
             elif was_ended_in_order(error):  # where the session vanished it counts: a dataset may have crashed it
-                await _withdraw_elsewhere(node, job)
+                # where that fails the attempt counts; a part that succeeds takes two back
+                await node.pool.try_elsewhere(lambda conn: bulks.withdraw_attempt(conn, job.id))
             raise
         log.warning("a part of a change of many datasets failed", bulk=str(job.id), datasets=size,
                     attempts=job.attempts, reason=reason_of(error))  # fmt: skip
         await pause(node.stopping, min(0.1 * 2.0**job.attempts, LONGEST_PAUSE))
-
-
-async def _withdraw_elsewhere(node: Node, job: Bulk) -> None:
-    """Take the count of an attempt back on another connection."""
-    with suppress(Exception):  # it counts then; a part that succeeds takes two back
-        async with asyncio.timeout(ELSEWHERE_SECONDS), node.pool.acquire() as conn:
-            await bulks.withdraw_attempt(conn, job.id)
 
 
 async def _perform(node: Node, conn: Connection, job: Bulk, size: int) -> None:

@@ -6,11 +6,9 @@ they are looked for changes nothing when it comes again.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import orjson
@@ -38,7 +36,6 @@ from fedstac.workers.pages import (
 
 LONGEST_NAME, LONGEST_DETAIL = 650, 2000  # characters; of a name what fits into an index
 REQUEUED_LOOK_SECONDS, REQUEUED_AWAY_SECONDS = 1.0, 15.0
-ELSEWHERE_SECONDS = 5.0
 ATTEMPTS = 3  # of an event, alone, after which it is parked
 NARROWER = 3  # bits by which each death makes the portion of a page smaller
 log = structlog.get_logger()
@@ -239,14 +236,9 @@ class PageApplier:
             await self._apply_at_once(page, [], moves=False)
         finally:  # who gets here lives
             if self._deaths is not None:
-                await self._forget_attempt(key)
+                # where the database is away the attempt counts, though it killed nobody
+                await self.node.pool.try_elsewhere(lambda conn: nodes.end_attempt(conn, *key))
         return True
-
-    async def _forget_attempt(self, key: tuple[str, str, str]) -> None:
-        """Forget an attempt that killed nobody; where the database is away, it counts."""
-        with suppress(Exception):
-            async with asyncio.timeout(ELSEWHERE_SECONDS), self.node.pool.acquire() as conn:
-                await nodes.end_attempt(conn, *key)
 
 
 def _killer(event: RawEvent) -> Rejection:

@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
@@ -34,7 +33,6 @@ GATHER_SECONDS, GATHERED = 0.025, 100  # with less than this in a claim, the nex
 AT_ONCE = 5000  # items whose numbers are read in one go
 ATTEMPTS = 5  # of an item, alone, after which it is given up
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 0.1, 2.0  # between attempts
-ELSEWHERE_SECONDS = 5.0
 log = structlog.get_logger()
 
 
@@ -121,13 +119,7 @@ class Shift:
         if connections.is_open(self.conn):
             await queue.release_uncounted(self.conn, self.claim, self.trying)
         elif was_ended_in_order(error):
-            await self._release_elsewhere()
-
-    async def _release_elsewhere(self) -> None:
-        """Release the claim on another connection."""
-        with suppress(Exception):  # the claim has ended with its session already
-            async with asyncio.timeout(ELSEWHERE_SECONDS), self.node.pool.acquire() as conn:
-                await queue.release_uncounted(conn, self.claim, self.trying)
+            await self.node.pool.try_elsewhere(lambda conn: queue.release_uncounted(conn, self.claim, self.trying))
 
     async def _work(self, batch: Sequence[queue.WaitingItem], size: int) -> bool:
         """Perform a batch; what raises is found by halving. False where large documents left a part of it undone."""
