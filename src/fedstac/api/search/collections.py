@@ -16,16 +16,16 @@ from fedstac.api.http import links
 from fedstac.api.search import query as queries
 from fedstac.api.search import summaries, words
 from fedstac.api.search.pages import selected_members
-from fedstac.api.writing.collections import as_json
+from fedstac.api.writing.collections import LARGE, as_json
 from fedstac.db import collections, conditions, search
-from fedstac.db.collections import CollectionPage, CollectionSearch
+from fedstac.db.collections import CollectionPage, CollectionSearch, CollectionState
 from fedstac.domain import filters, queryables
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.identifiers import COLLECTION_ID
+from fedstac.runtime import budget
 
 MOST: Final = 10_000  # of one page, and without `limit`; the bytes of a page have a bound too
-LARGE: Final = 64 << 10  # bytes of the documents of a page that is put together beside the event loop
-PAGE_FACTOR: Final = 6  # bytes that a page takes while it is put together, for each of its documents
+PAGE_FACTOR: Final = 6  # bytes that a page takes while it is put together, for each byte of its documents
 LIMIT: Final = re.compile(r"0*([1-9][0-9]{0,8})[0-9]*")  # as many digits as are more than any page has
 TOKEN: Final = re.compile(f"(next|prev):({COLLECTION_ID.pattern})")
 PLACE: Final = ("limit", "token")
@@ -142,16 +142,27 @@ def _page_text(
     call: Call, request: PageRequest, page: CollectionPage, path: str, member: str, extra: list[dict[str, Any]],
     values: Mapping[str, Mapping[str, list[Any]]],
 ) -> bytes:  # fmt: skip
-    """Return a page of collections. A large page takes 0.1 s: that is no work for the event loop."""
-    documents = [as_json(call.base_url, state, values.get(state.id)) for state in page.collections]
-    if request.include or request.exclude:
-        documents = [selected_members(each, request.include, request.exclude, ALWAYS) for each in documents]
+    """Return a page of collections.
+
+    A large page takes 0.1 s: that is no work for the event loop. Nor may a thread hold the interpreter for so long, so
+    each collection is read and written by itself.
+    """
+    texts = [_text(call, request, state, values.get(state.id)) for state in page.collections]
     return orjson.dumps({
-        member: documents,
+        member: [orjson.Fragment(text) for text in texts],
         "numberMatched": page.total,
-        "numberReturned": len(documents),
+        "numberReturned": len(texts),
         "links": [*_links(call, page, partial(_link, call.base_url + path)), *extra],
     })  # fmt: skip
+
+
+def _text(call: Call, request: PageRequest, state: CollectionState, values: Mapping[str, list[Any]] | None) -> bytes:
+    """Return a collection as JSON text, with the members that `fields` selects."""
+    budget.checkpoint()
+    document = as_json(call.base_url, state, values)
+    if request.include or request.exclude:
+        document = selected_members(document, request.include, request.exclude, ALWAYS)
+    return orjson.dumps(document)
 
 
 def _links(call: Call, page: CollectionPage, link: Callable[[str, Mapping[str, str]], dict[str, Any]]) -> list[Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import format_datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from starlette.responses import Response
@@ -27,6 +27,8 @@ from fedstac.domain.errors import BadRequest, CollectionDoesNotExist, NotFound
 from fedstac.domain.groups import ANY
 from fedstac.domain.policy import Action, Resource
 
+LARGE: Final = 64 << 10  # bytes of documents that are put together beside the event loop
+
 
 async def get_collection(call: Call) -> Response:
     """Return the collection."""
@@ -37,7 +39,7 @@ async def get_collection(call: Call) -> Response:
     headers = _headers(state, values) | {"Cache-Control": "no-cache"}
     if preconditions.is_unchanged(call.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    body = orjson.dumps(as_json(call.base_url, state, values))
+    body = await _written(call, state, lambda: as_json(call.base_url, state, values))
     return Response(body, headers=headers, media_type=links.JSON)
 
 
@@ -59,7 +61,7 @@ async def post_collection(call: Call) -> Response:
     node.policy.require(call.caller, Action.COLLECTIONS, Resource.of_collection(name))
     async with node.pool.acquire() as conn:
         result = await _writer(call, conn).create(document)
-    return _answer(call, result, 201)
+    return await _answer(call, result, 201)
 
 
 async def put_collection(call: Call) -> Response:
@@ -68,7 +70,7 @@ async def put_collection(call: Call) -> Response:
     document = intake.addressed(await intake.json_of(call), id=name)
     async with node.pool.acquire() as conn:
         result = await _writer(call, conn).replace(name, document, expected=preconditions.expected(call.headers))
-    return _answer(call, result, 200)
+    return await _answer(call, result, 200)
 
 
 async def patch_collection(call: Call) -> Response:
@@ -77,7 +79,7 @@ async def patch_collection(call: Call) -> Response:
     edit = patching.read(await intake.json_of(call), call.headers.get("content-type", ""))
     async with node.pool.acquire() as conn:
         result = await _writer(call, conn).patch(name, edit, expected=preconditions.expected(call.headers))
-    return _answer(call, result, 200)
+    return await _answer(call, result, 200)
 
 
 async def delete_collection(call: Call) -> Response:
@@ -152,15 +154,20 @@ def _writer(call: Call, conn: Connection) -> CollectionWriter:
     )
 
 
-def _answer(call: Call, result: WrittenCollection, status: int) -> Response:
+async def _answer(call: Call, result: WrittenCollection, status: int) -> Response:
     """Return the answer to a write: the collection as it is served, with the warnings about what was sent."""
     call.node.committed.wake()
     base, state = call.base_url, result.state
     headers = _headers(state) | {"Location": f"{base}/collections/{state.id}"}
-    body = as_json(base, state)
-    if result.warnings:
-        body[WARNINGS] = [warning.as_json() for warning in result.warnings]
-    return Response(orjson.dumps(body), status, headers, media_type=links.JSON)
+    warnings = {WARNINGS: [warning.as_json() for warning in result.warnings]} if result.warnings else {}
+    body = await _written(call, state, lambda: as_json(base, state) | warnings)
+    return Response(body, status, headers, media_type=links.JSON)
+
+
+async def _written(call: Call, state: CollectionState, body: Callable[[], Mapping[str, Any]]) -> bytes:
+    """Return what `body` makes of a collection, as JSON text. That of a large one is made beside the event loop."""
+    is_large = len(state.document or "") > LARGE
+    return await call.services.threads.run_if(is_large, lambda: orjson.dumps(body()))
 
 
 def _headers(state: CollectionState, values: Mapping[str, Any] | None = None) -> dict[str, str]:
