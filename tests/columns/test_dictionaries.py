@@ -59,3 +59,20 @@ async def test_an_answer_is_completed_though_another_one_took_its_room(monkeypat
     answers = await dictionaries.verdicts(conn, [older, newer])
     assert answers[older].table[:3].tolist() == [TRUE, TRUE, TRUE]
     assert answers[newer].table[1:3].tolist() == [FALSE, TRUE]
+
+
+async def test_answers_of_postgresql_stay_beside_many_that_are_found_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    dictionaries, conn = Dictionaries(), cast(Any, None)
+    dictionaries.add_terms([Term(1, NAME, '"one"')])
+    questions: list[Sequence[Any]] = []
+
+    async def truths(_: object, __: object, expressions: Sequence[Any], codes: Sequence[int]) -> Any:
+        questions.append(expressions)
+        return {code: [True] * len(expressions) for code in codes}
+
+    monkeypatch.setattr("fedstac.columns.dictionaries.columns.truths", truths)
+    monkeypatch.setattr(module, "MOST_KEPT_BYTES", 2_000)
+    for number in range(50):
+        await dictionaries.verdicts(conn, [leaf("like", "o%"), leaf("=", f"value {number}")])
+    assert len(questions) == 1
+    assert dictionaries.answer_bytes <= 2 * 2_000

@@ -125,14 +125,14 @@ async def test_rows_that_are_kept_have_a_bound(monkeypatch: pytest.MonkeyPatch) 
     draw, table, names = random.Random(1), FacetTable(), dictionaries()
     table.apply(drawn(draw, list(range(300))))
     cache = RowCache(table)
-    monkeypatch.setattr(row_cache, "LEAST_BYTES", 100)
+    monkeypatch.setattr(row_cache, "LEAST_BYTES", 2_000)
     monkeypatch.setattr(row_cache, "BYTES_OF_ROW", 0)
     most = 0
     for _ in range(3):
         for searched in searches():
             assert await found(searched, table, names, cache) == await found(searched, table, names, None)
             most = max(most, cache.bytes)
-    assert 0 < most <= 100
+    assert 0 < most <= 2_000
     monkeypatch.setattr(row_cache, "MOST_ASKED", 3)
     for number in range(20):
         assert not cache.wants(number)

@@ -26,7 +26,7 @@ from fedstac.domain.geometry import Rectangle
 UNKNOWN, TRUE, FALSE, UNDECIDED = 0, 1, 2, 3  # of an entry; UNDECIDED: the item itself has to be asked
 MOST_QUESTIONS = 100_000  # entries, for each condition, that PostgreSQL is asked about for one search
 MOST_COMPARISONS = 1_000_000  # of boxes with rectangles of footprints, in the event loop
-MOST_KEPT_BYTES = 16 << 20  # of answers
+MOST_KEPT_BYTES = 8 << 20  # of answers that are found here, and as many of those that PostgreSQL gave
 LARGEST_KEPT = 8 << 10  # bytes of a condition whose answer is kept
 ANSWER_BYTES = 200  # that an answer takes beside its states
 LOST, ABSENT = -1, -2  # places of a property in a collection: rows have no codes of it; no dataset has it
@@ -169,6 +169,32 @@ class RectangleIndex:
         return states
 
 
+class _KeptAnswers:
+    """Answers by condition, those that were used last, in at most MOST_KEPT_BYTES."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[Leaf, Verdicts] = OrderedDict()
+        self.bytes = 0
+
+    def find(self, leaf: Leaf) -> Verdicts | None:
+        answer = self._answers.get(leaf)
+        if answer is not None:
+            self._answers.move_to_end(leaf)
+        return answer
+
+    def keep(self, leaf: Leaf, answer: Verdicts) -> None:
+        self._drop(leaf)
+        self._answers[leaf] = answer
+        self.bytes += _size(leaf, answer)
+        while self.bytes > MOST_KEPT_BYTES:
+            self._drop(next(iter(self._answers)))
+
+    def _drop(self, leaf: Leaf) -> None:
+        answer = self._answers.pop(leaf, None)
+        if answer is not None:
+            self.bytes -= _size(leaf, answer)
+
+
 WITHOUT_TERMS = Dictionary((TERM, ""))
 
 
@@ -186,8 +212,8 @@ class Dictionaries:
         self.full: frozenset[int] = frozenset()  # keys of collections without a free place
         self.slots: dict[str, dict[int, int]] = {}  # by property: the place in the rows of each collection, by its key
         self._rectangles = RectangleIndex()
-        self._answers: OrderedDict[Leaf, Verdicts] = OrderedDict()
-        self.answer_bytes = 0
+        self._found_answers = _KeptAnswers()  # here, at once
+        self._given_answers = _KeptAnswers()  # by PostgreSQL: the others do not displace them
         self._ranks: dict[str, tuple[int, Array]] = {}  # by property: of how many entries, and by code
 
     def of(self, place: Place) -> Dictionary:
@@ -199,6 +225,11 @@ class Dictionaries:
 
     def _new(self, place: Place) -> Dictionary:
         return self._by_place.setdefault(place, Dictionary(place))
+
+    @property
+    def answer_bytes(self) -> int:
+        """Return how many bytes the answers take that are kept."""
+        return self._found_answers.bytes + self._given_answers.bytes
 
     def values_of(self, name: str) -> Mapping[int, Any]:
         """Return the values of a property by their codes."""
@@ -261,9 +292,8 @@ class Dictionaries:
         # by dictionary and the places of entries that PostgreSQL has to tell of, with what is known of all entries
         questions: defaultdict[tuple[Place, bytes], list[tuple[Leaf, Array]]] = defaultdict(list)
         for leaf in leaves:
-            answer, entries = self._answers.get(leaf), len(self.of(leaf.place))
+            answer, entries = self._found_answers.find(leaf) or self._given_answers.find(leaf), len(self.of(leaf.place))
             if answer is not None and answer.entries == entries:
-                self._answers.move_to_end(leaf)
                 answers[leaf] = answer
                 continue
             states = self._states(leaf, answer)
@@ -271,7 +301,7 @@ class Dictionaries:
             if len(places):
                 questions[leaf.place, places.tobytes()].append((leaf, states))
             else:
-                answers[leaf] = self._keep(leaf, states)
+                answers[leaf] = self._keep(leaf, states, self._found_answers)
         allowance = MOST_QUESTIONS
         for (place, buffer), group in questions.items():
             places = np.frombuffer(buffer, np.int64)
@@ -285,7 +315,7 @@ class Dictionaries:
                 continue
             for at, (leaf, states) in enumerate(group):
                 states[places] = [_state(truths.get(code), at) for code in codes]
-                answers[leaf] = self._keep(leaf, states)
+                answers[leaf] = self._keep(leaf, states, self._given_answers)
         return answers
 
     def _states(self, leaf: Leaf, answer: Verdicts | None) -> Array:
@@ -304,22 +334,12 @@ class Dictionaries:
             states[unknown] = before[unknown]
         return states
 
-    def _keep(self, leaf: Leaf, states: Array) -> Verdicts:
+    def _keep(self, leaf: Leaf, states: Array, kept: _KeptAnswers) -> Verdicts:
         """Return an answer, and keep it as long as there is room."""
         answer = self.of(leaf.place).verdicts(states)
-        if len(leaf.text) > LARGEST_KEPT:
-            return answer
-        self._forget(leaf)
-        self._answers[leaf] = answer
-        self.answer_bytes += _size(leaf, answer)
-        while self.answer_bytes > MOST_KEPT_BYTES:
-            self._forget(next(iter(self._answers)))
+        if len(leaf.text) <= LARGEST_KEPT:
+            kept.keep(leaf, answer)
         return answer
-
-    def _forget(self, leaf: Leaf) -> None:
-        answer = self._answers.pop(leaf, None)
-        if answer is not None:
-            self.answer_bytes -= _size(leaf, answer)
 
     # --- orders ---
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from fedstac.columns.table import FacetTable, Mask, Numbers
 
 FEW = 64  # where one row of so many, or fewer, meet a condition, their numbers take no more memory than bits
-BYTES_OF_ROW, LEAST_BYTES = 8, 1 << 20  # that all together may take: of each row of the table, and at least
+BYTES_OF_ROW, LEAST_BYTES = 8, 4 << 20  # that all together may take: of each row of the table, and at least
+BESIDE = 600  # bytes that an entry takes beside its rows
 MOST_ASKED = 1_000  # conditions that are known to have been asked for once
 
 Bits: TypeAlias = NDArray[np.uint8]
@@ -43,7 +44,7 @@ class Rows:
     @property
     def bytes(self) -> int:
         array = self.numbers if self.numbers is not None else self.bits
-        return 0 if array is None else int(array.nbytes)
+        return BESIDE + (0 if array is None else int(array.nbytes))
 
     @property
     def mask(self) -> Mask:
