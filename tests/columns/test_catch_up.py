@@ -234,7 +234,7 @@ async def test_nothing_is_counted_while_columns_load(
         return 1
 
     class BusyThreads(Threads):
-        async def run(self, work: Callable[[], T], *, in_turn: bool = True) -> T:
+        async def run(self, work: Callable[[], T]) -> T:
             columns._empty()
             return work()
 

@@ -38,9 +38,9 @@ class CountingThreads(Threads):
         super().__init__()
         self.runs = 0
 
-    async def run(self, work: Callable[[], T], *, in_turn: bool = True) -> T:
+    async def run(self, work: Callable[[], T]) -> T:
         self.runs += 1
-        return await super().run(work, in_turn=in_turn)
+        return await super().run(work)
 
 
 @pytest.fixture

@@ -245,7 +245,7 @@ class FacetColumns(LiveColumns):
                 anew = ShownValues(table, most)
                 return anew, anew.by_property(dictionaries)
 
-        anew, values = await threads.run(count, in_turn=False)
+        anew, values = await threads.run(count)
         if self.dictionaries is dictionaries:  # they were not loaded again meanwhile
             self._shown_values, self._shown_until = anew, until
         return values
@@ -321,7 +321,7 @@ class FacetColumns(LiveColumns):
             with self._gate.reading():
                 return work(self._evaluation(meaning)) if self._is_known(meaning) else None
 
-        return await threads.run(read, in_turn=False)
+        return await threads.run(read)
 
     def _is_known(self, meaning: Understood) -> bool:
         """Return whether the columns are those that a search was understood by, and not being loaded."""

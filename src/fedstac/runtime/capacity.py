@@ -6,12 +6,10 @@ import asyncio
 import contextvars
 import ctypes
 import gc
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import TypeVar
 
 from fedstac.domain.errors import TooManyRequests, Unavailable
@@ -31,24 +29,15 @@ WAIT_SECONDS = 5.0  # that an answer waits for memory
 
 
 class Threads:
-    """Threads for work that would hold the event loop, a few for each lane. All work is bounded.
-
-    Python runs one thread at a time in any case. With several at work the event loop would wait for each of them in
-    turn, whenever it goes on, and the memory of each piece of work would be taken at once. So they take turns.
-    """
+    """Threads for work that would hold the event loop, a few for each lane. All work is bounded."""
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()
         self._executor = ThreadPoolExecutor(sum(THREADS.values()), thread_name_prefix="work")
         self._places = {lane: asyncio.Semaphore(count) for lane, count in THREADS.items()}
         self._users: Counter[Lane] = Counter()
 
-    async def run(self, work: Callable[[], T], *, in_turn: bool = True) -> T:
-        """Return the result of the work. Unavailable if too much of the same lane waits already.
-
-        in_turn: it is the interpreter's work, one piece after the other; else mostly that of libraries, which lets the
-        interpreter go on.
-        """
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return the result of the work. Unavailable if too much of the same lane waits already."""
         lane = budget.lane()
         if self._users[lane] >= THREADS[lane] * (1 + WAITING_PER_THREAD):
             raise Unavailable("many large requests are under way; try again in a moment", retry_after=2)
@@ -62,8 +51,6 @@ class Threads:
                 with suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(places.release)
 
-            if in_turn and lane is not Lane.HEALTH:
-                work = partial(self._work_in_turn, work)
             running = self._executor.submit(contextvars.copy_context().run, work)
             running.add_done_callback(free)
             try:
@@ -76,11 +63,6 @@ class Threads:
     async def run_if(self, is_large: bool, work: Callable[[], T]) -> T:
         """Return the result of the work: of a thread where it is large, else of the event loop. Errors as of `run`."""
         return await self.run(work) if is_large else work()
-
-    def _work_in_turn(self, work: Callable[[], T]) -> T:
-        with self._turn:
-            budget.checkpoint()  # its request may have ended while it waited
-            return work()
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
