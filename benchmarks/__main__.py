@@ -111,10 +111,10 @@ WITHOUT_NAME: Final = ("validate", "write", "read")  # what runs where none is n
 
 def main() -> None:
     options = _parser().parse_args()
-    chosen = [BENCHMARKS[name] for name in ([options.benchmark] if options.benchmark else WITHOUT_NAME)]
-    for benchmark in (each for each in chosen if not each.has_peer):
+    benchmarks = [BENCHMARKS[name] for name in ([options.benchmark] if options.benchmark else WITHOUT_NAME)]
+    for benchmark in (each for each in benchmarks if not each.has_peer):
         benchmark.run(options)
-    with_peer = [each for each in chosen if each.has_peer]
+    with_peer = [each for each in benchmarks if each.has_peer]
     if with_peer:
         _prepare(options)
     for benchmark in with_peer:

@@ -169,7 +169,7 @@ class RectangleIndex:
         return states
 
 
-class _KeptAnswers:
+class _AnswerStore:
     """Answers by condition, those that were used last, in at most MOST_KEPT_BYTES."""
 
     def __init__(self) -> None:
@@ -212,8 +212,8 @@ class Dictionaries:
         self.full: frozenset[int] = frozenset()  # keys of collections without a free place
         self.slots: dict[str, dict[int, int]] = {}  # by property: the place in the rows of each collection, by its key
         self._rectangles = RectangleIndex()
-        self._found_answers = _KeptAnswers()  # here, at once
-        self._given_answers = _KeptAnswers()  # by PostgreSQL: the others do not displace them
+        self._found_answers = _AnswerStore()  # here, at once
+        self._given_answers = _AnswerStore()  # by PostgreSQL: the others do not displace them
         self._ranks: dict[str, tuple[int, Array]] = {}  # by property: of how many entries, and by code
 
     def of(self, place: Place) -> Dictionary:
@@ -334,11 +334,11 @@ class Dictionaries:
             states[unknown] = before[unknown]
         return states
 
-    def _keep(self, leaf: Leaf, states: Array, kept: _KeptAnswers) -> Verdicts:
+    def _keep(self, leaf: Leaf, states: Array, store: _AnswerStore) -> Verdicts:
         """Return an answer, and keep it as long as there is room."""
         answer = self.of(leaf.place).verdicts(states)
         if len(leaf.text) <= LARGEST_KEPT:
-            kept.keep(leaf, answer)
+            store.keep(leaf, answer)
         return answer
 
     # --- orders ---

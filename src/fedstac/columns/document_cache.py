@@ -22,7 +22,7 @@ class _Entry:
     item: ServedItem
     size: int  # bytes
     place: int  # among the numbers
-    shown: int  # when it was shown last, counted in looks
+    last_look: int  # by their count, that found it
 
 
 class DocumentCache:
@@ -52,7 +52,7 @@ class DocumentCache:
             self.misses += 1
             return None
         self.hits += 1
-        entry.shown = self.hits + self.misses
+        entry.last_look = self.hits + self.misses
         return entry.item
 
     def keep(self, rows: Iterable[DatasetRow]) -> None:
@@ -64,8 +64,7 @@ class DocumentCache:
                 continue
             while self.bytes + size > self.most_bytes:
                 self.drop((self._number_to_go(),))
-            shown = self.hits + self.misses
-            self._entries[row.number] = _Entry(row.changed, row.item, size, len(self._numbers), shown)
+            self._entries[row.number] = _Entry(row.changed, row.item, size, len(self._numbers), self.hits + self.misses)
             self._numbers.append(row.number)
             self.bytes += size
 
@@ -90,4 +89,4 @@ class DocumentCache:
     def _number_to_go(self) -> int:
         count = len(self._numbers)
         drawn = (self._numbers[self._draw(count)] for _ in range(CANDIDATES))
-        return min(drawn, key=lambda number: self._entries[number].shown)
+        return min(drawn, key=lambda number: self._entries[number].last_look)

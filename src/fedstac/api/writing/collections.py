@@ -39,7 +39,7 @@ async def get_collection(call: Call) -> Response:
     headers = _headers(state, values) | {"Cache-Control": "no-cache"}
     if preconditions.is_unchanged(call.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    body = await _written(call, state, lambda: as_json(call.base_url, state, values))
+    body = await _json_text(call, state, lambda: as_json(call.base_url, state, values))
     return Response(body, headers=headers, media_type=links.JSON)
 
 
@@ -160,11 +160,11 @@ async def _answer(call: Call, result: WrittenCollection, status: int) -> Respons
     base, state = call.base_url, result.state
     headers = _headers(state) | {"Location": f"{base}/collections/{state.id}"}
     warnings = {WARNINGS: [warning.as_json() for warning in result.warnings]} if result.warnings else {}
-    body = await _written(call, state, lambda: as_json(base, state) | warnings)
+    body = await _json_text(call, state, lambda: as_json(base, state) | warnings)
     return Response(body, status, headers, media_type=links.JSON)
 
 
-async def _written(call: Call, state: CollectionState, body: Callable[[], Mapping[str, Any]]) -> bytes:
+async def _json_text(call: Call, state: CollectionState, body: Callable[[], Mapping[str, Any]]) -> bytes:
     """Return what `body` makes of a collection, as JSON text. That of a large one is made beside the event loop."""
     is_large = len(state.document or "") > LARGE
     return await call.services.threads.run_if(is_large, lambda: orjson.dumps(body()))
