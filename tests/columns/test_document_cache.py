@@ -51,7 +51,7 @@ def test_the_memory_is_bounded_and_what_is_shown_again_and_again_stays() -> None
         if cache.find(0, 1) is None:
             lost += 1
             cache.keep([row(0)])
-    assert lost < 50, "of two that are drawn the one goes that was shown longer ago"
+    assert lost < 10, "of two that are drawn the one goes that was shown longer ago"
     cache.drop(range(1000))
     assert cache.bytes == 0
 

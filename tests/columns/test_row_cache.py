@@ -103,9 +103,9 @@ async def test_searches_find_the_same_from_rows_that_are_kept_whatever_changes(
             before = [cache.peek(key) for key in tuple(cache._entries)]
             assert await found(searched, table, names, cache) == await found(searched, table, names, None)
             came_from_kept += len(before) > 0
-            assert cache.bytes == sum(rows.bytes for _, rows in cache._entries.values())
+            assert cache.bytes == sum(entry.bytes for entry in cache._entries.values())
     assert came_from_kept > 300
-    assert {rows.bits is None for _, rows in cache._entries.values()} <= (
+    assert {entry.rows.bits is None for entry in cache._entries.values()} <= (
         {True, False} if kinds_of_rows < 10**9 else {False}
     )
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
-import psycopg
 import pytest
 import structlog
 
@@ -47,23 +46,32 @@ def lines() -> Iterator[Lines]:
         yield entries
 
 
-@pytest.fixture
-def as_owner(cluster: embedded.Cluster, dsn: str) -> Callable[[str], None]:
-    """Runs a statement as the superuser in the test's database."""
+AsOwner = Callable[[str], Awaitable[object]]
 
-    def run(statement: str) -> None:
-        with psycopg.connect(cluster.dsn(urlsplit(dsn).path.lstrip("/")), autocommit=True) as conn:
-            conn.execute(statement.encode())
+
+@pytest.fixture
+def as_owner(cluster: embedded.Cluster, dsn: str) -> AsOwner:
+    """Runs a statement as the superuser in the test's database.
+
+    It waits for transactions of the node, which goes on meanwhile: it has the same event loop.
+    """
+
+    async def run(statement: str) -> None:
+        conn = await asyncpg.connect(cluster.dsn(urlsplit(dsn).path.lstrip("/")))
+        try:
+            await conn.execute(statement)
+        finally:
+            await conn.close()
 
     return run
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_what_is_missing_in_the_database_fails_nothing_and_is_shown_with_its_reason(
-    api: Api, dsn: str, as_owner: Callable[[str], None], lines: Lines, fault: str
+    api: Api, dsn: str, as_owner: AsOwner, lines: Lines, fault: str
 ) -> None:
     breaks, mends, reason = FAULTS[fault]
-    as_owner(breaks)
+    await as_owner(breaks)
     answer = await api.admin.post("/collections/CMIP6/items", json=ITEM, headers={"Prefer": "wait=0"})
     if answer.status_code != 202:  # storing the request may need what is missing
         assert answer.status_code in (500, 503), answer.text
@@ -81,7 +89,7 @@ async def test_what_is_missing_in_the_database_fails_nothing_and_is_shown_with_i
     assert log_line["event"] == "a part fails; it tries again"
     assert "fedstac" in log_line["statement"]
     assert not [line for line in lines if "away" in line["event"]]
-    as_owner(mends)
+    await as_owner(mends)
     conn = await asyncpg.connect(dsn)
     try:
         await writing.until(conn, "SELECT bool_and(status = 'done') FROM fedstac.request_item")
@@ -95,9 +103,9 @@ async def test_what_is_missing_in_the_database_fails_nothing_and_is_shown_with_i
     ("REVOKE SELECT ON fedstac.record FROM fedstac_writer", "InsufficientPrivilegeError (42501)"),
 ])  # fmt: skip
 async def test_a_search_that_lacks_something_is_no_fault_of_the_searcher_and_logged_once(
-    api: Api, as_owner: Callable[[str], None], lines: Lines, breaks: str, reason: str
+    api: Api, as_owner: AsOwner, lines: Lines, breaks: str, reason: str
 ) -> None:
-    as_owner(breaks)
+    await as_owner(breaks)
     answers = [await api.anyone.get("/search?limit=1&sortby=id") for _ in range(3)]
     assert {answer.status_code for answer in answers} == {503}
     assert {answer.headers["retry-after"] for answer in answers} == {"30"}
@@ -108,7 +116,7 @@ async def test_a_search_that_lacks_something_is_no_fault_of_the_searcher_and_log
 
 
 async def test_a_fault_in_the_schema_counts_no_attempt_and_another_does(
-    node: Node, conn: Any, as_owner: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    node: Node, conn: Any, as_owner: AsOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await writing.create_collections(node, "CMIP6")
     await writing.submit(conn, ITEM)
@@ -118,11 +126,11 @@ async def test_a_fault_in_the_schema_counts_no_attempt_and_another_does(
 
     monkeypatch.setattr(publication, "perform", wrong)
     async with node.pool.acquire() as worker:
-        as_owner("ALTER TABLE fedstac.told RENAME TO told_away")
+        await as_owner("ALTER TABLE fedstac.told RENAME TO told_away")
         with pytest.raises(OperatorsFault, match=r"the table fedstac\.told is missing.*nowhere"):
             await publisher.work_once(node, worker, "w")
         assert tuple(await conn.fetchrow(STATES)) == ("queued", 0)
-        as_owner("ALTER TABLE fedstac.told_away RENAME TO told")
+        await as_owner("ALTER TABLE fedstac.told_away RENAME TO told")
         await publisher.work_once(node, worker, "w")
         assert tuple(await conn.fetchrow(STATES)) == ("queued", 1)
 

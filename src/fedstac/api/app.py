@@ -61,7 +61,7 @@ from fedstac.workers.processes import Member
 from fedstac.workers.roles import Role
 
 SHARED_PAGES_BYTES = 4 << 20  # of the log, that readers of changes and of subscriptions share
-YOUNG_OBJECTS = 30_000  # after which Python looks for garbage: 30 ms at most, for which nothing else runs
+YOUNG_OBJECTS, YOUNG_LOOKS = 30_000, 10  # after which Python looks among them, or older ones: some 30 ms, or 100
 STOP_SECONDS = 2.5  # that requests have to end by themselves when the process stops; then they are answered with 503
 log = structlog.get_logger()
 
@@ -222,7 +222,7 @@ def serve(
         def ready(_: str) -> None:
             gc.collect()
             gc.freeze()  # what is there now stays: later collections, which hold the event loop, pass it by
-            gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+            gc.set_threshold(YOUNG_OBJECTS, YOUNG_LOOKS, gc.get_threshold()[2])
             processes.log_start(
                 "serving", settings, schema=services_of(app).node.schema, address=address, public_url=base_url
             )

@@ -26,7 +26,8 @@ from fedstac.domain.geometry import Rectangle
 UNKNOWN, TRUE, FALSE, UNDECIDED = 0, 1, 2, 3  # of an entry; UNDECIDED: the item itself has to be asked
 MOST_QUESTIONS = 100_000  # entries, for each condition, that PostgreSQL is asked about for one search
 MOST_COMPARISONS = 1_000_000  # of boxes with rectangles of footprints, in the event loop
-MOST_KEPT_BYTES = 8 << 20  # of answers that are found here, and as many of those that PostgreSQL gave
+MOST_KEPT_BYTES = 8 << 20  # of answers to equalities, and as many of others
+LARGEST_ANSWER_PART = 4  # an answer that takes more than this part of the room is not kept
 LARGEST_KEPT = 8 << 10  # bytes of a condition whose answer is kept
 ANSWER_BYTES = 200  # that an answer takes beside its states
 LOST, ABSENT = -1, -2  # places of a property in a collection: rows have no codes of it; no dataset has it
@@ -184,8 +185,11 @@ class _AnswerStore:
 
     def keep(self, leaf: Leaf, answer: Verdicts) -> None:
         self._drop(leaf)
+        size = _size(leaf, answer)
+        if size * LARGEST_ANSWER_PART > MOST_KEPT_BYTES:
+            return
         self._answers[leaf] = answer
-        self.bytes += _size(leaf, answer)
+        self.bytes += size
         while self.bytes > MOST_KEPT_BYTES:
             self._drop(next(iter(self._answers)))
 
@@ -212,8 +216,8 @@ class Dictionaries:
         self.full: frozenset[int] = frozenset()  # keys of collections without a free place
         self.slots: dict[str, dict[int, int]] = {}  # by property: the place in the rows of each collection, by its key
         self._rectangles = RectangleIndex()
-        self._found_answers = _AnswerStore()  # here, at once
-        self._given_answers = _AnswerStore()  # by PostgreSQL: the others do not displace them
+        self._equalities = _AnswerStore()  # found here, at once
+        self._others = _AnswerStore()  # some cost a question to PostgreSQL: equalities do not displace them
         self._ranks: dict[str, tuple[int, Array]] = {}  # by property: of how many entries, and by code
 
     def of(self, place: Place) -> Dictionary:
@@ -229,7 +233,7 @@ class Dictionaries:
     @property
     def answer_bytes(self) -> int:
         """Return how many bytes the answers take that are kept."""
-        return self._found_answers.bytes + self._given_answers.bytes
+        return self._equalities.bytes + self._others.bytes
 
     def values_of(self, name: str) -> Mapping[int, Any]:
         """Return the values of a property by their codes."""
@@ -292,16 +296,21 @@ class Dictionaries:
         # by dictionary and the places of entries that PostgreSQL has to tell of, with what is known of all entries
         questions: defaultdict[tuple[Place, bytes], list[tuple[Leaf, Array]]] = defaultdict(list)
         for leaf in leaves:
-            answer, entries = self._found_answers.find(leaf) or self._given_answers.find(leaf), len(self.of(leaf.place))
+            answer, entries = self._others.find(leaf) or self._equalities.find(leaf), len(self.of(leaf.place))
             if answer is not None and answer.entries == entries:
                 answers[leaf] = answer
                 continue
-            states = self._states(leaf, answer)
+            expression = leaf.expression
+            states = _equality(self.of(leaf.place), expression)
+            if states is not None:
+                answers[leaf] = self._keep(leaf, states, self._equalities)
+                continue
+            states = self._states(leaf.place, expression, answer)
             places = np.flatnonzero(states == UNDECIDED)
             if len(places):
                 questions[leaf.place, places.tobytes()].append((leaf, states))
             else:
-                answers[leaf] = self._keep(leaf, states, self._found_answers)
+                answers[leaf] = self._keep(leaf, states, self._others)
         allowance = MOST_QUESTIONS
         for (place, buffer), group in questions.items():
             places = np.frombuffer(buffer, np.int64)
@@ -315,18 +324,16 @@ class Dictionaries:
                 continue
             for at, (leaf, states) in enumerate(group):
                 states[places] = [_state(truths.get(code), at) for code in codes]
-                answers[leaf] = self._keep(leaf, states, self._given_answers)
+                answers[leaf] = self._keep(leaf, states, self._others)
         return answers
 
-    def _states(self, leaf: Leaf, answer: Verdicts | None) -> Array:
+    def _states(self, place: Place, expression: Any, answer: Verdicts | None) -> Array:
         """Return what a condition is of each entry, as far as it is known here or was told before."""
-        dictionary, expression = self.of(leaf.place), leaf.expression
-        states = _equality(dictionary, expression)
-        if states is None and leaf.place[0] == FOOTPRINT:
-            boxes = _boxes(expression)
-            if 0 < len(boxes) * self._rectangles.count <= MOST_COMPARISONS:
-                states = self._rectangles.touches(boxes, len(dictionary))
-        if states is None:
+        dictionary = self.of(place)
+        boxes = _boxes(expression) if place[0] == FOOTPRINT else ()
+        if 0 < len(boxes) * self._rectangles.count <= MOST_COMPARISONS:
+            states = self._rectangles.touches(boxes, len(dictionary))
+        else:
             states = np.full(len(dictionary), UNDECIDED, np.uint8)
         if answer is not None:
             before = answer.table[dictionary.codes_of_all()[: answer.entries]]

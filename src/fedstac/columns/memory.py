@@ -151,7 +151,7 @@ class FacetColumns(LiveColumns):
     @property
     def bytes(self) -> int:
         """Return how much memory the columns have, and what is kept of them by condition."""
-        return super().bytes + self._row_cache.bytes
+        return super().bytes + self._row_cache.bytes + self.dictionaries.answer_bytes
 
     async def page(self, conn: Reader, threads: Threads, question: PageQuestion, *, whole: bool = True) -> Found | None:
         """Return a page of a search, of all that was committed before; None where memory cannot tell.

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Rows:
     @property
     def bytes(self) -> int:
         array = self.numbers if self.numbers is not None else self.bits
-        return BESIDE + (0 if array is None else int(array.nbytes))
+        return 0 if array is None else int(array.nbytes)
 
     @property
     def mask(self) -> Mask:
@@ -99,20 +99,30 @@ def mask_of(bits: Bits, length: int) -> Mask:
     return np.unpackbits(bits, count=length).view(np.bool_)
 
 
+class _Entry(NamedTuple):
+    changes: int  # of the table, that the rows include
+    rows: Rows
+    condition_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.rows.bytes + self.condition_bytes + BESIDE
+
+
 class RowCache:
     """Rows by condition, for all searches of a process, in any of its threads. The table stands still meanwhile."""
 
     def __init__(self, table: FacetTable) -> None:
         self._table = table
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Hashable, tuple[int, Rows]] = OrderedDict()  # with the changes that they include
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._hashes: OrderedDict[int, None] = OrderedDict()  # of conditions that were asked for
         self.bytes = 0
 
     def peek(self, condition: Hashable) -> Rows | None:
         """Return what is kept, maybe as of before the last changes."""
         entry = self._entries.get(condition)
-        return entry[1] if entry is not None else None
+        return entry.rows if entry is not None else None
 
     def find(self, condition: Hashable, meet: Callable[[Numbers], Mask | None]) -> Rows | None:
         """Return the rows that meet a condition; None where they are not kept.
@@ -125,17 +135,16 @@ class RowCache:
             if entry is None:
                 return None
             self._entries.move_to_end(condition)
-        changes_before, rows = entry
-        if changes_before == changes:
-            return rows
-        pieces = self._table.recent_writes.since(changes_before)
+        if entry.changes == changes:
+            return entry.rows
+        pieces = self._table.recent_writes.since(entry.changes)
         numbers = np.unique(np.concatenate(pieces)) if pieces else None
         mask = meet(numbers) if numbers is not None else None
         if numbers is None or mask is None:
             self._forget(condition)
             return None
-        rows = rows.after(numbers, mask, self._table.length)
-        self.keep(condition, rows)
+        rows = entry.rows.after(numbers, mask, self._table.length)
+        self.keep(condition, rows, condition_bytes=entry.condition_bytes)
         return rows
 
     def wants(self, condition: Hashable) -> bool:
@@ -149,16 +158,16 @@ class RowCache:
                 self._hashes.popitem(last=False)
         return was_asked
 
-    def keep(self, condition: Hashable, rows: Rows) -> None:
-        """Keep which of all rows meet a condition."""
+    def keep(self, condition: Hashable, rows: Rows, *, condition_bytes: int = 0) -> None:
+        """Keep which of all rows meet a condition. condition_bytes: of the texts in it."""
         most = max(BYTES_OF_ROW * self._table.length, LEAST_BYTES)
         with self._lock:
             before = self._entries.pop(condition, None)
-            self._entries[condition] = self._table.changes, rows
-            self.bytes += rows.bytes - (before[1].bytes if before is not None else 0)
+            entry = self._entries[condition] = _Entry(self._table.changes, rows, condition_bytes)
+            self.bytes += entry.bytes - (before.bytes if before is not None else 0)
             while self.bytes > most:
-                _, (_, displaced) = self._entries.popitem(last=False)
-                self.bytes -= displaced.bytes
+                _, oldest = self._entries.popitem(last=False)
+                self.bytes -= oldest.bytes
 
     def clear(self) -> None:
         """Keep nothing: rows of before do not count any more."""
@@ -170,4 +179,4 @@ class RowCache:
         with self._lock:
             entry = self._entries.pop(condition, None)
             if entry is not None:
-                self.bytes -= entry[1].bytes
+                self.bytes -= entry.bytes

@@ -345,7 +345,7 @@ class Evaluation:
                 return None
             pieces.append(np.packbits(masks.certain))
         rows = Rows.of_bits(np.concatenate([np.zeros(0, np.uint8), *pieces]), self._length)
-        self._cache.keep(key, rows)
+        self._cache.keep(key, rows, condition_bytes=_bytes_of(part))
         return rows
 
     def _peek(self, part: Node) -> Rows | None:
@@ -573,10 +573,12 @@ def _for_all_rows(masks: Masks, length: int) -> Masks:
 
 def _may_be_kept(part: Node) -> bool:
     """Return whether a condition depends on the columns alone, and is short enough to be kept as a key."""
-    return all(
-        len(node.leaf.text) <= LARGEST_KEPT if isinstance(node, CodeTest) else not isinstance(node, IdTest | ItemTest)
-        for node in walk((part,))
-    )
+    return not any(isinstance(node, IdTest | ItemTest) for node in walk((part,))) and _bytes_of(part) <= LARGEST_KEPT
+
+
+def _bytes_of(part: Node) -> int:
+    """Return how many bytes the texts in a condition have."""
+    return sum(len(node.leaf.text) for node in walk((part,)) if isinstance(node, CodeTest))
 
 
 def _is_of_groups(part: Node) -> bool:

@@ -274,7 +274,7 @@ class _Course:
     dropped: OutgoingEvent | None = None  # the last one that went to the dead letters: nothing may name it as sent
     refusals: int = 0  # in a row
     heard_at: float = field(default_factory=time.monotonic)  # when the broker answered last
-    has_sent: bool = False  # a page
+    has_sent: bool = False  # an event
     sends_again: bool = True  # there may be dead letters or stretches that are to be sent once more
 
     async def begin(self) -> None:
@@ -373,14 +373,14 @@ class _Course:
     async def _send_page(self, page: EncodedPage) -> int | None:
         """Send a page, while the next one is read. Return the version of the sink; None where it was removed.
 
-        Before the first page went out the sink may be away, and the next page would take memory for nothing.
+        Before the first event went out the sink may be away, and the next page would take memory for nothing.
         """
         if self.has_sent:
             self.read_ahead = asyncio.create_task(self._read(page.cursor.pos, page.previous_pos))
         await self._keep_unwritable(page.unwritable)
         for chunk in chunks_of(page.events):
             await self._send(chunk, page.logged)
-        self.has_sent = True
+        self.has_sent = self.has_sent or bool(page.events)
         self.cursor = page.cursor
         self.previous_pos = self._linked(page.previous_pos)
         return await self._note(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from email.utils import format_datetime
 from typing import Any, Final
 
@@ -39,7 +39,8 @@ async def get_collection(call: Call) -> Response:
     headers = _headers(state, values) | {"Cache-Control": "no-cache"}
     if preconditions.is_unchanged(call.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    body = await _json_text(call, state, lambda: as_json(call.base_url, state, values))
+    is_large = len(state.document or "") + summaries.size_of(values) > LARGE
+    body = await call.services.threads.run_if(is_large, lambda: orjson.dumps(as_json(call.base_url, state, values)))
     return Response(body, headers=headers, media_type=links.JSON)
 
 
@@ -61,7 +62,7 @@ async def post_collection(call: Call) -> Response:
     node.policy.require(call.caller, Action.COLLECTIONS, Resource.of_collection(name))
     async with node.pool.acquire() as conn:
         result = await _writer(call, conn).create(document)
-    return await _answer(call, result, 201)
+    return _answer(call, result, 201)
 
 
 async def put_collection(call: Call) -> Response:
@@ -70,7 +71,7 @@ async def put_collection(call: Call) -> Response:
     document = intake.addressed(await intake.json_of(call), id=name)
     async with node.pool.acquire() as conn:
         result = await _writer(call, conn).replace(name, document, expected=preconditions.expected(call.headers))
-    return await _answer(call, result, 200)
+    return _answer(call, result, 200)
 
 
 async def patch_collection(call: Call) -> Response:
@@ -79,7 +80,7 @@ async def patch_collection(call: Call) -> Response:
     edit = patching.read(await intake.json_of(call), call.headers.get("content-type", ""))
     async with node.pool.acquire() as conn:
         result = await _writer(call, conn).patch(name, edit, expected=preconditions.expected(call.headers))
-    return await _answer(call, result, 200)
+    return _answer(call, result, 200)
 
 
 async def delete_collection(call: Call) -> Response:
@@ -154,20 +155,18 @@ def _writer(call: Call, conn: Connection) -> CollectionWriter:
     )
 
 
-async def _answer(call: Call, result: WrittenCollection, status: int) -> Response:
-    """Return the answer to a write: the collection as it is served, with the warnings about what was sent."""
+def _answer(call: Call, result: WrittenCollection, status: int) -> Response:
+    """Return the answer to a write: the collection as it is served, with the warnings about what was sent.
+
+    It waits for nothing: what is written must not be answered with an error.
+    """
     call.node.committed.wake()
     base, state = call.base_url, result.state
     headers = _headers(state) | {"Location": f"{base}/collections/{state.id}"}
-    warnings = {WARNINGS: [warning.as_json() for warning in result.warnings]} if result.warnings else {}
-    body = await _json_text(call, state, lambda: as_json(base, state) | warnings)
-    return Response(body, status, headers, media_type=links.JSON)
-
-
-async def _json_text(call: Call, state: CollectionState, body: Callable[[], Mapping[str, Any]]) -> bytes:
-    """Return what `body` makes of a collection, as JSON text. That of a large one is made beside the event loop."""
-    is_large = len(state.document or "") > LARGE
-    return await call.services.threads.run_if(is_large, lambda: orjson.dumps(body()))
+    body = as_json(base, state)
+    if result.warnings:
+        body[WARNINGS] = [warning.as_json() for warning in result.warnings]
+    return Response(orjson.dumps(body), status, headers, media_type=links.JSON)
 
 
 def _headers(state: CollectionState, values: Mapping[str, Any] | None = None) -> dict[str, str]:
