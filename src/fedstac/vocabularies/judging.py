@@ -296,7 +296,7 @@ def main() -> None:
     The argument is the folder of the extensions.
     """
     tame_allocator()
-    gc.set_threshold(100_000, 20, 20)  # as in every process of a node
+    gc.set_threshold(100_000, 20, 20)  # as every process of a node begins
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed is no answer
     with suppress(BrokenPipeError):  # the parent has gone
