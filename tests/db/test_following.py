@@ -404,6 +404,47 @@ async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_
     assert node.parts.troubles() == {}
 
 
+async def test_following_goes_on_while_an_acknowledgement_has_no_answer(node: Node, conn: Connection) -> None:
+    """A broker that is away takes seconds to say so."""
+
+    class MuteSource(Source):
+        acknowledged: Cursor | None = None
+
+        def __init__(self, entries: Sequence[bytes]) -> None:
+            super().__init__(entries)
+            self.answers = asyncio.Event()
+            self.calls = 0
+
+        async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
+            return EventPage(self.entries, Cursor(1, after.pos + 1))
+
+        async def acknowledge(
+            self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
+        ) -> None:
+            self.calls += 1
+            await self.answers.wait()
+            self.acknowledged = through
+
+    first, second = sample.items(2)
+    source = MuteSource([entry(node, first, CMIP6)])
+    follower = follower_of(node, source)
+    await follower.step(0)
+    source.entries = [orjson.loads(entry(node, second, CMIP6))]
+    await follower.step(0)
+    assert (await here(conn))[0] == sorted([first["id"], second["id"]])
+    assert source.calls == 1  # a second one would only wait behind it
+    source.answers.set()
+    source.entries = []
+    await follower.step(0)
+    await follower.step(0)
+    assert source.acknowledged == follower.acknowledgements.acknowledged != Cursor(1, 1)
+    source.answers.clear()
+    source.entries = [orjson.loads(entry(node, first, CMIP6))]
+    await follower.step(0)
+    await follower.begin()  # as after a fault: nothing of before is still on its way
+    assert [task for task in asyncio.all_tasks() if "_tell" in repr(task.get_coro())] == []
+
+
 # --- whatever an origin says, only what it says it of waits ---
 
 

@@ -39,6 +39,7 @@ from tests.support.waiting import PATIENCE
 pytestmark = [pytest.mark.xdist_group("brokers"), pytest.mark.long]
 SEED = int(os.environ.get("FEDSTAC_TEST_SEED") or random.randrange(1_000_000))
 NATS, HTTP = BrokerKind.NATS, BrokerKind.NONE
+SECOND_API = "serve-2"  # takes what is published: the first one serves the feed, and is away without it
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Route:
     @property
     def kills(self) -> Sequence[Callable[[], Callable[[], object]]]:
         """What can be killed. Each call kills, and returns what starts it again."""
-        names = [*self.leaders, "east", *(["sequencer"] if self.broker else ["serve"])]
+        names = [*self.leaders, "east", *(["sequencer"] if self.broker else ["serve", SECOND_API])]
         kills: list[Callable[[], Callable[[], object]]] = [partial(kill_process, self.running, name) for name in names]
         return [*kills, partial(kill_broker, self.broker)] if self.broker else kills
 
@@ -114,6 +115,7 @@ def route(kind: BrokerKind, durable: embedded.Cluster, folder: Path) -> Iterator
         if stream:
             running.add_sink(kind, stream)
         running.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_RUN_WORKERS="false")
+        running.start(SECOND_API, "serve", FEDSTAC_PORT="0", FEDSTAC_RUN_WORKERS="false")
         running.start("worker", "worker", FEDSTAC_BATCH="50")
         for name in ("sequencer", *made.leaders):
             if name not in running.processes:
@@ -178,7 +180,10 @@ def stop_the_leader(made: Route, trial: Trial, publisher: PacedPublisher) -> Non
 
 
 def be_away(made: Route, trial: Trial, publisher: PacedPublisher) -> None:
-    """Keep the broker away while events are published at an even pace, and say how long they take to come after it."""
+    """Keep the broker away while events are published at an even pace, and say how long they take to come after it.
+
+    Without a broker, it is the API process with the feed that is away.
+    """
     start_again = kill_broker(made.broker) if made.broker else kill_process(made.running, "serve")
     for _ in range(trial.away_batches):
         publisher.go_on(1)
@@ -249,7 +254,7 @@ class PacedPublisher(Publisher):
 
 @contextmanager
 def publishing(running: Federation, trial: Trial) -> Iterator[PacedPublisher]:
-    publisher = PacedPublisher(running)
+    publisher = PacedPublisher(running, process=SECOND_API)
     publisher.begin(trial)
     try:
         yield publisher

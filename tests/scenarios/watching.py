@@ -52,9 +52,11 @@ def items_not_done(running: Federation, count: int = 5) -> list[str]:
     return values(running, statement, count)
 
 
-def client(running: Federation, role: str = "admin", *, node: str = "west") -> httpx.Client:
+def client(running: Federation, role: str = "admin", *, node: str = "west", process: str = "") -> httpx.Client:
+    """Return a client of a node: of this API process of it, or of its first one."""
+    address = running.processes[process].url if process else running.address_of(node)
     headers = {"Authorization": f"Bearer {running.issued[node][role]}", "Prefer": "wait=0"}
-    return httpx.Client(base_url=running.address_of(node), headers=headers, timeout=PATIENCE, trust_env=False)
+    return httpx.Client(base_url=address, headers=headers, timeout=PATIENCE, trust_env=False)
 
 
 def make_collection(running: Federation, node: str = "west") -> None:
@@ -70,9 +72,10 @@ class Publisher:
     accepted: dict[str, list[str]] = field(default_factory=dict)
     unanswered: int = 0
     node: str = "west"
+    process: str = ""  # the API process that the batches go to; the node's first one where it is empty
 
     def publish(self, documents: Documents, *, batch: int = 100, before: Callable[[], object] = lambda: None) -> None:
-        with client(self.running, node=self.node) as http:
+        with client(self.running, node=self.node, process=self.process) as http:
             for start in range(0, len(documents), batch):
                 before()
                 self._send(http, documents[start : start + batch])

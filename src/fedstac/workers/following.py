@@ -43,8 +43,9 @@ from fedstac.workers.pages import LONG_PAGE, ComingPage, Handler, Page, Rejectio
 PAGE = 500  # events
 LONG_POLL_SECONDS = 10
 LAGGING_POLL_SECONDS = 1  # while something that is applied is not yet acknowledged
+TELLING_SECONDS = 0.5  # that a page waits for the origin to be told; what takes longer goes on beside the next pages
 STAND_BY_SECONDS = 1.0
-LONGEST_RETRY_SECONDS = 2.0  # of a source that is away: what comes back is found that soon
+LONGEST_RETRY_SECONDS = 1.0  # of a source that is away: what comes back is found that soon
 END_SECONDS = 2.0  # that a database may take to end a session
 AWAY = {
     SourceAway: "the source is away; trying again",
@@ -81,6 +82,7 @@ class Follower:
     acknowledgements: Acknowledgements = field(init=False)
     applier: PageApplier = field(init=False)
     _ahead: asyncio.Task[ComingPage] | None = None  # the next page, while this one is applied
+    _telling: asyncio.Task[None] | None = None  # tells the origin what is done here
 
     def __post_init__(self) -> None:
         self.acknowledgements = Acknowledgements(
@@ -118,6 +120,7 @@ class Follower:
                     await self.take_snapshot(None)
         finally:
             await self.drop_ahead()
+            await self._end_telling()
             self.lock.terminate()
 
     async def _stand_by(self, lock: Connection, stop: asyncio.Event) -> bool:
@@ -148,6 +151,7 @@ class Follower:
     async def begin(self) -> None:
         """Go to our place: where we were, in the middle of a snapshot, or at the start."""
         await self.drop_ahead()
+        await self._end_telling()
         consumer = self.handler.consumer
         async with self.node.pool.acquire() as conn:
             progress = await nodes.progress(conn, consumer, self.origin_name)
@@ -168,8 +172,7 @@ class Follower:
     async def step(self, wait: int) -> int:
         """Receive, apply and acknowledge a page of the feed. Return how many events and other messages it had."""
         await self.applier.apply_requeued(self.origin_name, self.applied_cursor)
-        await self.acknowledgements.send(self.origin_name, self.applied_cursor)
-        await self._report_parts()
+        await self._tell_origin()
         is_reporting = self.reporter is not None and self.reporter.is_waiting
         if self.acknowledgements.lag_behind(self.applied_cursor) or is_reporting:
             wait = min(wait, LAGGING_POLL_SECONDS)
@@ -181,8 +184,7 @@ class Follower:
             with self.node.metrics.timing(APPLY_SECONDS, self.handler.consumer, self.origin_name):
                 await self._apply(coming)
             failpoint(f"{self.handler.consumer}.applied")
-        await self.acknowledgements.send(self.origin_name, self.applied_cursor)
-        await self._report_parts(at_once=bool(page.events))
+        await self._tell_origin(at_once=bool(page.events))
         return len(page.events) + len(coming.rejections)
 
     async def _next_page(self, wait: int) -> ComingPage:
@@ -217,12 +219,30 @@ class Follower:
 
     async def drop_ahead(self) -> None:
         """Give up what comes ahead of its turn."""
-        if self._ahead is not None:
-            task, self._ahead = self._ahead, None
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        task, self._ahead = self._ahead, None
+        await _end(task)
 
-    async def _report_parts(self, *, at_once: bool = False) -> None:
+    async def _tell_origin(self, *, at_once: bool = False) -> None:
+        """Tell the origin what is done here, once at a time.
+
+        A broker that is away takes seconds to say so. Following goes on meanwhile.
+        """
+        if self._telling is None:
+            self._telling = asyncio.create_task(self._tell(self.applied_cursor, at_once=at_once))
+            await asyncio.wait((self._telling,), timeout=TELLING_SECONDS)
+        if self._telling.done():
+            task, self._telling = self._telling, None
+            task.result()
+
+    async def _tell(self, applied_cursor: Cursor, *, at_once: bool) -> None:
+        await self.acknowledgements.send(self.origin_name, applied_cursor)
+        await self._report_parts(at_once=at_once)
+
+    async def _end_telling(self) -> None:
+        task, self._telling = self._telling, None
+        await _end(task)
+
+    async def _report_parts(self, *, at_once: bool) -> None:
         """Tell the origin how far this consumer is with its parts of deletions."""
         if self.reporter is not None:
             part = f"{self.name} deletion reports"
@@ -264,6 +284,13 @@ class Follower:
         await self.applier.apply(coming)
         self.applied_cursor = coming.page.cursor
         self.on_page(len(coming.page.events))
+
+
+async def _end(task: asyncio.Task[Any] | None) -> None:
+    """Cancel a task, if there is one, and wait for its end."""
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _has_news(coming: ComingPage, here: Cursor) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +11,7 @@ from typing import Any, Self
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from fedstac.messaging import kafka
-from fedstac.messaging.kafka import Brokers, KafkaAway, KafkaRefused, OwnThread
+from fedstac.messaging.kafka import SLICE_SECONDS, Brokers, KafkaAway, KafkaRefused, OwnThread
 from fedstac.messaging.sources import SourceAway, SourceRefused
 from fedstac.messaging.sources.addresses import BrokerAddress
 
@@ -65,7 +66,7 @@ class KafkaStatuses:
         try:
             producer = self._producer or self._open()
             producer.produce(self._address.name, value, on_delivery=note)
-            producer.flush(SEND_SECONDS)
+            self._wait_for(outcomes, producer)
         except KafkaException as error:
             raise kafka.as_fault(kafka.error_of(error), self._address) from error
         if not outcomes:
@@ -73,6 +74,13 @@ class KafkaStatuses:
             raise KafkaAway(f"{self._address} does not take an acknowledgement within {SEND_SECONDS:.0f} s")
         if outcomes[0] is not None:
             raise kafka.as_fault(outcomes[0], self._address)
+
+    def _wait_for(self, outcomes: Sequence[KafkaError | None], producer: Producer) -> None:
+        """Return when a message has an outcome, or after SEND_SECONDS. KafkaAway if the topic is closed meanwhile."""
+        deadline = time.monotonic() + SEND_SECONDS
+        while not outcomes and (seconds := deadline - time.monotonic()) > 0:
+            self._thread.check()
+            producer.flush(min(seconds, SLICE_SECONDS))
 
     def _open(self) -> Producer:
         properties = kafka.read_properties(self._address)
