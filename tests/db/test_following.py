@@ -410,7 +410,7 @@ async def test_following_goes_on_while_an_acknowledgement_has_no_answer(node: No
     class MuteSource(Source):
         acknowledged: Cursor | None = None
 
-        def __init__(self, entries: Sequence[bytes]) -> None:
+        def __init__(self, entries: Sequence[str]) -> None:
             super().__init__(entries)
             self.answers = asyncio.Event()
             self.calls = 0

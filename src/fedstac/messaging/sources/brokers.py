@@ -6,11 +6,12 @@ stands in for it.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import structlog
 
@@ -26,6 +27,8 @@ GAP_PATIENCE_SECONDS = 1.0  # for an event that another partition may still brin
 READ_MESSAGES = 1000
 REACH_SECONDS = 2.0  # between looks for a broker that is away
 SILENCE_SECONDS = 3.0  # of a broker, after which the origin is asked whether it has more
+ORIGIN_SECONDS = 10.0  # that the origin has for its answer: the broker may bring more meanwhile
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -164,9 +167,9 @@ class BrokerSource:
         While the origin is away nothing can be told.
         """
         try:
-            if (await self._feed.end()).epoch <= after.epoch:
+            if (await _answer(self._feed.end())).epoch <= after.epoch:
                 return False
-            page = await self._feed.receive(after, limit=1, wait=0)
+            page = await _answer(self._feed.receive(after, limit=1, wait=0))
         except SourceAway:
             return False
         self._chain.cursor = Cursor(page.cursor.epoch, after.pos)
@@ -187,7 +190,7 @@ class BrokerSource:
         """
         self._heard_at = time.monotonic()
         try:
-            page = await self._feed.receive(self._chain.cursor, limit=limit, wait=0)
+            page = await _answer(self._feed.receive(self._chain.cursor, limit=limit, wait=0))
         except SourceAway:
             return self._chain.take(limit)
         if page.events:
@@ -205,6 +208,16 @@ class BrokerSource:
 
     async def _fill(self, gap: Gap, limit: int) -> EventPage:
         """Return what is missing from the origin's feed. BehindRetention where it does not reach back, either."""
-        end = await self._feed.end()
-        page = await self._feed.receive(gap.after, limit=min(gap.through - gap.after.pos, limit), wait=0)
+        end = await _answer(self._feed.end())
+        limit = min(gap.through - gap.after.pos, limit)
+        page = await _answer(self._feed.receive(gap.after, limit=limit, wait=0))
         return self._chain.fill(page, end)
+
+
+async def _answer(question: Awaitable[T]) -> T:
+    """Return the answer of an origin beside whose broker nothing may stand still. SourceAway if it takes long."""
+    try:
+        async with asyncio.timeout(ORIGIN_SECONDS):
+            return await question
+    except TimeoutError:
+        raise SourceAway(f"the origin has given no answer for {ORIGIN_SECONDS:g} s") from None
