@@ -85,6 +85,17 @@ def test_a_token_that_lasts_bridges_the_absence_of_its_issuer(provider: DemoProv
         assert source() != first
 
 
+def test_a_token_that_lasts_is_given_while_another_thread_renews_it(
+    provider: DemoProvider, clock: StoppedClock
+) -> None:
+    source = tokens(provider)
+    first = source()
+    clock.advance(3600 - EARLY_SECONDS + 1)
+    with source._lock:  # as a thread that waits for the provider
+        assert source() == first
+    assert source() != first
+
+
 def test_a_wrong_secret_is_refused_and_in_no_message(provider: DemoProvider) -> None:
     with pytest.raises(LoginFailed, match="its secret") as refusal:
         tokens(provider, client_secret="wrong-secret-1")()

@@ -61,11 +61,12 @@ async def test_what_is_wrong_is_named_with_the_remedy(api: Api, conn: Connection
         return bool((await api.admin.get("/federation")).json()["sinks"])
 
     await until(is_seen)
-    shown = await fedstac("status", "--node", "http://127.0.0.1:9", **to(api, "fst_monitor"))
+    away = ("http://127.0.0.1:9", "http://127.0.0.1:19")
+    shown = await fedstac("status", "--node", away[0], "--node", away[1], **to(api, "fst_monitor"))
     assert shown.code == 1
     assert "sink archive: it is paused: it is moved; then: fedstac sink resume archive" in shown.stdout
     assert "1 dead letter; see fedstac dead-letter list" in shown.stdout
-    assert "http://127.0.0.1:9 does not answer" in shown.stdout
+    assert [f"{address} does not answer" in shown.stdout for address in away] == [True, True]
     answer = (await fedstac("status", "-o", "json", **to(api))).lines[0]
     assert (answer["status"], len(answer["troubles"])) == ("troubled", 2)
 

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -26,11 +27,12 @@ from fedstac.settings import Settings
 from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import snapshot_of
 from fedstac.workers import following, pages
-from fedstac.workers.following import OriginRolledBack
+from fedstac.workers.following import Follower, OriginRolledBack
 from fedstac.workers.index_node import IndexHandler
 from fedstac.workers.page_applying import PageApplier, _WrittenPage
 from tests.db.sources import RAW, Json, Source, entry, follow, follower_of
 from tests.db.spoiling import LONG, SPOILS
+from tests.support.waiting import PATIENCE
 
 CMIP6 = "6.2.60.0"
 NEXT = "6.2.61.0"  # a version that no node has
@@ -164,7 +166,7 @@ async def test_the_next_page_is_judged_before_this_one_is_committed_and_none_is_
     assert [await follower.step(0), await follower.step(0), await follower.step(0)] == [2, 2, 0]
     assert await here_ids(conn) == sorted(item["id"] for item in items)
     assert source.received == [0, 2, 4, 2, 4, 6, 6]
-    await follower.drop_ahead()
+    await follower.drop_beside()
 
 
 async def test_an_event_that_crashes_its_session_again_and_again_is_parked_and_the_rest_is_applied(
@@ -195,7 +197,7 @@ async def test_an_event_that_crashes_its_session_again_and_again_is_parked_and_t
     shown, parked, _ = await here(conn)
     assert shown == sorted(item["id"] for item in items if item["id"] != deadly)
     assert len(parked) == 1
-    await follower.drop_ahead()
+    await follower.drop_beside()
 
 
 async def here_ids(conn: Connection) -> list[str]:
@@ -404,45 +406,91 @@ async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_
     assert node.parts.troubles() == {}
 
 
+class MuteSource(Source):
+    """A source that takes acknowledgements, and answers when it is told to."""
+
+    def __init__(self, *entries: str) -> None:
+        super().__init__(entries)
+        self.may_answer = asyncio.Event()
+        self.acknowledgements: list[tuple[Cursor, list[str]]] = []  # with the events that are not applied
+        self.calls = 0
+
+    async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
+        return EventPage(self.entries, Cursor(1, after.pos + 1))
+
+    async def acknowledge(
+        self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
+    ) -> None:
+        self.calls += 1
+        await self.may_answer.wait()
+        self.acknowledgements.append((through, [each["event_id"] for each in exceptions]))
+
+
+def is_telling(follower: Follower) -> bool:
+    return follower._telling is not None
+
+
+async def steps_without_end(follower: Follower) -> None:
+    while True:
+        await follower.step(0)
+
+
 async def test_following_goes_on_while_an_acknowledgement_has_no_answer(node: Node, conn: Connection) -> None:
-    """A broker that is away takes seconds to say so."""
-
-    class MuteSource(Source):
-        acknowledged: Cursor | None = None
-
-        def __init__(self, entries: Sequence[str]) -> None:
-            super().__init__(entries)
-            self.answers = asyncio.Event()
-            self.calls = 0
-
-        async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
-            return EventPage(self.entries, Cursor(1, after.pos + 1))
-
-        async def acknowledge(
-            self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
-        ) -> None:
-            self.calls += 1
-            await self.answers.wait()
-            self.acknowledged = through
-
-    first, second = sample.items(2)
-    source = MuteSource([entry(node, first, CMIP6)])
+    """A broker that is away takes seconds to say so. What is parked meanwhile is told with the next one."""
+    first, second, third = sample.items(3)
+    source = MuteSource(entry(node, first, CMIP6))
     follower = follower_of(node, source)
-    await follower.step(0)
-    source.entries = [orjson.loads(entry(node, second, CMIP6))]
-    await follower.step(0)
-    assert (await here(conn))[0] == sorted([first["id"], second["id"]])
-    assert source.calls == 1  # a second one would only wait behind it
-    source.answers.set()
-    source.entries = []
-    await follower.step(0)
-    await follower.step(0)
-    assert source.acknowledged == follower.acknowledgements.acknowledged != Cursor(1, 1)
-    source.answers.clear()
-    source.entries = [orjson.loads(entry(node, first, CMIP6))]
-    await follower.step(0)
-    await follower.begin()  # as after a fault: nothing of before is still on its way
-    assert [task for task in asyncio.all_tasks() if "_tell" in repr(task.get_coro())] == []
+    async with asyncio.timeout(PATIENCE):
+        await follower.step(0)
+        broken = orjson.loads(entry(node, third, CMIP6, digest="00" * 32)) | {"id": "broken"}
+        source.entries = [orjson.loads(entry(node, second, CMIP6)), broken]
+        await follower.step(0)
+        assert (await here(conn))[0] == sorted([first["id"], second["id"]])
+        assert source.calls == 1  # a second one would only wait behind it
+        source.may_answer.set()
+        source.entries = []
+        while len(source.acknowledgements) < 2:
+            await follower.step(0)
+    assert source.acknowledgements[0][1] == []
+    assert [each for _, exceptions in source.acknowledgements for each in exceptions] == ["broken"]
+    assert source.acknowledgements[-1][0] == follower.acknowledgements.acknowledged
+    assert follower.acknowledgements.exceptions == []
+
+
+async def test_what_is_being_told_ends_with_following_and_its_fault_is_the_followers(
+    node: Node, conn: Connection
+) -> None:
+    [item] = sample.items(1)
+    source = MuteSource(entry(node, item, CMIP6))
+    follower = follower_of(node, source)
+    async with asyncio.timeout(PATIENCE):
+        await follower.step(0)
+        assert is_telling(follower)
+        await follower.begin()  # as after a fault
+        assert not is_telling(follower)
+
+        async def fail(*_arguments: object, **_options: object) -> None:
+            await source.may_answer.wait()
+            raise ZeroDivisionError
+
+        follower.acknowledgements._acknowledger = SimpleNamespace(acknowledge=fail)
+        await follower.step(0)
+        source.may_answer.set()
+        with pytest.raises(ZeroDivisionError):
+            await steps_without_end(follower)
+        assert not is_telling(follower)
+
+
+async def test_what_is_left_to_tell_is_told_at_the_end(node: Node, conn: Connection) -> None:
+    [item] = sample.items(1)
+    source = MuteSource(entry(node, item, CMIP6))
+    follower = follower_of(node, source)
+    async with asyncio.timeout(PATIENCE):
+        await follower.step(0)
+        finishing = asyncio.create_task(follower.finish())
+        source.may_answer.set()
+        await finishing
+    assert source.acknowledgements[-1][0] == follower.applied_cursor
 
 
 # --- whatever an origin says, only what it says it of waits ---

@@ -20,7 +20,8 @@ from fedstac.domain.deletion import DependencyState
 from fedstac.domain.events import START
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import open_source
-from fedstac.messaging.sources.addresses import SourceAddress
+from fedstac.messaging.sources.addresses import BrokerAddress, SourceAddress
+from fedstac.messaging.statuses import StatusSender, open_topic
 from fedstac.runtime import failpoints
 from fedstac.settings import Settings
 from fedstac.workers import deletion_parts, following
@@ -204,6 +205,30 @@ async def test_a_report_stays_while_the_origin_is_away_and_one_that_was_taken_an
             await PartReporter(east, "index", west).report("west", START, part=PART)
             assert await open_reports(own) == []
     assert await conn.fetchval("SELECT count(*) FROM fedstac.audit WHERE action = 'report-deletion'") == 1
+
+
+async def test_a_report_goes_over_http_while_the_topic_is_away(api: Api, conn: Connection, east: Node) -> None:
+    await ask_for(conn, "east")
+    [id] = await publish(api, 1)
+    async with following_west(east, api) as own:
+        await until(lambda: own.fetchval("SELECT count(*) > 0 FROM fedstac.record"))
+    await act(api, id)
+    topic = open_topic(BrokerAddress.parse("nats://127.0.0.1:9/west-status"))
+    async with Origin(source_of(api)) as west, topic:
+        sender = StatusSender(topic, node="east", token=source_of(api).token)
+        follower = following.Follower(
+            east, IndexHandler(east, west), west, open_source(source_of(api)), snapshot_first=False, origin_name="west"
+        )
+        async with follower.source, east.pool.acquire() as own:
+            await follower.begin()
+            while not await open_reports(own):
+                await follower.step(1)
+            assert await own.fetchval(
+                "SELECT event_id IS NOT NULL FROM fedstac.own_report"
+            )  # else HTTP is its only way
+            await PartReporter(east, "index", west, sender).report("west", START, part=PART)
+            assert await open_reports(own) == []
+    assert await parts_of(conn, id) == {"east": ("ok", None)}
 
 
 async def test_who_is_not_asked_rests_until_the_rules_name_it_or_the_mark_is_taken_back(

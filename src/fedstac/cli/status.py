@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ commands = typer.Typer()
 LATE_SECONDS = 60  # so old, an event that somebody has not got is a trouble
 LOOK_SECONDS = 2.0  # between looks with --watch
 PATIENCE_SECONDS = 5.0  # for the answer of a node
+MOST_THREADS = 16  # in which nodes are asked
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 Json = Mapping[str, Any]
 
@@ -120,7 +122,8 @@ def _reports(first: Transport, others: Sequence[str], *, is_watching: bool) -> l
         if not is_watching or isinstance(error, NotAuthorised | NotFound):
             raise
         reports = [NodeReport(first.url, None, str(error))]
-    return reports + [_report_of(address) for address in others]
+    with ThreadPoolExecutor(min(max(len(others), 1), MOST_THREADS)) as threads:  # each that is away takes seconds
+        return reports + list(threads.map(_report_of, others))
 
 
 def _report_of(address: str) -> NodeReport:

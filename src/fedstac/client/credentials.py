@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib
 import os
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,12 +20,13 @@ import httpx
 import orjson
 from filelock import FileLock
 
-from fedstac.client.transport import NO_ANSWER, ClientError, LoginFailed, open_http
+from fedstac.client.transport import NO_ANSWER, ClientError, LoginFailed, TokenSource, open_http
 from fedstac.domain.addresses import is_safe
 
 SERVICE = "fedstac"  # in the keyring
 EARLY_SECONDS = 60.0  # an access token that ends sooner is renewed
 ANSWER_SECONDS = 30.0
+TOKEN_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,19 @@ class Login:
             raise LoginFailed(f"{self.issuer} answered without a bearer token; tell its operators")
         expires = time.time() + lifetime if isinstance(lifetime, int | float) else None
         return replace(self, access_token=access, refresh_token=refresh, expires=expires)
+
+
+async def token_of(source: TokenSource) -> str:
+    """Return the token of a source, which may wait for an identity provider.
+
+    It waits in threads of its own: a provider that hangs keeps no other work from its threads.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_token_threads(), source)
+
+
+@cache
+def _token_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(TOKEN_THREADS, thread_name_prefix="token")
 
 
 def address(url: str) -> str:

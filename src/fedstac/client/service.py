@@ -59,19 +59,29 @@ class ServiceTokens:
         """Return a token that lasts.
 
         Away if the provider does not answer, LoginFailed if it refuses. A token that still lasts is returned while the
-        provider is away.
+        provider is away, and while another thread renews it.
         """
-        with self._lock:
-            now = time.monotonic()
-            if (self._token is None or now >= self._token.renew_from) and now >= self._rest_until:
-                try:
-                    self._token, self._failure = self._fetch(), None
-                except ClientError as error:
-                    self._failure, self._rest_until = error, time.monotonic() + REST_SECONDS
-            if self._token is not None and now < self._token.end:
-                return self._token.text
-            assert self._failure is not None
-            raise type(self._failure)(str(self._failure))
+        if not self._lock.acquire(blocking=False):
+            token = self._token
+            if token is not None and time.monotonic() < token.end:
+                return token.text
+            self._lock.acquire()
+        try:
+            return self._current()
+        finally:
+            self._lock.release()
+
+    def _current(self) -> str:
+        now = time.monotonic()
+        if (self._token is None or now >= self._token.renew_from) and now >= self._rest_until:
+            try:
+                self._token, self._failure = self._fetch(), None
+            except ClientError as error:
+                self._failure, self._rest_until = error, time.monotonic() + REST_SECONDS
+        if self._token is not None and now < self._token.end:
+            return self._token.text
+        assert self._failure is not None
+        raise type(self._failure)(str(self._failure))
 
     def forget(self) -> None:
         """Fetch another token next time: a server refuses this one, although it should last."""

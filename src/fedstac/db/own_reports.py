@@ -166,13 +166,17 @@ async def store_answers(
 
 
 async def store_unanswered(conn: Connection, consumer: str, origin: str, reports: Sequence[OwnReport]) -> None:
-    """Store that reports were sent and not answered: they are sent again, later each time, and not for ever."""
+    """Store that reports were sent and not answered: they are sent again, later each time, and not for ever.
+
+    One whose part is of a later event by now was not sent.
+    """
     await conn.execute(
         """WITH own AS (
                SELECT r.collection, r.dataset, r.sends + 1 >= $5 AND r.outcome <> 'failed' AS is_over
                FROM fedstac.own_report r
-               JOIN unnest($3::text[], $4::text[]) a (collection, dataset) USING (collection, dataset)
-               WHERE r.consumer = $1 AND r.origin = $2),
+               JOIN unnest($3::text[], $4::text[], $8::uuid[]) a (collection, dataset, event_id)
+                    USING (collection, dataset)
+               WHERE r.consumer = $1 AND r.origin = $2 AND r.event_id IS NOT DISTINCT FROM a.event_id),
            gone AS (
                DELETE FROM fedstac.own_report r USING own o
                WHERE r.consumer = $1 AND r.origin = $2 AND r.collection = o.collection AND r.dataset = o.dataset
@@ -184,5 +188,5 @@ async def store_unanswered(conn: Connection, consumer: str, origin: str, reports
            WHERE r.consumer = $1 AND r.origin = $2 AND r.collection = o.collection AND r.dataset = o.dataset
              AND NOT o.is_over""",
         consumer, origin, [each.collection for each in reports], [each.dataset for each in reports], MOST_UNANSWERED,
-        LEAST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS,
+        LEAST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, [each.event_id for each in reports],
     )  # fmt: skip

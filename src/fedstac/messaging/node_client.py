@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +9,7 @@ from typing import Any, Self
 import httpx
 import orjson
 
-from fedstac.client.credentials import Away
+from fedstac.client.credentials import Away, token_of
 from fedstac.client.service import ServiceTokens
 from fedstac.client.transport import ClientError, JsonObject
 from fedstac.messaging.sources import BehindRetention, NotServed, SourceAway, SourceRefused
@@ -87,7 +86,7 @@ class NodeClient:
         if self._source.token_source is None:
             return self._source.token
         try:
-            return await asyncio.to_thread(self._source.token_source)  # it may wait for an identity provider
+            return await token_of(self._source.token_source)
         except Away as error:
             raise SourceAway(str(error)) from error
         except ClientError as error:

@@ -63,10 +63,9 @@ async def pause_until_back(address: BrokerAddress, stop: asyncio.Event, seconds:
 
 async def defects(address: BrokerAddress) -> list[Defect]:
     """Return what is wrong with the broker of an address."""
+    reasons = await asyncio.gather(*(knock(*_host_and_port(server)) for server in address.servers))
     refusals = [
-        f"{server}: {reason}"
-        for server in address.servers
-        if (reason := await knock(*_host_and_port(server))) is not None
+        f"{server}: {reason}" for server, reason in zip(address.servers, reasons, strict=True) if reason is not None
     ]
     if len(refusals) == len(address.servers):
         return [Defect("; ".join(refusals), "start it, or see to the address", is_away=True)]

@@ -62,7 +62,8 @@ class Acknowledgements:
     async def send(self, origin: str, applied_cursor: Cursor) -> None:
         """Tell the origin through where everything is done, if it does not know.
 
-        A refused acknowledgement is logged, shown in /healthcheck and tried again; following goes on without it.
+        A refused acknowledgement is logged, shown in /healthcheck and tried again; following goes on without it. Events
+        may be added meanwhile.
         """
         if time.monotonic() < self._next_at:
             return
@@ -73,7 +74,8 @@ class Acknowledgements:
                 with self.node.metrics.timing(ACKNOWLEDGEMENT_SECONDS, self.handler.consumer, origin):
                     exceptions = self.exceptions[:EXCEPTIONS_AT_ONCE]
                     await self._acknowledger.acknowledge(through, exceptions, consumer=consumer)
-                self.acknowledged, self.exceptions = through, self.exceptions[EXCEPTIONS_AT_ONCE:]
+                self.acknowledged = through
+                del self.exceptions[: len(exceptions)]  # others were added meanwhile
         except (SourceAway, SourceRefused) as error:
             self._next_at = time.monotonic() + self._trouble.begin(self._part, error)
             return

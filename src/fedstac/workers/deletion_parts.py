@@ -6,6 +6,7 @@ an origin that is away.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,10 +133,18 @@ async def store(
 
 
 class PartReporter:
-    """Sends what one consumer has to report to one origin. `topic`: where it acknowledges, if not over HTTP."""
+    """Sends what one consumer has to report to one origin, beside the pages that it applies.
 
-    def __init__(self, node: Node, consumer: str, origin: Origin, topic: StatusSender | None = None) -> None:
+    topic: where it acknowledges, if not over HTTP. writing: whoever writes parts holds it, so that what is stored of an
+    answer is of the part that was reported.
+    """
+
+    def __init__(
+        self, node: Node, consumer: str, origin: Origin, topic: StatusSender | None = None, *,
+        writing: asyncio.Lock | None = None,
+    ) -> None:  # fmt: skip
         self._node, self._consumer, self._origin, self._topic = node, consumer, origin, topic
+        self._writing = writing or asyncio.Lock()
         self._name = nodes.reporter(node.settings.node, consumer)
         self._look_at = self._settle_at = 0.0
         self.is_waiting = False  # the origin is asked soon whether it has what it was sent
@@ -168,7 +177,7 @@ class PartReporter:
     async def _settle(self, origin_name: str) -> None:
         """Find out which parts of a replica node are done; where very many are open, less often."""
         begin = time.monotonic()
-        async with self._node.pool.acquire() as conn:
+        async with self._writing, self._node.pool.acquire() as conn:
             await replica_parts.settle(conn, origin_name)
         end = time.monotonic()
         self._settle_at = end + max(LOOK_SECONDS, SETTLING_SHARE * (end - begin))
@@ -183,7 +192,10 @@ class PartReporter:
             each for each in reports if self._topic is not None and each.event_id is not None and each.sends % 2 == 0
         ]  # fmt: skip
         if by_topic:
-            await self._send_by_topic(origin_name, acknowledged, by_topic)
+            try:
+                await self._send_by_topic(origin_name, acknowledged, by_topic)
+            except (SourceAway, SourceRefused):  # the origin may be there
+                by_topic = []
         if by_http := [each for each in reports if each not in by_topic]:
             await self._send_by_http(origin_name, by_http)
         return True
@@ -194,7 +206,7 @@ class PartReporter:
         bodies = [self._report_of(each).as_json() for each in reports]
         await self._topic.acknowledge(acknowledged, [], consumer=self._consumer, reports=bodies)
         failpoint(f"{self._consumer}.reported")
-        async with self._node.pool.acquire() as conn, conn.transaction():
+        async with self._writing, self._node.pool.acquire() as conn, conn.transaction():
             await own_reports.store_unanswered(conn, self._consumer, origin_name, reports)
 
     async def _send_by_http(self, origin_name: str, reports: Sequence[OwnReport]) -> None:
@@ -206,13 +218,13 @@ class PartReporter:
             if self._topic is None:
                 raise
             if by_topic:
-                async with self._node.pool.acquire() as conn, conn.transaction():  # by the topic the next time
+                async with self._writing, self._node.pool.acquire() as conn, conn.transaction():  # next by the topic
                     await own_reports.store_unanswered(conn, self._consumer, origin_name, by_topic)
             if len(by_topic) < len(reports):
                 raise
             return
         failpoint(f"{self._consumer}.reported")
-        async with self._node.pool.acquire() as conn, conn.transaction():
+        async with self._writing, self._node.pool.acquire() as conn, conn.transaction():
             await own_reports.store_answers(conn, self._consumer, origin_name, reports, results)
         log.info("deletions reported", origin=origin_name, consumer=self._consumer, reports=len(reports))
 

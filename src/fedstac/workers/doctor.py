@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -56,6 +57,7 @@ from fedstac.vocabularies.store import VocabularyStore
 from fedstac.workers import notifier, replica_identity, roles
 
 ANSWER_SECONDS: Final = 15.0  # for one check
+PEER_SECONDS: Final = 12.0  # for one broker, receiver or node, beside the others of a check
 NO_RULES: Final = b"version: 1\nrules: []\nsources: []\n"  # in place of a policy that cannot be read
 Check = Callable[[Settings], AsyncIterator[Diagnosis]]
 DatabaseCheck = Callable[[Settings, Connection], AsyncIterator[Diagnosis]]
@@ -90,6 +92,28 @@ async def _of_database(settings: Settings, conn: Connection) -> AsyncIterator[Di
         return  # every other statement would fail
     for check in DATABASE_CHECKS:
         async for each in _findings_of(check.__name__, lambda check=check: check(settings, conn)):  # type: ignore[misc]
+            yield each
+
+
+async def _at_once(
+    check: str, looks: Sequence[tuple[str, Callable[[], AsyncIterator[Diagnosis]]]]
+) -> AsyncIterator[Diagnosis]:  # fmt: skip
+    """Yield the findings about several peers, each with its name. They are asked at once; one may give no answer."""
+
+    async def look(name: str, make: Callable[[], AsyncIterator[Diagnosis]]) -> list[Diagnosis]:
+        findings: list[Diagnosis] = []
+        try:
+            async with asyncio.timeout(PEER_SECONDS):
+                async for each in make():
+                    findings.append(each)
+        except TimeoutError:
+            findings.append(unknown(check, name, f"no answer within {PEER_SECONDS:.0f} s"))
+        except Exception as error:
+            findings.append(unknown(check, name, f"it could not be looked at: {type(error).__name__}: {error}"))
+        return findings
+
+    for findings in await asyncio.gather(*(look(name, make) for name, make in looks)):
+        for each in findings:
             yield each
 
 
@@ -335,7 +359,8 @@ async def sinks(settings: Settings, conn: Connection) -> AsyncIterator[Diagnosis
     """Look at the sinks: what the relay says of them, whether their brokers answer, and how these are set up."""
     if await diagnosis.origin(conn) is None:
         return
-    for sink in (await metrics.read(conn)).sinks:
+    found_sinks = (await metrics.read(conn)).sinks
+    for sink in found_sinks:
         place, show = f"sink {sink.name}", f"fedstac sink show {sink.name}"
         if sink.has_lapsed:
             yield fault("sinks", place, "it was behind for too long and has lapsed", f"fedstac sink seek {sink.name} …")
@@ -362,8 +387,9 @@ async def sinks(settings: Settings, conn: Connection) -> AsyncIterator[Diagnosis
                 "sinks", place, f"it refused {sink.dead_letters} events for ever",
                 f"fedstac dead-letter list --sink {sink.name}; mend the broker, then fedstac dead-letter redrive",
             )  # fmt: skip
-        async for each in _broker(place, sink.address):
-            yield each
+    looks = [(f"sink {sink.name}", partial(_broker, f"sink {sink.name}", sink.address)) for sink in found_sinks]
+    async for each in _at_once("sinks", looks):
+        yield each
 
 
 async def _broker(place: str, address: str) -> AsyncIterator[Diagnosis]:
@@ -440,13 +466,19 @@ async def sources(settings: Settings) -> AsyncIterator[Diagnosis]:
         addresses = replica_identity.sources_of(settings) if _is_replica(settings) else roles.addresses(settings)
     except (SourcesUnclear, Misconfigured):
         return  # variables says it
+    looks: list[tuple[str, Callable[[], AsyncIterator[Diagnosis]]]] = []
     for address in addresses:
         if address.topic_origin is None:  # else there is no node
-            async for each in _source(settings, address):
-                yield each
+            looks.append((address.address, partial(_source, settings, address)))
         if address.feed is not None:
-            for defect in await probing.defects(address.feed):
-                yield (fault if defect.is_away else warning)("brokers", str(address.feed), defect.why, defect.remedy)
+            looks.append((str(address.feed), partial(_feed, address.feed)))
+    async for each in _at_once("sources", looks):
+        yield each
+
+
+async def _feed(feed: BrokerAddress) -> AsyncIterator[Diagnosis]:
+    for defect in await probing.defects(feed):
+        yield (fault if defect.is_away else warning)("brokers", str(feed), defect.why, defect.remedy)
 
 
 async def _source(settings: Settings, address: SourceAddress) -> AsyncIterator[Diagnosis]:

@@ -31,6 +31,7 @@ from fedstac.messaging.sources import (
     open_source,
 )
 from fedstac.messaging.sources.addresses import SourceAddress
+from fedstac.messaging.sources.brokers import BrokerSource
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.metrics import APPLY_SECONDS
@@ -44,6 +45,7 @@ PAGE = 500  # events
 LONG_POLL_SECONDS = 10
 LAGGING_POLL_SECONDS = 1  # while something that is applied is not yet acknowledged
 TELLING_SECONDS = 0.5  # that a page waits for the origin to be told; what takes longer goes on beside the next pages
+NAME_SECONDS = 5.0  # that an origin has to say its name, where it is known from before
 STAND_BY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 1.0  # of a source that is away: what comes back is found that soon
 END_SECONDS = 2.0  # that a database may take to end a session
@@ -79,10 +81,12 @@ class Follower:
     on_page: Callable[[int], object] = lambda entries: None  # called with the size of each page that is applied
     acknowledger: Acknowledger | None = None  # None: the origin
     reporter: PartReporter | None = None  # None: nobody waits for reports on deletions
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # of pages, and of what the reporter stores
     acknowledgements: Acknowledgements = field(init=False)
     applier: PageApplier = field(init=False)
     _ahead: asyncio.Task[ComingPage] | None = None  # the next page, while this one is applied
     _telling: asyncio.Task[None] | None = None  # tells the origin what is done here
+    _reports_at_once: bool = False  # a page was applied since the last telling began
 
     def __post_init__(self) -> None:
         self.acknowledgements = Acknowledgements(
@@ -103,7 +107,7 @@ class Follower:
         })  # fmt: skip
 
     async def _follow(self, stop: asyncio.Event, backoff: Backoff) -> None:
-        self.origin_name, _ = await head_of(self.node, self.origin)
+        await self._ask_name()
         self.lock = await session(self.node)
         try:
             if not await self._stand_by(self.lock, stop):
@@ -119,9 +123,18 @@ class Follower:
                     log.warning("the feed does not reach back to our cursor; taking a snapshot", reason=str(error))
                     await self.take_snapshot(None)
         finally:
-            await self.drop_ahead()
-            await self._end_telling()
+            await self.drop_beside()
             self.lock.terminate()
+
+    async def _ask_name(self) -> None:
+        """Ask the origin for its name. One whose events a broker brings keeps its name while it gives no answer."""
+        is_known = bool(self.origin_name) and isinstance(self.source, BrokerSource)
+        try:
+            async with asyncio.timeout(NAME_SECONDS if is_known else None):
+                self.origin_name, _ = await head_of(self.node, self.origin)
+        except (SourceAway, TimeoutError):
+            if not is_known:
+                raise
 
     async def _stand_by(self, lock: Connection, stop: asyncio.Event) -> bool:
         """Wait until nobody else follows the origin for this consumer. Return False if `stop` comes first."""
@@ -150,8 +163,7 @@ class Follower:
 
     async def begin(self) -> None:
         """Go to our place: where we were, in the middle of a snapshot, or at the start."""
-        await self.drop_ahead()
-        await self._end_telling()
+        await self.drop_beside()
         consumer = self.handler.consumer
         async with self.node.pool.acquire() as conn:
             progress = await nodes.progress(conn, consumer, self.origin_name)
@@ -171,7 +183,8 @@ class Follower:
 
     async def step(self, wait: int) -> int:
         """Receive, apply and acknowledge a page of the feed. Return how many events and other messages it had."""
-        await self.applier.apply_requeued(self.origin_name, self.applied_cursor)
+        async with self.writing:
+            await self.applier.apply_requeued(self.origin_name, self.applied_cursor)
         await self._tell_origin()
         is_reporting = self.reporter is not None and self.reporter.is_waiting
         if self.acknowledgements.lag_behind(self.applied_cursor) or is_reporting:
@@ -217,20 +230,22 @@ class Follower:
         else:
             coming.close()
 
-    async def drop_ahead(self) -> None:
-        """Give up what comes ahead of its turn."""
-        task, self._ahead = self._ahead, None
-        await _end(task)
-
     async def _tell_origin(self, *, at_once: bool = False) -> None:
         """Tell the origin what is done here, once at a time.
 
         A broker that is away takes seconds to say so. Following goes on meanwhile.
         """
+        self._reports_at_once |= at_once
+        self._end_told()
         if self._telling is None:
+            at_once, self._reports_at_once = self._reports_at_once, False
             self._telling = asyncio.create_task(self._tell(self.applied_cursor, at_once=at_once))
             await asyncio.wait((self._telling,), timeout=TELLING_SECONDS)
-        if self._telling.done():
+            self._end_told()
+
+    def _end_told(self) -> None:
+        """Take the result of what was told, if it is there. Its error is raised here."""
+        if self._telling is not None and self._telling.done():
             task, self._telling = self._telling, None
             task.result()
 
@@ -238,9 +253,20 @@ class Follower:
         await self.acknowledgements.send(self.origin_name, applied_cursor)
         await self._report_parts(at_once=at_once)
 
-    async def _end_telling(self) -> None:
+    async def finish(self) -> None:
+        """Tell the origin what it does not know, however long that takes."""
         task, self._telling = self._telling, None
-        await _end(task)
+        if task is not None:
+            await task
+        await self._tell(self.applied_cursor, at_once=True)
+
+    async def drop_beside(self) -> None:
+        """Give up what goes on beside the steps: a page ahead of its turn, and what is being told."""
+        tasks = [task for task in (self._ahead, self._telling) if task is not None]
+        self._ahead = self._telling = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _report_parts(self, *, at_once: bool) -> None:
         """Tell the origin how far this consumer is with its parts of deletions."""
@@ -256,7 +282,7 @@ class Follower:
         if page is None:
             async with self.node.pool.acquire() as conn, conn.transaction():
                 await nodes.move(conn, self.handler.consumer, self.origin_name, events.START, snapshot="")
-        await self.drop_ahead()
+        await self.drop_beside()
         while True:
             ahead, self._ahead = self._ahead, None
             coming = await (ahead if ahead is not None else self._receive_snapshot(page))
@@ -281,16 +307,10 @@ class Follower:
     async def _apply(self, coming: ComingPage) -> None:
         if self.lock is not None and not connections.is_open(self.lock):
             raise ConnectionError("the session that keeps others from following is gone")
-        await self.applier.apply(coming)
+        async with self.writing:
+            await self.applier.apply(coming)
         self.applied_cursor = coming.page.cursor
         self.on_page(len(coming.page.events))
-
-
-async def _end(task: asyncio.Task[Any] | None) -> None:
-    """Cancel a task, if there is one, and wait for its end."""
-    if task is not None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def _has_news(coming: ComingPage, here: Cursor) -> bool:
@@ -337,9 +357,12 @@ async def follow(
             sender = statuses.StatusSender(topic, node=node.settings.node, token=source.token)
         handler = make_handler(node, origin)
         snapshot_first = node.settings.snapshot_first and origin.has_snapshots
-        reporter = None if isinstance(origin, TopicOrigin) else PartReporter(node, handler.consumer, origin, sender)
+        writing = asyncio.Lock()
+        reporter = None
+        if not isinstance(origin, TopicOrigin):
+            reporter = PartReporter(node, handler.consumer, origin, sender, writing=writing)
         follower = Follower(
             node, handler, origin, events_of_origin, snapshot_first=snapshot_first, name=name, acknowledger=sender,
-            reporter=reporter,
+            reporter=reporter, writing=writing,
         )  # fmt: skip
         await follower.run(stop)

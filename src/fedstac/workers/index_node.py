@@ -123,8 +123,9 @@ async def rebuild(
         quiet_seconds = 0
         while follower.applied_cursor.pos < head.pos and quiet_seconds < REBUILD_PATIENCE_SECONDS:
             quiet_seconds = 0 if await follower.step(1) else quiet_seconds + 1
+        await follower.finish()
         return follower.applied_cursor
     finally:
         if follower is not None:
-            await follower.drop_ahead()
+            await follower.drop_beside()
         await following.end_session(lock)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 import structlog
 
 from fedstac.domain.events import START, Cursor
 from fedstac.messaging.probing import can_be_reached
-from fedstac.messaging.sources import EventPage, Offsets, SourceAway
+from fedstac.messaging.sources import EventPage, Offsets, SourceAway, SourceRefused
 from fedstac.messaging.sources.addresses import BrokerAddress
 from fedstac.messaging.sources.chain import Chain, Gap, LogMessage
 from fedstac.messaging.sources.http import HttpSource
@@ -27,8 +27,7 @@ GAP_PATIENCE_SECONDS = 1.0  # for an event that another partition may still brin
 READ_MESSAGES = 1000
 REACH_SECONDS = 2.0  # between looks for a broker that is away
 SILENCE_SECONDS = 3.0  # of a broker, after which the origin is asked whether it has more
-ORIGIN_SECONDS = 10.0  # that the origin has for its answer: the broker may bring more meanwhile
-T = TypeVar("T")
+ORIGIN_SECONDS = 1.0  # that its answer is waited for before the broker is listened to again
 log = structlog.get_logger()
 
 
@@ -76,6 +75,8 @@ class BrokerSource:
         self._gap_since = 0.0
         self._is_new_here = False  # nothing was received since `begin`
         self._heard_at = 0.0  # when the broker last gave something, or the origin had nothing more
+        self._question: asyncio.Task[EventPage] | None = None  # what the origin has beyond a silent broker
+        self._asked_after = START
         self._resources = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -86,10 +87,12 @@ class BrokerSource:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._drop_question()
         await self._resources.aclose()
 
     async def begin(self, after: Cursor, offsets: Offsets) -> None:
         """Go to a place in the log; of a broker that is away when it is back."""
+        await self._drop_question()
         self._chain = Chain(after, dict(offsets))
         self._gap, self._heard_at, self._is_new_here = None, time.monotonic(), True
         await self._reach()
@@ -167,9 +170,9 @@ class BrokerSource:
         While the origin is away nothing can be told.
         """
         try:
-            if (await _answer(self._feed.end())).epoch <= after.epoch:
+            if (await self._feed.end()).epoch <= after.epoch:
                 return False
-            page = await _answer(self._feed.receive(after, limit=1, wait=0))
+            page = await self._feed.receive(after, limit=1, wait=0)
         except SourceAway:
             return False
         self._chain.cursor = Cursor(page.cursor.epoch, after.pos)
@@ -177,6 +180,7 @@ class BrokerSource:
 
     async def _stand_in(self, limit: int, wait: float) -> EventPage:
         """Return what the origin's feed has, in place of a broker that is away."""
+        await self._drop_question()
         page = await self._feed.receive(self._chain.cursor, limit=limit, wait=max(min(wait, REACH_SECONDS), 0.0))
         return self._chain.go_on(page)
 
@@ -186,12 +190,22 @@ class BrokerSource:
     async def _look_elsewhere(self, limit: int) -> EventPage:
         """Return what the origin's feed has beyond a broker that gives nothing: its relay may stand still.
 
-        An origin that is away changes nothing: there is nothing to be had anywhere.
+        An origin that is away, or refuses, changes nothing: there is nothing to be had anywhere. One that hangs is left
+        to its answer, and the broker is listened to meanwhile.
         """
+        if self._question is None:
+            self._asked_after = self._chain.cursor
+            self._question = asyncio.create_task(self._feed.receive(self._asked_after, limit=limit, wait=0))
+        await asyncio.wait((self._question,), timeout=ORIGIN_SECONDS)
+        if not self._question.done():
+            return self._chain.take(limit)
+        question, self._question = self._question, None
         self._heard_at = time.monotonic()
         try:
-            page = await _answer(self._feed.receive(self._chain.cursor, limit=limit, wait=0))
-        except SourceAway:
+            page = question.result()
+        except (SourceAway, SourceRefused):
+            return self._chain.take(limit)
+        if self._asked_after != self._chain.cursor:  # the broker has brought more meanwhile
             return self._chain.take(limit)
         if page.events:
             log.warning(
@@ -199,6 +213,13 @@ class BrokerSource:
             )
             self._heard_at -= SILENCE_SECONDS
         return self._chain.go_on(page)
+
+    async def _drop_question(self) -> None:
+        """Ask the origin no more what it has: it is asked something else, or nothing."""
+        question, self._question = self._question, None
+        if question is not None:
+            question.cancel()
+            await asyncio.gather(question, return_exceptions=True)
 
     def _patience(self, gap: Gap) -> float:
         """Return for how many seconds the broker may still bring what is missing."""
@@ -208,16 +229,7 @@ class BrokerSource:
 
     async def _fill(self, gap: Gap, limit: int) -> EventPage:
         """Return what is missing from the origin's feed. BehindRetention where it does not reach back, either."""
-        end = await _answer(self._feed.end())
-        limit = min(gap.through - gap.after.pos, limit)
-        page = await _answer(self._feed.receive(gap.after, limit=limit, wait=0))
+        await self._drop_question()
+        end = await self._feed.end()
+        page = await self._feed.receive(gap.after, limit=min(gap.through - gap.after.pos, limit), wait=0)
         return self._chain.fill(page, end)
-
-
-async def _answer(question: Awaitable[T]) -> T:
-    """Return the answer of an origin beside whose broker nothing may stand still. SourceAway if it takes long."""
-    try:
-        async with asyncio.timeout(ORIGIN_SECONDS):
-            return await question
-    except TimeoutError:
-        raise SourceAway(f"the origin has given no answer for {ORIGIN_SECONDS:g} s") from None

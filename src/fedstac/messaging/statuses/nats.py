@@ -55,13 +55,17 @@ class NatsStatuses:
             raise SourceRefused(str(error)) from error
 
     async def _connect(self) -> Connection:
-        connection = self._connection = Connection()
-        await connection.open(jetstream.stream_of(self._address))
-        name = self._address.name
-        await connection.ask(f"STREAM.CREATE.{name}", {
-            "name": name, "subjects": [f"{name}.>"], "storage": "file", "retention": "limits", "discard": "old",
-            "max_msgs": MOST_MESSAGES, "max_age": KEPT_SECONDS * 1_000_000_000, "allow_direct": True,
-        })  # fmt: skip
+        connection, name = Connection(), self._address.name
+        try:
+            await connection.open(jetstream.stream_of(self._address))
+            await connection.ask(f"STREAM.CREATE.{name}", {
+                "name": name, "subjects": [f"{name}.>"], "storage": "file", "retention": "limits", "discard": "old",
+                "max_msgs": MOST_MESSAGES, "max_age": KEPT_SECONDS * 1_000_000_000, "allow_direct": True,
+            })  # fmt: skip
+        except BaseException:  # cancelled too: nobody would use it as an open one
+            await connection.close()
+            raise
+        self._connection = connection
         return connection
 
     async def _close(self) -> None:
