@@ -17,6 +17,7 @@ from fedstac.messaging.sources.addresses import BrokerAddress, SourceAddress
 from fedstac.messaging.sources.brokers import BrokerSource
 from fedstac.messaging.sources.chain import LogMessage
 from fedstac.messaging.sources.http import HttpSource
+from tests.support.receivers import listening
 
 BEGIN = Cursor(1, 0)
 
@@ -64,11 +65,11 @@ class SlowFeed(SettledFeed):
     def __init__(self) -> None:
         super().__init__(SourceAddress("http://127.0.0.1:1", "token"))
         self.may_answer = asyncio.Event()
-        self.asked: list[int] = []
+        self.questions: list[int] = []
         self.refuses = False
 
     async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
-        self.asked.append(after.pos)
+        self.questions.append(after.pos)
         if self.refuses:
             raise SourceRefused("no")
         await self.may_answer.wait()
@@ -105,32 +106,26 @@ async def source_of(log: ListedLog, feed: HttpSource) -> AsyncIterator[BrokerSou
 
 async def test_a_silent_broker_whose_origin_hangs_goes_on_with_what_comes() -> None:
     """Over a real connection, to a server that takes it and says nothing."""
-    end = asyncio.Event()
 
-    async def be_mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await end.wait()
-        writer.close()
+    async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
 
-    async with await asyncio.start_server(be_mute, "127.0.0.1", 0) as server:
-        try:
-            origin = SourceAddress(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "token")
-            feed = SettledFeed(origin)
-            async with source_of(ListedLog([message(1)], [], [], [message(2)]), feed) as source:
-                assert (await receive(source, BEGIN, times=4))[0] == [1, 2]
-        finally:
-            end.set()
+    async with listening(be_silent) as port:
+        feed = SettledFeed(SourceAddress(f"http://127.0.0.1:{port}", "token"))
+        async with source_of(ListedLog([message(1)], [], [], [message(2)]), feed) as source:
+            assert (await receive(source, BEGIN, times=4))[0] == [1, 2]
 
 
 async def test_a_late_answer_of_the_origin_counts_where_the_broker_has_not_gone_on() -> None:
     feed = SlowFeed()
     async with source_of(ListedLog([message(1)], [], [message(2)], []), feed) as source:
         places, here = await receive(source, BEGIN, times=3)
-        assert (places, feed.asked) == ([1, 2], [1])
+        assert (places, feed.questions) == ([1, 2], [1])
         feed.may_answer.set()  # with 2, which is here already
         places, here = await receive(source, here, times=1)
-        assert (places, feed.asked) == ([], [1])
+        assert (places, feed.questions) == ([], [1])
         assert (await receive(source, here, times=1))[0] == [3]
-        assert feed.asked == [1, 2]
+        assert feed.questions == [1, 2]
 
 
 async def test_an_origin_that_refuses_changes_nothing_while_the_broker_is_there() -> None:

@@ -277,18 +277,14 @@ async def test_a_broker_that_says_nothing_keeps_no_other_from_being_named(
     settings: Settings, west: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "PEER_SECONDS", 0.5)
-    end = asyncio.Event()
 
-    async def be_mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await end.wait()
-        writer.close()
+    async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
 
-    async with await asyncio.start_server(be_mute, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(be_silent) as port:
         await add_sink(conn, f"nats://127.0.0.1:{port}/WEST", "first")
         await add_sink(conn, f"nats://{NOBODY}/WEST", "second")
         found = {each.thing: each for each in await findings(settings) if each.thing.startswith("sink ")}
-        end.set()
     assert found["sink first"].why == "no answer within 0 s"
     assert NOBODY in found["sink second"].why
 

@@ -12,6 +12,7 @@ import pytest
 
 from fedstac import bootstrap
 from fedstac.bootstrap import Node
+from fedstac.client import AsyncClient
 from fedstac.db import connections
 from fedstac.db.connections import Connection
 from fedstac.db.replica import announcements
@@ -19,12 +20,13 @@ from fedstac.db.replica.announcements import CopiedFile
 from fedstac.demo import sample
 from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Settings
+from fedstac.workers import replica_announcing
 from fedstac.workers.replica_announcing import Announcer
 from tests.support.byte_server import checksum
 from tests.support.nodes import Api, StartApi
 from tests.support.receivers import listening
 from tests.support.replica_rows import add_dataset, states
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 FILES = {"f": "f-100.bin", "g": "g-200.bin"}
 
@@ -39,6 +41,12 @@ def item(id: str) -> dict[str, Any]:
         "stac_extensions": ["https://stac-extensions.github.io/file/v2.1.0/schema.json"],
         "properties": {"datetime": "2026-11-29T00:00:00Z"}, "assets": assets,
     }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cycle ends with the answers of all origins, however slow this machine is."""
+    monkeypatch.setattr(replica_announcing, "ORIGIN_SECONDS", PATIENCE)
 
 
 @pytest.fixture
@@ -315,6 +323,26 @@ async def test_a_source_that_does_not_answer_holds_up_its_own_announcements_only
     assert connections == 1
     rows = await conn.fetch("SELECT state, attempts FROM fedstac.replica_announcement WHERE n < 3")
     assert {tuple(row) for row in rows} == {("queued", 0)}
+
+
+async def test_an_origin_that_hangs_holds_up_no_other(
+    east: Node, west: Api, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_announcing, "ORIGIN_SECONDS", 0.1)
+    await complete(conn, "d0", "d1", "d2")
+    await conn.execute("UPDATE fedstac.replica_dataset SET origin = 'far' WHERE id <> 'd2'")
+
+    async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with listening(be_silent) as port, announcing(east, west) as announcer:
+        address = f"http://127.0.0.1:{port}"
+        announcer._clients["far"] = AsyncClient(address, "x", timeout=900.0, retries=0, http=announcer._http)
+        async with asyncio.timeout(PATIENCE):
+            while (await states(conn))["d2"] != "announced":
+                await announcer.cycle()
+        assert [*announcer._telling] == ["far"]
+    assert await conn.fetchval("SELECT bool_and(state = 'queued') FROM fedstac.replica_announcement WHERE n < 3")
 
 
 async def test_an_unknown_origin_waits_and_says_which_setting_is_missing(

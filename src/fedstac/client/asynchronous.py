@@ -17,7 +17,7 @@ from fedstac.client import bulk_changes, changes
 from fedstac.client import grants as granting
 from fedstac.client import loads as reconciling
 from fedstac.client import subscriptions as subscribing
-from fedstac.client.credentials import token_of
+from fedstac.client.credentials import fetch_token
 from fedstac.client.transport import (
     NO_ANSWER,
     ClientError,
@@ -159,7 +159,7 @@ class AsyncClient:
     async def _answer(self, call: ServerCall) -> httpx.Response:
         tries = Tries(self.url, self._retries)
         while True:
-            token = await token_of(self._token) if callable(self._token) else self._token
+            token = await fetch_token(self._token) if callable(self._token) else self._token
             try:
                 response = await self._http.request(
                     call.method, self.url + call.path, params=call.params, content=call.content,

@@ -59,7 +59,7 @@ class Login:
         return replace(self, access_token=access, refresh_token=refresh, expires=expires)
 
 
-async def token_of(source: TokenSource) -> str:
+async def fetch_token(source: TokenSource) -> str:
     """Return the token of a source, which may wait for an identity provider.
 
     It waits in threads of its own: a provider that hangs keeps no other work from its threads.

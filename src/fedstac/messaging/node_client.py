@@ -9,7 +9,7 @@ from typing import Any, Self
 import httpx
 import orjson
 
-from fedstac.client.credentials import Away, token_of
+from fedstac.client.credentials import Away, fetch_token
 from fedstac.client.service import ServiceTokens
 from fedstac.client.transport import ClientError, JsonObject
 from fedstac.messaging.sources import BehindRetention, NotServed, SourceAway, SourceRefused
@@ -86,7 +86,7 @@ class NodeClient:
         if self._source.token_source is None:
             return self._source.token
         try:
-            return await token_of(self._source.token_source)
+            return await fetch_token(self._source.token_source)
         except Away as error:
             raise SourceAway(str(error)) from error
         except ClientError as error:

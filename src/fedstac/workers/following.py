@@ -236,14 +236,14 @@ class Follower:
         A broker that is away takes seconds to say so. Following goes on meanwhile.
         """
         self._reports_at_once |= at_once
-        self._end_told()
+        self._take_result()
         if self._telling is None:
             at_once, self._reports_at_once = self._reports_at_once, False
             self._telling = asyncio.create_task(self._tell(self.applied_cursor, at_once=at_once))
             await asyncio.wait((self._telling,), timeout=TELLING_SECONDS)
-            self._end_told()
+            self._take_result()
 
-    def _end_told(self) -> None:
+    def _take_result(self) -> None:
         """Take the result of what was told, if it is there. Its error is raised here."""
         if self._telling is not None and self._telling.done():
             task, self._telling = self._telling, None

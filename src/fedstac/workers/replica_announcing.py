@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 import httpx
@@ -46,7 +47,8 @@ from fedstac.runtime.wakeup import pause
 from fedstac.workers import replica_identity
 
 AT_ONCE = 64  # announcements of a cycle
-CONNECTIONS = 16  # requests under way at once
+CONNECTIONS = 8  # requests under way at once, of each origin
+ORIGIN_SECONDS = 3.0  # that a cycle waits for the slowest origin; it goes on beside the next cycles
 LOOK_SECONDS = 0.5  # between cycles that found nothing to do
 ANSWER_SECONDS = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 600.0  # seconds before an origin is told again
@@ -59,6 +61,7 @@ PART = "announcer"
 log = structlog.get_logger()
 
 HrefOf = Callable[[CopiedFile], str]
+_Work: TypeAlias = "tuple[ReplicaAnnouncement, Callable[[], Awaitable[OriginAnswer]]]"  # what to do about it
 
 
 class UnknownOrigin(Exception):
@@ -77,7 +80,8 @@ class Announcer:
         self._asking: dict[str, asyncio.Task[None]] = {}  # for their names, by address
         self._news = asyncio.Condition()  # a source said its name, or nobody is asked any more
         self._away: dict[str, float] = {}  # origins that did not answer last, until when (time.monotonic)
-        self._room = asyncio.Semaphore(CONNECTIONS)
+        self._rooms: dict[str, asyncio.Semaphore] = {}  # for requests under way, by origin
+        self._telling: dict[str, asyncio.Task[int]] = {}  # what an origin is told or asked now, by origin
 
     async def run(self, stop: asyncio.Event) -> None:
         """Announce until `stop`."""
@@ -111,29 +115,32 @@ class Announcer:
             try:
                 yield
             finally:
-                asking = list(self._asking.values())
-                for task in asking:
+                tasks = [*self._asking.values(), *self._telling.values()]
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(*asking, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
+        self._telling.clear()
         self._clients.clear()
         self._addresses.clear()
         self._asked_at.clear()
 
     async def cycle(self) -> int:
         """Send what is due, and look at what is under way. Return how many announcements moved on."""
-        return await self.send() + await self.follow()
+        return sum(self._moves()) + await self.send() + await self.follow()
 
-    def _origins_away(self) -> list[str]:
-        """Return the origins that are not asked now."""
-        now = time.monotonic()
-        return [origin for origin, until in self._away.items() if until > now]
+    def _origins_left_out(self) -> list[str]:
+        """Return the origins that get nothing more now: they are away, or have not answered the last yet."""
+        return [*filter(self._is_away, self._away), *self._telling]
+
+    def _is_away(self, origin: str) -> bool:
+        return self._away.get(origin, 0.0) > time.monotonic()
 
     # --- sending ---
 
     async def send(self) -> int:
         """Send what is due, and store the requests that the origins made of it. Return how many moved on."""
         async with self.node.pool.acquire() as conn:
-            unsent = await announcements.due(conn, "queued", AT_ONCE, without=self._origins_away())
+            unsent = await announcements.due(conn, "queued", AT_ONCE, without=self._origins_left_out())
             if not unsent:
                 return 0
             async with conn.transaction():
@@ -143,10 +150,10 @@ class Announcer:
             for each in unsent
             if each.kind != ADD or each.n in copies
         ]
-        answers = await self._gather((self._submit(each, copies.get(each.n)) for each in sendable), sendable)
-        failpoint("replica.submitted")
-        await self._store("queued", answers)
-        return len(unsent) - sum(each.state == "queued" for each in answers)
+        moved_on = await self._tell(
+            "queued", [(each, partial(self._submit, each, copies.get(each.n))) for each in sendable]
+        )
+        return len(unsent) - len(sendable) + moved_on
 
     async def _submit(self, announcement: ReplicaAnnouncement, copies: CopiedDataset | None) -> OriginAnswer:
         """Send one announcement."""
@@ -167,12 +174,10 @@ class Announcer:
     async def follow(self) -> int:
         """Look at the requests under way. Return how many are final."""
         async with self.node.pool.acquire() as conn:
-            unanswered = await announcements.due(conn, "sent", AT_ONCE, without=self._origins_away())
+            unanswered = await announcements.due(conn, "sent", AT_ONCE, without=self._origins_left_out())
         if not unanswered:
             return 0
-        answers = await self._gather((self._look(each) for each in unanswered), unanswered)
-        await self._store("sent", answers)
-        return sum(each.state != "sent" for each in answers)
+        return await self._tell("sent", [(each, partial(self._look, each)) for each in unanswered])
 
     async def _look(self, announcement: ReplicaAnnouncement) -> OriginAnswer:
         client = await self._client(announcement.origin)
@@ -184,22 +189,48 @@ class Announcer:
 
     # --- answers ---
 
-    async def _gather(
-        self, works: Iterable[Awaitable[OriginAnswer]], subjects: Sequence[ReplicaAnnouncement]
-    ) -> list[OriginAnswer]:
-        """Return the answer to each announcement, whatever its origin does."""
-        return list(await asyncio.gather(
-            *(self._answer(work, each) for work, each in zip(works, subjects, strict=True))
-        ))  # fmt: skip
+    async def _tell(self, before: str, works: Sequence[_Work]) -> int:
+        """Do what each origin is told or asked, and store its answers. Return how many announcements moved on.
 
-    async def _answer(self, work: Awaitable[OriginAnswer], announcement: ReplicaAnnouncement) -> OriginAnswer:
-        async with self._room:
+        An origin that takes long goes on beside the next cycles: the others do not wait for it.
+        """
+        by_origin: dict[str, list[_Work]] = {}
+        for announcement, work in works:
+            by_origin.setdefault(announcement.origin, []).append((announcement, work))
+        for origin, own in by_origin.items():
+            self._telling[origin] = asyncio.create_task(self._tell_one(before, own), name=f"telling {origin}")
+        await asyncio.wait([self._telling[origin] for origin in by_origin], timeout=ORIGIN_SECONDS)
+        return sum(self._moves())
+
+    def _moves(self) -> Iterator[int]:
+        """Yield how many announcements moved on, of each origin that has answered. A fault of ours is raised."""
+        for origin, task in list(self._telling.items()):
+            if task.done():
+                del self._telling[origin]
+                yield task.result()
+
+    async def _tell_one(self, before: str, works: Sequence[_Work]) -> int:
+        answers = await asyncio.gather(*(self._answer(work, announcement) for announcement, work in works))
+        if before == "queued":
+            failpoint("replica.submitted")
+        await self._store(before, answers)
+        return sum(each.state != before for each in answers)
+
+    async def _answer(
+        self, work: Callable[[], Awaitable[OriginAnswer]], announcement: ReplicaAnnouncement
+    ) -> OriginAnswer:  # fmt: skip
+        """Return the answer to an announcement, whatever its origin does. One that is away by now is not asked."""
+        origin = announcement.origin
+        async with self._rooms.setdefault(origin, asyncio.Semaphore(CONNECTIONS)):
+            if self._is_away(origin):
+                state = "queued" if announcement.request is None else "sent"
+                return OriginAnswer(announcement, state, reason="the origin is away", pause=AWAY_SECONDS)
             try:
-                answer = await work
+                answer = await work()
             except (ClientError, UnknownOrigin) as error:
                 return self._answer_to(error, announcement)
         self.node.parts.works(PART)
-        self._away.pop(announcement.origin, None)
+        self._away.pop(origin, None)
         return answer
 
     def _answer_to(self, error: ClientError | UnknownOrigin, announcement: ReplicaAnnouncement) -> OriginAnswer:
