@@ -226,6 +226,10 @@ async def test_a_report_goes_over_http_while_the_topic_is_away(api: Api, conn: C
             assert await own.fetchval(
                 "SELECT event_id IS NOT NULL FROM fedstac.own_report"
             )  # else HTTP is its only way
+            async with Origin(SourceAddress("http://127.0.0.1:9", "")) as nobody:
+                await PartReporter(east, "index", nobody, sender).report("west", START, part=PART)
+            assert east.parts.states[PART].troubles
+            assert await own.fetchval("SELECT sends FROM fedstac.own_report") == 0  # nothing went out
             await PartReporter(east, "index", west, sender).report("west", START, part=PART)
             assert await open_reports(own) == []
     assert await parts_of(conn, id) == {"east": ("ok", None)}

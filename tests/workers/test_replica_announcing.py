@@ -345,6 +345,14 @@ async def test_an_origin_that_hangs_holds_up_no_other(
     assert await conn.fetchval("SELECT bool_and(state = 'queued') FROM fedstac.replica_announcement WHERE n < 3")
 
 
+async def test_a_cycle_in_which_nothing_is_left_to_be_sent_is_no_fault(east: Node, west: Api, conn: Connection) -> None:
+    await complete(conn, "d0")
+    await conn.execute("UPDATE fedstac.replica_file SET state = 'queued' WHERE asset = 'g'")
+    async with announcing(east, west) as announcer:
+        assert await announcer.cycle() == 1
+    assert await conn.fetchval("SELECT state FROM fedstac.replica_announcement") == "done"
+
+
 async def test_an_unknown_origin_waits_and_says_which_setting_is_missing(
     east: Node, west: Api, conn: Connection
 ) -> None:

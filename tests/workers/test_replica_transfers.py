@@ -164,6 +164,22 @@ async def test_cut_connections_are_resumed_and_refusals_go_to_the_next_source(
     assert not await conn.fetchval("SELECT count(*) FROM fedstac.trouble")
 
 
+async def test_a_source_that_gives_nothing_leaves_its_place_to_others_after_each_file(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    source.faults = lambda path, before: Fault(bytes=0)
+    async with byte_server() as other:
+        await add_dataset(conn, "cut", {f"f{n}": (source.url(f"f{n}-9.bin"),) for n in range(9)}, priority=1)
+        await add_dataset(conn, "good", {"f": (other.url("good-9.bin"),)})
+        async with transferring(node, FixedSources(tmp_path, {lane(source): None, lane(other): None}), most=1):
+
+            async def good_is_here() -> bool:
+                return (await states(conn))["good"] == "complete"
+
+            await until(good_is_here)
+            assert len(source.requests) < 9
+
+
 async def test_a_source_that_is_away_is_waited_for_and_nothing_is_counted(
     node: Node, conn: Connection, source: ByteServer, tmp_path: Path
 ) -> None:
@@ -362,7 +378,7 @@ async def test_a_large_dataset_takes_no_statement_per_file(
 
     async def count_and_execute(self: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal statements
-        statements += 1
+        statements += self is not conn  # this test's own are the more, the slower the machine
         return await execute(self, *arguments, **options)
 
     monkeypatch.setattr(asyncpg.Connection, "_do_execute", count_and_execute)
@@ -375,7 +391,7 @@ async def test_a_large_dataset_takes_no_statement_per_file(
         assert (await states(conn))["large"] == "transferring"  # P6
         await all_are(conn, "complete")
     print(f"{statements} statements for {count} files")
-    assert statements < count / 2  # with those of this test, that wait
+    assert statements < count / 2
     assert source.requests.total() == count + 1
 
 

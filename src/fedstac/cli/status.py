@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import Queue
+from threading import Thread
 from typing import Annotated, Any
 
 import httpx
@@ -25,7 +26,6 @@ commands = typer.Typer()
 LATE_SECONDS = 60  # so old, an event that somebody has not got is a trouble
 LOOK_SECONDS = 2.0  # between looks with --watch
 PATIENCE_SECONDS = 5.0  # for the answer of a node
-MOST_THREADS = 16  # in which nodes are asked
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 Json = Mapping[str, Any]
 
@@ -122,22 +122,44 @@ def _reports(first: Transport, others: Sequence[str], *, is_watching: bool) -> l
         if not is_watching or isinstance(error, NotAuthorised | NotFound):
             raise
         reports = [NodeReport(first.url, None, str(error))]
-    with ThreadPoolExecutor(min(max(len(others), 1), MOST_THREADS)) as threads:  # each that is away takes seconds
-        return reports + list(threads.map(_report_of, others))
+    return reports + _reports_of(others)
 
 
-def _report_of(address: str) -> NodeReport:
+def _reports_of(addresses: Sequence[str]) -> list[NodeReport]:
+    """Return what other nodes say, in their order. They are asked at once: each that is away takes seconds.
+
+    The threads are daemons, so that Ctrl-C ends the command whatever a node does.
+    """
+    for address in addresses:
+        try:
+            checked_address(address)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--node") from None
+    answers: Queue[tuple[int, NodeReport | BaseException]] = Queue()
+
+    def ask(number: int, address: str, login: TokenSource | None) -> None:
+        try:
+            answers.put((number, _report_of(address, login)))
+        except BaseException as error:
+            answers.put((number, error))
+
+    for number, address in enumerate(addresses):
+        Thread(target=ask, args=(number, address, _login_at(address)), daemon=True).start()
+    reports = dict(answers.get() for _ in addresses)
+    for report in reports.values():
+        if isinstance(report, BaseException):
+            raise report
+    return [report for _, report in sorted(reports.items()) if isinstance(report, NodeReport)]
+
+
+def _report_of(address: str, login: TokenSource | None) -> NodeReport:
     """Return what another node says: all of it to who is logged in there, else its public health.
 
     The token of the first node is not shown to it.
     """
-    try:
-        checked_address(address)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--node") from None
-    with _asking(address, _login_at(address)) as transport:
+    with _asking(address, login) as transport:
         try:
-            if _login_at(address) is not None:
+            if login is not None:
                 try:
                     return NodeReport(transport.url, transport.json("GET", "/federation"))
                 except (NotAuthorised, NotFound):

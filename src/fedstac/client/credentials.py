@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import importlib
 import os
@@ -26,7 +27,7 @@ from fedstac.domain.addresses import is_safe
 SERVICE = "fedstac"  # in the keyring
 EARLY_SECONDS = 60.0  # an access token that ends sooner is renewed
 ANSWER_SECONDS = 30.0
-TOKEN_THREADS = 4
+TOKEN_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,10 @@ class Login:
 async def fetch_token(source: TokenSource) -> str:
     """Return the token of a source, which may wait for an identity provider.
 
-    It waits in threads of its own: a provider that hangs keeps no other work from its threads.
+    It waits in threads that do nothing else: a provider that hangs keeps no other work from the process's threads.
     """
-    return await asyncio.get_running_loop().run_in_executor(_token_threads(), source)
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_token_threads(), context.run, source)
 
 
 @cache

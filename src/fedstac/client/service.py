@@ -15,7 +15,15 @@ from urllib.parse import quote_plus
 import httpx
 
 from fedstac import __version__
-from fedstac.client.credentials import ANSWER_SECONDS, EARLY_SECONDS, ask, endpoint_in, metadata_of, refusal_reason
+from fedstac.client.credentials import (
+    ANSWER_SECONDS,
+    EARLY_SECONDS,
+    Away,
+    ask,
+    endpoint_in,
+    metadata_of,
+    refusal_reason,
+)
 from fedstac.client.transport import ClientError, LoginFailed, TokenSource, open_http
 from fedstac.domain.addresses import is_safe
 from fedstac.settings import Misconfigured
@@ -50,7 +58,7 @@ class ServiceTokens:
 
     def __init__(self, account: ServiceAccount, *, http: httpx.Client | None = None) -> None:
         self._account, self._http = account, http
-        self._lock = threading.Lock()
+        self._renewing = threading.Lock()  # whoever fetches a token has it
         self._token: _Token | None = None
         self._failure: ClientError | None = None  # of the last fetch
         self._rest_until = 0.0  # time.monotonic
@@ -61,32 +69,35 @@ class ServiceTokens:
         Away if the provider does not answer, LoginFailed if it refuses. A token that still lasts is returned while the
         provider is away, and while another thread renews it.
         """
-        if not self._lock.acquire(blocking=False):
-            token = self._token
-            if token is not None and time.monotonic() < token.end:
-                return token.text
-            self._lock.acquire()
+        token, now = self._token, time.monotonic()
+        if token is not None and now < token.renew_from:
+            return token.text
+        lasts = token is not None and now < token.end
+        if not self._renewing.acquire(blocking=not lasts):
+            assert token is not None
+            return token.text
         try:
-            return self._current()
+            return self._renewed()
         finally:
-            self._lock.release()
+            self._renewing.release()
 
-    def _current(self) -> str:
-        now = time.monotonic()
-        if (self._token is None or now >= self._token.renew_from) and now >= self._rest_until:
+    def _renewed(self) -> str:
+        token, now = self._token, time.monotonic()
+        if (token is None or now >= token.renew_from) and now >= self._rest_until:
             try:
-                self._token, self._failure = self._fetch(), None
+                self._token = token = self._fetch()
             except ClientError as error:
                 self._failure, self._rest_until = error, time.monotonic() + REST_SECONDS
-        if self._token is not None and now < self._token.end:
-            return self._token.text
-        assert self._failure is not None
-        raise type(self._failure)(str(self._failure))
+            else:
+                self._failure = None
+        if token is not None and now < token.end:
+            return token.text
+        failure = self._failure or Away("the last token was refused, and there is no other yet; try again")
+        raise type(failure)(str(failure))
 
     def forget(self) -> None:
-        """Fetch another token next time: a server refuses this one, although it should last."""
-        with self._lock:
-            self._token = None
+        """Fetch another token next time: a server refuses this one, although it should last. It waits for nobody."""
+        self._token = None
 
     def _fetch(self) -> _Token:
         """Ask the provider for a token (RFC 6749, 4.4.2)."""

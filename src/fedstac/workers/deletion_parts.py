@@ -147,6 +147,7 @@ class PartReporter:
         self._writing = writing or asyncio.Lock()
         self._name = nodes.reporter(node.settings.node, consumer)
         self._look_at = self._settle_at = 0.0
+        self._is_topic_away = False  # as this report found
         self.is_waiting = False  # the origin is asked soon whether it has what it was sent
         self._trouble = SendTrouble(node.parts, UNREPORTED, most=LONGEST_RETRY_SECONDS)
 
@@ -159,7 +160,7 @@ class PartReporter:
         now = time.monotonic()
         if now < self._look_at and (self._trouble.is_on or not at_once):
             return
-        self._look_at = now + LOOK_SECONDS
+        self._look_at, self._is_topic_away = now + LOOK_SECONDS, False
         if self._consumer == nodes.REPLICA and now >= self._settle_at:
             await self._settle(origin_name)
         try:
@@ -191,11 +192,14 @@ class PartReporter:
         by_topic = [
             each for each in reports if self._topic is not None and each.event_id is not None and each.sends % 2 == 0
         ]  # fmt: skip
-        if by_topic:
+        if by_topic and not self._is_topic_away:
             try:
                 await self._send_by_topic(origin_name, acknowledged, by_topic)
-            except (SourceAway, SourceRefused):  # the origin may be there
-                by_topic = []
+            except (SourceAway, SourceRefused) as error:
+                log.warning("a topic takes no reports on deletions; they go over HTTP", reason=str(error))
+                self._is_topic_away = True
+        if self._is_topic_away:
+            by_topic = []
         if by_http := [each for each in reports if each not in by_topic]:
             await self._send_by_http(origin_name, by_http)
         return True
@@ -215,7 +219,7 @@ class PartReporter:
             results = await self._origin.report([self._report_of(each).as_json() for each in reports])
         except (SourceAway, SourceRefused):
             by_topic = [each for each in reports if each.event_id is not None]
-            if self._topic is None:
+            if self._topic is None or self._is_topic_away:  # nothing went out
                 raise
             if by_topic:
                 async with self._writing, self._node.pool.acquire() as conn, conn.transaction():  # next by the topic

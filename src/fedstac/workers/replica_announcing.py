@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
@@ -47,7 +47,7 @@ from fedstac.runtime.wakeup import pause
 from fedstac.workers import replica_identity
 
 AT_ONCE = 64  # announcements of a cycle
-CONNECTIONS = 8  # requests under way at once, of each origin
+CONNECTIONS = 16  # requests under way at once, of each origin
 ORIGIN_SECONDS = 3.0  # that a cycle waits for the slowest origin; it goes on beside the next cycles
 LOOK_SECONDS = 0.5  # between cycles that found nothing to do
 ANSWER_SECONDS = 30.0
@@ -68,6 +68,14 @@ class UnknownOrigin(Exception):
     """None of the sources has this name; the text says what to set."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Absence:
+    """That an origin is not asked: until when (time.monotonic), and why."""
+
+    until: float
+    reason: str
+
+
 class Announcer:
     """Tells the origins. One process does at a time; the others wait for its lock."""
 
@@ -79,8 +87,9 @@ class Announcer:
         self._asked_at: dict[str, float] = {}  # sources without a name yet, by address (time.monotonic)
         self._asking: dict[str, asyncio.Task[None]] = {}  # for their names, by address
         self._news = asyncio.Condition()  # a source said its name, or nobody is asked any more
-        self._away: dict[str, float] = {}  # origins that did not answer last, until when (time.monotonic)
+        self._away: dict[str, _Absence] = {}  # origins that did not answer last
         self._rooms: dict[str, asyncio.Semaphore] = {}  # for requests under way, by origin
+        self._is_follows_turn = True
         self._telling: dict[str, asyncio.Task[int]] = {}  # what an origin is told or asked now, by origin
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -90,10 +99,12 @@ class Announcer:
         async def step() -> bool:
             nonlocal session
             if session is None or not connections.is_open(session):
+                await self._stop_telling()
                 session = await connections.connect(
                     self.node.settings.dsn, application=f"fedstac {self.node.settings.node} announcer"
                 )
             if not await announcements.lead(session):
+                await self._stop_telling()
                 await pause(stop, LOOK_SECONDS)
                 return False
             if await self.cycle():
@@ -115,25 +126,38 @@ class Announcer:
             try:
                 yield
             finally:
-                tasks = [*self._asking.values(), *self._telling.values()]
-                for task in tasks:
+                asking = list(self._asking.values())
+                for task in asking:
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        self._telling.clear()
+                await asyncio.gather(*asking, return_exceptions=True)
+                await self._stop_telling()
         self._clients.clear()
         self._addresses.clear()
         self._asked_at.clear()
 
+    async def _stop_telling(self) -> None:
+        """Give up what is under way: it is another process's turn, or nobody's."""
+        tasks = list(self._telling.values())
+        self._telling.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def cycle(self) -> int:
-        """Send what is due, and look at what is under way. Return how many announcements moved on."""
-        return sum(self._moves()) + await self.send() + await self.follow()
+        """Send what is due, and look at what is under way. Return how many announcements moved on.
+
+        They come first in turns: an origin that takes long gets one of them in a cycle.
+        """
+        self._is_follows_turn = not self._is_follows_turn
+        steps = (self.follow, self.send) if self._is_follows_turn else (self.send, self.follow)
+        return sum(self._moves()) + sum([await step() for step in steps])
 
     def _origins_left_out(self) -> list[str]:
         """Return the origins that get nothing more now: they are away, or have not answered the last yet."""
         return [*filter(self._is_away, self._away), *self._telling]
 
     def _is_away(self, origin: str) -> bool:
-        return self._away.get(origin, 0.0) > time.monotonic()
+        return origin in self._away and self._away[origin].until > time.monotonic()
 
     # --- sending ---
 
@@ -199,7 +223,8 @@ class Announcer:
             by_origin.setdefault(announcement.origin, []).append((announcement, work))
         for origin, own in by_origin.items():
             self._telling[origin] = asyncio.create_task(self._tell_one(before, own), name=f"telling {origin}")
-        await asyncio.wait([self._telling[origin] for origin in by_origin], timeout=ORIGIN_SECONDS)
+        if by_origin:
+            await asyncio.wait([self._telling[origin] for origin in by_origin], timeout=ORIGIN_SECONDS)
         return sum(self._moves())
 
     def _moves(self) -> Iterator[int]:
@@ -224,7 +249,7 @@ class Announcer:
         async with self._rooms.setdefault(origin, asyncio.Semaphore(CONNECTIONS)):
             if self._is_away(origin):
                 state = "queued" if announcement.request is None else "sent"
-                return OriginAnswer(announcement, state, reason="the origin is away", pause=AWAY_SECONDS)
+                return OriginAnswer(announcement, state, reason=self._away[origin].reason, pause=AWAY_SECONDS)
             try:
                 answer = await work()
             except (ClientError, UnknownOrigin) as error:
@@ -259,7 +284,7 @@ class Announcer:
                 return OriginAnswer(announcement, state, reason=str(error), pause=_pause(announcement), counted=True)
             case UnknownOrigin():
                 self.node.parts.fails(PART, error)
-                self._away[announcement.origin] = time.monotonic() + AWAY_SECONDS
+                self._away[announcement.origin] = _Absence(time.monotonic() + AWAY_SECONDS, str(error))
                 return OriginAnswer(announcement, state, reason=str(error), pause=AWAY_SECONDS)
             case LoginFailed():
                 self.node.parts.fails(PART, error)
@@ -272,7 +297,7 @@ class Announcer:
         """Leave an origin alone for a while; the others go on."""
         if origin not in self._away:
             log.warning("an origin is not told for a while", origin=origin, reason=str(error))
-        self._away[origin] = time.monotonic() + AWAY_SECONDS
+        self._away[origin] = _Absence(time.monotonic() + AWAY_SECONDS, str(error))
 
     async def _store(self, before: str, answers: Sequence[OriginAnswer]) -> None:
         if not answers:
@@ -290,7 +315,7 @@ class Announcer:
 
     async def _client(self, origin: str) -> AsyncClient:
         """Return the client of an origin. UnknownOrigin where no source has its name, or says it soon enough."""
-        if origin not in self._clients and self._away.get(origin, 0.0) <= time.monotonic():
+        if origin not in self._clients and not self._is_away(origin):
             self._ask_sources()
             with suppress(TimeoutError):
                 async with asyncio.timeout(NAME_SECONDS), self._news:

@@ -95,6 +95,7 @@ class Dispatcher:
         self._lease = node.settings.lease_seconds
         self._marks = Marks(node.settings.node)
         self._running: dict[UUID, RunningTransfer] = {}
+        self._last_turns: dict[str, float] = {}  # when each source got its last transfer, by time.monotonic
         self._checks: dict[UUID, asyncio.Task[None]] = {}
         self._names: frozenset[str] = frozenset()  # of the sources, when strays were last looked for
         self._strays: set[str] = set()
@@ -197,7 +198,8 @@ class Dispatcher:
         """Claim files for new transfers."""
         await conn.execute(claims.TAKING)
         own = Counter(each.transfer.lane for each in self._running.values())
-        free = sharing.free_transfers(self._most, own, await claims.transfers_by_lane(conn), view.caps)
+        everywhere = await claims.transfers_by_lane(conn)
+        free = sharing.free_transfers(self._most, own, everywhere, view.caps, self._last_turns)
         if not free:
             return []
         counts = sharing.share_out(self._most - len(self._running), free, await claims.line_up(conn, list(free)))
@@ -210,6 +212,7 @@ class Dispatcher:
         ]
         if transfers:
             await claims.claim(conn, worker, transfers, self._lease)
+            self._last_turns.update(dict.fromkeys((each.lane for each in transfers), time.monotonic()))
         return transfers
 
     # --- telling ---
@@ -292,6 +295,8 @@ class Dispatcher:
                     async with self.node.pool.acquire() as conn:
                         await self.surroundings.failed(conn, file.source, error.reason, step.pause)
                     return None
+                if error.cause is CopyCause.CUT and not _has_progressed(running, file):
+                    return None  # it stalls: its next files wait for their turn
                 if step.disk:
                     is_full = error.cause is CopyCause.DISK_FULL
                     disk = REASONS[AlarmKind.DISK if is_full else AlarmKind.BROKEN_DISK]
@@ -422,13 +427,17 @@ class Dispatcher:
 
 def _result(running: RunningTransfer, file: QueuedFile, error: CopyFailed, step: NextStep) -> FileResult:
     """Return what a failed copy leaves behind."""
-    progressed = error.cause is CopyCause.CUT and running.bytes > file.done_bytes
+    progressed = error.cause is CopyCause.CUT and _has_progressed(running, file)
     return FileResult(
         file.asset, "failed" if step.fails else "queued", running.bytes, error.reason,
         node=file.node, source=file.source, counted=step.counts, progressed=progressed,
         keeps_source=not (step.source_pause or step.source_is_away), pause=0.0 if step.source_is_away else step.pause,
         fault_seconds=step.source_pause or None, is_wrong=step.is_wrong,
     )  # fmt: skip
+
+
+def _has_progressed(running: RunningTransfer, file: QueuedFile) -> bool:
+    return running.bytes > file.done_bytes
 
 
 def _disk_away(error: TierAway) -> Obstacle:

@@ -28,7 +28,16 @@ from fedstac.domain.replication.sharing import QueuedDataset, batches_of, free_t
 def test_what_a_source_has_free(
     most: int, own: dict[str, int], everywhere: dict[str, int], caps: dict[str, int | None], free: dict[str, int]
 ) -> None:
-    assert free_transfers(most, own, everywhere, caps) == free
+    assert free_transfers(most, own, everywhere, caps, {}) == free
+
+
+def test_a_place_that_comes_free_is_for_the_source_with_the_fewest_transfers() -> None:
+    """The first two stall, and keep what they have for hours."""
+    caps = {"a": None, "b": None, "c": None}
+    candidates = [QueuedDataset(n, source, 0, 9) for n, source in enumerate("abc")]
+    assert share_out(1, free_transfers(4, {"a": 2, "b": 1}, {}, caps, {}), candidates) == {2: 1}
+    turns = {"a": 3.0, "b": 1.0, "c": 2.0}
+    assert share_out(1, free_transfers(4, {}, {}, caps, turns), candidates) == {1: 1}  # its turn was longest ago
 
 
 @pytest.mark.parametrize(

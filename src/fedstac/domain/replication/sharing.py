@@ -16,20 +16,23 @@ BATCH_FILES, BATCH_BYTES = 200, 64 << 20  # of one transfer; a larger file is a 
 
 
 def free_transfers(
-    most: int, own: Mapping[str, int], everywhere: Mapping[str, int], caps: Mapping[str, int | None]
-) -> dict[str, int]:
+    most: int, own: Mapping[str, int], everywhere: Mapping[str, int], caps: Mapping[str, int | None],
+    last_turns: Mapping[str, float],
+) -> dict[str, int]:  # fmt: skip
     """Return how many more transfers each source may get in this process, of `most` in all.
 
     own: its transfers under way, by source. everywhere: those of all processes. caps: the connections that a source
     may have from all processes, None where the policy sets no limit; it names every source that may be asked now.
+    last_turns: when each source got its last one, by any clock.
 
     One source never has all transfers while there are others: a slow one would end up with each of them. What it
-    leaves is for sources whose files come later.
+    leaves is for sources whose files come later. The source with the fewest transfers is named first, and gets the next
+    one; of several, whose turn was longest ago. Else two that stall would have all of them, and a third none.
     """
     room = most - sum(own.values())
     share = most if len(caps) == 1 else max(1, most - max(1, math.floor(most * LEFT_FREE)))
     free = {}
-    for source, cap in caps.items():
+    for source, cap in sorted(caps.items(), key=lambda each: (own.get(each[0], 0), last_turns.get(each[0], 0.0))):
         of_cap = math.inf if cap is None else cap - everywhere.get(source, 0)
         count = min(room, share - own.get(source, 0), of_cap)
         if count > 0:

@@ -27,6 +27,7 @@ GAP_PATIENCE_SECONDS = 1.0  # for an event that another partition may still brin
 READ_MESSAGES = 1000
 REACH_SECONDS = 2.0  # between looks for a broker that is away
 SILENCE_SECONDS = 3.0  # of a broker, after which the origin is asked whether it has more
+EPOCH_SECONDS = 10.0  # that the origin has to say its epoch, when we begin
 ORIGIN_SECONDS = 1.0  # that its answer is waited for before the broker is listened to again
 log = structlog.get_logger()
 
@@ -167,13 +168,15 @@ class BrokerSource:
         """Go on in the origin's epoch, if it is a later one. BehindRetention where the place is beyond the fork.
 
         The broker has messages of a history that the origin may have lost; in the new epoch they are known as such.
-        While the origin is away nothing can be told.
+        While the origin is away, or hangs, nothing can be told.
         """
         try:
-            if (await self._feed.end()).epoch <= after.epoch:
+            async with asyncio.timeout(EPOCH_SECONDS):
+                end = await self._feed.end()
+            if end.epoch <= after.epoch:
                 return False
             page = await self._feed.receive(after, limit=1, wait=0)
-        except SourceAway:
+        except (SourceAway, TimeoutError):
             return False
         self._chain.cursor = Cursor(page.cursor.epoch, after.pos)
         return True
@@ -199,13 +202,14 @@ class BrokerSource:
         await asyncio.wait((self._question,), timeout=ORIGIN_SECONDS)
         if not self._question.done():
             return self._chain.take(limit)
-        question, self._question = self._question, None
         self._heard_at = time.monotonic()
+        if self._asked_after != self._chain.cursor:  # the broker has brought more meanwhile
+            await self._drop_question()
+            return self._chain.take(limit)
+        question, self._question = self._question, None
         try:
             page = question.result()
         except (SourceAway, SourceRefused):
-            return self._chain.take(limit)
-        if self._asked_after != self._chain.cursor:  # the broker has brought more meanwhile
             return self._chain.take(limit)
         if page.events:
             log.warning(
