@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -342,6 +343,10 @@ async def test_an_origin_that_hangs_holds_up_no_other(
             while (await states(conn))["d2"] != "announced":
                 await announcer.cycle()
         assert [*announcer._telling] == ["far"]
+        await announcer.send()
+        assert [*announcer._telling] == ["far"]  # it has not answered the last
+        await announcer._stop_telling()  # as where another process leads
+        assert announcer._telling == {}
     assert await conn.fetchval("SELECT bool_and(state = 'queued') FROM fedstac.replica_announcement WHERE n < 3")
 
 
@@ -353,11 +358,38 @@ async def test_a_cycle_in_which_nothing_is_left_to_be_sent_is_no_fault(east: Nod
     assert await conn.fetchval("SELECT state FROM fedstac.replica_announcement") == "done"
 
 
-async def test_an_unknown_origin_waits_and_says_which_setting_is_missing(
-    east: Node, west: Api, conn: Connection
+async def test_an_origin_is_looked_at_before_it_is_sent_more(
+    east: Node, west: Api, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await complete(conn, "d0", "d1")
-    await conn.execute("UPDATE fedstac.replica_dataset SET origin = 'far' WHERE id = 'd0'")
+    """However long it takes for its answers."""
+    monkeypatch.setattr(replica_announcing, "ORIGIN_SECONDS", 0.0)
+    monkeypatch.setattr(replica_announcing, "AT_ONCE", 1)
+    await complete(conn, "d0", "d1", "d2")
+    steps: list[str] = []
+    due = announcements.due
+
+    async def note(conn: Any, state: str, count: int, *, without: Any) -> Any:
+        found = await due(conn, state, count, without=without)
+        if state == "sent" and "west" not in without:
+            steps.append("look")
+        elif state == "queued" and found:
+            steps.append("send")
+        return found
+
+    monkeypatch.setattr(announcements, "due", note)
+    async with announcing(east, west) as announcer:
+        assert await settled(conn, announcer) == ["done", "done", "done"]
+    sends = [n for n, step in enumerate(steps) if step == "send"]
+    assert len(sends) == 3
+    assert all("look" in steps[one:other] for one, other in pairwise(sends))
+
+
+async def test_an_unknown_origin_waits_and_says_which_setting_is_missing(
+    east: Node, west: Api, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_announcing, "CONNECTIONS", 1)  # the second one finds that its origin is away
+    await complete(conn, "d0", "d1", "d2")
+    await conn.execute("UPDATE fedstac.replica_dataset SET origin = 'far' WHERE id <> 'd1'")
     async with announcing(east, west) as announcer:
 
         async def is_told() -> bool:
@@ -365,9 +397,9 @@ async def test_an_unknown_origin_waits_and_says_which_setting_is_missing(
             return (await states(conn))["d1"] == "announced"
 
         await until(is_told)
-    reason = await conn.fetchval("SELECT reason FROM fedstac.replica_announcement WHERE n = 1")
-    assert reason == "no source is called far: FEDSTAC_SOURCE has to name its address"
-    assert await states(conn) == {"d0": "complete", "d1": "announced"}
+    rows = await conn.fetch("SELECT DISTINCT reason FROM fedstac.replica_announcement WHERE n <> 2")
+    assert [row[0] for row in rows] == ["no source is called far: FEDSTAC_SOURCE has to name its address"]
+    assert await states(conn) == {"d0": "complete", "d1": "announced", "d2": "complete"}
 
 
 async def test_one_process_announces_at_a_time(east: Node) -> None:

@@ -164,12 +164,14 @@ async def test_cut_connections_are_resumed_and_refusals_go_to_the_next_source(
     assert not await conn.fetchval("SELECT count(*) FROM fedstac.trouble")
 
 
-async def test_a_source_that_gives_nothing_leaves_its_place_to_others_after_each_file(
-    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+@pytest.mark.parametrize("size", [0, 1])
+async def test_a_source_that_cuts_its_connections_for_long_leaves_its_place_to_others(
+    size: int, node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source.faults = lambda path, before: Fault(bytes=0)
+    monkeypatch.setattr(replica_transfers, "TURN_SECONDS", 0.0)
+    source.faults = lambda path, before: Fault(bytes=size)
     async with byte_server() as other:
-        await add_dataset(conn, "cut", {f"f{n}": (source.url(f"f{n}-9.bin"),) for n in range(9)}, priority=1)
+        await add_dataset(conn, "cut", {f"f{n}": (source.url(f"f{n}-99.bin"),) for n in range(9)}, priority=1)
         await add_dataset(conn, "good", {"f": (other.url("good-9.bin"),)})
         async with transferring(node, FixedSources(tmp_path, {lane(source): None, lane(other): None}), most=1):
 
@@ -371,6 +373,8 @@ async def test_a_check_that_is_interrupted_is_run_again_and_one_that_the_policy_
 async def test_a_large_dataset_takes_no_statement_per_file(
     count: int, node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("SETTLE_SECONDS", "ASK_SECONDS", "TELL_SECONDS", "LOOK_SECONDS"):  # not by the clock of this machine
+        monkeypatch.setattr(replica_transfers, name, 5.0)
     await add_dataset(conn, "large", {name: (source.url(name),) for name in names(count, 10)})
     await add_dataset(conn, "small", {"f": (source.url("small-10.bin"),)})
     statements = 0

@@ -26,6 +26,7 @@ commands = typer.Typer()
 LATE_SECONDS = 60  # so old, an event that somebody has not got is a trouble
 LOOK_SECONDS = 2.0  # between looks with --watch
 PATIENCE_SECONDS = 5.0  # for the answer of a node
+END_SECONDS = 3.0  # that threads have after Ctrl-C
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 Json = Mapping[str, Any]
 
@@ -128,7 +129,7 @@ def _reports(first: Transport, others: Sequence[str], *, is_watching: bool) -> l
 def _reports_of(addresses: Sequence[str]) -> list[NodeReport]:
     """Return what other nodes say, in their order. They are asked at once: each that is away takes seconds.
 
-    The threads are daemons, so that Ctrl-C ends the command whatever a node does.
+    The threads are daemons, so that Ctrl-C ends the command whatever a node does; soon, for one may renew a login.
     """
     for address in addresses:
         try:
@@ -143,9 +144,19 @@ def _reports_of(addresses: Sequence[str]) -> list[NodeReport]:
         except BaseException as error:
             answers.put((number, error))
 
-    for number, address in enumerate(addresses):
-        Thread(target=ask, args=(number, address, _login_at(address)), daemon=True).start()
-    reports = dict(answers.get() for _ in addresses)
+    threads = [
+        Thread(target=ask, args=(number, address, _login_at(address)), daemon=True)
+        for number, address in enumerate(addresses)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        reports = dict(answers.get() for _ in addresses)
+    except KeyboardInterrupt:
+        until = time.monotonic() + END_SECONDS
+        for thread in threads:
+            thread.join(max(until - time.monotonic(), 0.0))
+        raise
     for report in reports.values():
         if isinstance(report, BaseException):
             raise report

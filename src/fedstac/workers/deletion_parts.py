@@ -34,6 +34,7 @@ AT_ONCE, MOST_BATCHES = 250, 40  # reports of one request; requests before event
 LOOK_SECONDS, SOON_SECONDS = 1.0, 60.0
 SETTLING_SHARE = 20  # of the time, one part in so many is for finding out what is done
 LONGEST_RETRY_SECONDS = 60.0  # of an origin that does not take reports
+TOPIC_REST_SECONDS = 30.0  # for which a topic that takes none is left alone
 UNREPORTED = {
     SourceAway: "the source does not take reports on deletions just now; trying again",
     SourceRefused: "the source refuses reports on deletions; see to this node's token and name",
@@ -147,7 +148,7 @@ class PartReporter:
         self._writing = writing or asyncio.Lock()
         self._name = nodes.reporter(node.settings.node, consumer)
         self._look_at = self._settle_at = 0.0
-        self._is_topic_away = False  # as this report found
+        self._topic_away_until = 0.0  # by time.monotonic; 0: it took the last reports
         self.is_waiting = False  # the origin is asked soon whether it has what it was sent
         self._trouble = SendTrouble(node.parts, UNREPORTED, most=LONGEST_RETRY_SECONDS)
 
@@ -160,7 +161,7 @@ class PartReporter:
         now = time.monotonic()
         if now < self._look_at and (self._trouble.is_on or not at_once):
             return
-        self._look_at, self._is_topic_away = now + LOOK_SECONDS, False
+        self._look_at = now + LOOK_SECONDS
         if self._consumer == nodes.REPLICA and now >= self._settle_at:
             await self._settle(origin_name)
         try:
@@ -192,16 +193,24 @@ class PartReporter:
         by_topic = [
             each for each in reports if self._topic is not None and each.event_id is not None and each.sends % 2 == 0
         ]  # fmt: skip
-        if by_topic and not self._is_topic_away:
-            try:
-                await self._send_by_topic(origin_name, acknowledged, by_topic)
-            except (SourceAway, SourceRefused) as error:
-                log.warning("a topic takes no reports on deletions; they go over HTTP", reason=str(error))
-                self._is_topic_away = True
-        if self._is_topic_away:
+        if by_topic and not await self._reach_topic(origin_name, acknowledged, by_topic):
             by_topic = []
         if by_http := [each for each in reports if each not in by_topic]:
             await self._send_by_http(origin_name, by_http)
+        return True
+
+    async def _reach_topic(self, origin_name: str, acknowledged: Cursor, reports: Sequence[OwnReport]) -> bool:
+        """Send reports over the topic. Return False where it takes none: it is left alone for a while then."""
+        if time.monotonic() < self._topic_away_until:
+            return False
+        try:
+            await self._send_by_topic(origin_name, acknowledged, reports)
+        except (SourceAway, SourceRefused) as error:
+            if not self._topic_away_until:
+                log.warning("a topic takes no reports on deletions; they go over HTTP", reason=str(error))
+            self._topic_away_until = time.monotonic() + TOPIC_REST_SECONDS
+            return False
+        self._topic_away_until = 0.0
         return True
 
     async def _send_by_topic(self, origin_name: str, acknowledged: Cursor, reports: Sequence[OwnReport]) -> None:
@@ -219,7 +228,7 @@ class PartReporter:
             results = await self._origin.report([self._report_of(each).as_json() for each in reports])
         except (SourceAway, SourceRefused):
             by_topic = [each for each in reports if each.event_id is not None]
-            if self._topic is None or self._is_topic_away:  # nothing went out
+            if self._topic is None or time.monotonic() < self._topic_away_until:  # nothing went out
                 raise
             if by_topic:
                 async with self._writing, self._node.pool.acquire() as conn, conn.transaction():  # next by the topic

@@ -89,7 +89,7 @@ class Announcer:
         self._news = asyncio.Condition()  # a source said its name, or nobody is asked any more
         self._away: dict[str, _Absence] = {}  # origins that did not answer last
         self._rooms: dict[str, asyncio.Semaphore] = {}  # for requests under way, by origin
-        self._is_follows_turn = True
+        self._unlooked: set[str] = set()  # origins that were sent something and not looked at since: that comes first
         self._telling: dict[str, asyncio.Task[int]] = {}  # what an origin is told or asked now, by origin
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -144,17 +144,12 @@ class Announcer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def cycle(self) -> int:
-        """Send what is due, and look at what is under way. Return how many announcements moved on.
+        """Send what is due, and look at what is under way. Return how many announcements moved on."""
+        return sum(self._moves()) + await self.send() + await self.follow()
 
-        They come first in turns: an origin that takes long gets one of them in a cycle.
-        """
-        self._is_follows_turn = not self._is_follows_turn
-        steps = (self.follow, self.send) if self._is_follows_turn else (self.send, self.follow)
-        return sum(self._moves()) + sum([await step() for step in steps])
-
-    def _origins_left_out(self) -> list[str]:
+    def _origins_left_out(self) -> set[str]:
         """Return the origins that get nothing more now: they are away, or have not answered the last yet."""
-        return [*filter(self._is_away, self._away), *self._telling]
+        return {*filter(self._is_away, self._away), *self._telling}
 
     def _is_away(self, origin: str) -> bool:
         return origin in self._away and self._away[origin].until > time.monotonic()
@@ -164,7 +159,8 @@ class Announcer:
     async def send(self) -> int:
         """Send what is due, and store the requests that the origins made of it. Return how many moved on."""
         async with self.node.pool.acquire() as conn:
-            unsent = await announcements.due(conn, "queued", AT_ONCE, without=self._origins_left_out())
+            left_out = self._origins_left_out() | self._unlooked
+            unsent = await announcements.due(conn, "queued", AT_ONCE, without=sorted(left_out))
             if not unsent:
                 return 0
             async with conn.transaction():
@@ -174,6 +170,7 @@ class Announcer:
             for each in unsent
             if each.kind != ADD or each.n in copies
         ]
+        self._unlooked |= {each.origin for each in sendable}
         moved_on = await self._tell(
             "queued", [(each, partial(self._submit, each, copies.get(each.n))) for each in sendable]
         )
@@ -197,8 +194,10 @@ class Announcer:
 
     async def follow(self) -> int:
         """Look at the requests under way. Return how many are final."""
+        left_out = self._origins_left_out()
+        self._unlooked &= left_out
         async with self.node.pool.acquire() as conn:
-            unanswered = await announcements.due(conn, "sent", AT_ONCE, without=self._origins_left_out())
+            unanswered = await announcements.due(conn, "sent", AT_ONCE, without=sorted(left_out))
         if not unanswered:
             return 0
         return await self._tell("sent", [(each, partial(self._look, each)) for each in unanswered])

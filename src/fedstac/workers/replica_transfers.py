@@ -50,6 +50,7 @@ from fedstac.workers.replica_surroundings import PolicySurroundings, SourceView,
 LOOK_SECONDS = 1.0  # between looks for files when there is room
 TELL_SECONDS = 2.0  # between reports of progress, which renew the leases too
 ASK_SECONDS = 1.0  # after which a transfer asks whether its claim stands before it puts a file into the tree
+TURN_SECONDS = 30.0  # after which a transfer whose connection is cut leaves its place to another one
 SETTLE_SECONDS = 2.0  # after which finished files of a transfer that goes on are settled
 AGAIN_SECONDS = 30.0  # after which a dataset that waits for the disk or the budget is looked at again
 END_SECONDS = 3.0  # that transfers have to settle when the process stops
@@ -71,6 +72,7 @@ class RunningTransfer:
     asset: str = ""
     bytes: int = 0
     results: list[FileResult] = field(default_factory=list)
+    began_at: float = field(default_factory=time.monotonic)
     settled_at: float = field(default_factory=time.monotonic)
     asked_at: float = -inf  # when its claim was last asked for; seconds since the machine started
     reserved: dict[str, tuple[float, int]] = field(default_factory=dict)  # by tier: when asked, and the bytes
@@ -295,8 +297,8 @@ class Dispatcher:
                     async with self.node.pool.acquire() as conn:
                         await self.surroundings.failed(conn, file.source, error.reason, step.pause)
                     return None
-                if error.cause is CopyCause.CUT and not _has_progressed(running, file):
-                    return None  # it stalls: its next files wait for their turn
+                if error.cause is CopyCause.CUT and time.monotonic() > running.began_at + TURN_SECONDS:
+                    return None  # it may stall with every file: the next ones wait for their turn
                 if step.disk:
                     is_full = error.cause is CopyCause.DISK_FULL
                     disk = REASONS[AlarmKind.DISK if is_full else AlarmKind.BROKEN_DISK]
@@ -427,17 +429,13 @@ class Dispatcher:
 
 def _result(running: RunningTransfer, file: QueuedFile, error: CopyFailed, step: NextStep) -> FileResult:
     """Return what a failed copy leaves behind."""
-    progressed = error.cause is CopyCause.CUT and _has_progressed(running, file)
+    progressed = error.cause is CopyCause.CUT and running.bytes > file.done_bytes
     return FileResult(
         file.asset, "failed" if step.fails else "queued", running.bytes, error.reason,
         node=file.node, source=file.source, counted=step.counts, progressed=progressed,
         keeps_source=not (step.source_pause or step.source_is_away), pause=0.0 if step.source_is_away else step.pause,
         fault_seconds=step.source_pause or None, is_wrong=step.is_wrong,
     )  # fmt: skip
-
-
-def _has_progressed(running: RunningTransfer, file: QueuedFile) -> bool:
-    return running.bytes > file.done_bytes
 
 
 def _disk_away(error: TierAway) -> Obstacle:

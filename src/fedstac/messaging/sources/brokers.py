@@ -7,6 +7,7 @@ stands in for it.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
@@ -27,7 +28,7 @@ GAP_PATIENCE_SECONDS = 1.0  # for an event that another partition may still brin
 READ_MESSAGES = 1000
 REACH_SECONDS = 2.0  # between looks for a broker that is away
 SILENCE_SECONDS = 3.0  # of a broker, after which the origin is asked whether it has more
-EPOCH_SECONDS = 10.0  # that the origin has to say its epoch, when we begin
+EPOCH_SECONDS, EPOCH_REST_SECONDS = 10.0, 60.0  # that the origin has to say its epoch, and before it is asked again
 ORIGIN_SECONDS = 1.0  # that its answer is waited for before the broker is listened to again
 log = structlog.get_logger()
 
@@ -74,7 +75,7 @@ class BrokerSource:
         self._chain = Chain(START)
         self._gap: Gap | None = None
         self._gap_since = 0.0
-        self._is_new_here = False  # nothing was received since `begin`
+        self._epoch_at = 0.0  # when the origin is asked for its epoch, by time.monotonic; once after `begin`
         self._heard_at = 0.0  # when the broker last gave something, or the origin had nothing more
         self._question: asyncio.Task[EventPage] | None = None  # what the origin has beyond a silent broker
         self._asked_after = START
@@ -95,7 +96,7 @@ class BrokerSource:
         """Go to a place in the log; of a broker that is away when it is back."""
         await self._drop_question()
         self._chain = Chain(after, dict(offsets))
-        self._gap, self._heard_at, self._is_new_here = None, time.monotonic(), True
+        self._gap, self._heard_at, self._epoch_at = None, time.monotonic(), 0.0
         await self._reach()
 
     async def _reach(self) -> None:
@@ -129,10 +130,8 @@ class BrokerSource:
             await self._reach()
         if self._is_away:
             return await self._stand_in(limit, wait)
-        if self._is_new_here:
-            self._is_new_here = False
-            if await self._enter_epoch(after):
-                return self._chain.take(0)
+        if time.monotonic() >= self._epoch_at and await self._enter_epoch(after):
+            return self._chain.take(0)
         deadline = time.monotonic() + wait
         while True:
             page = self._chain.take(limit)
@@ -168,15 +167,19 @@ class BrokerSource:
         """Go on in the origin's epoch, if it is a later one. BehindRetention where the place is beyond the fork.
 
         The broker has messages of a history that the origin may have lost; in the new epoch they are known as such.
-        While the origin is away, or hangs, nothing can be told.
+        While the origin is away nothing can be told. One that hangs is asked again later.
         """
+        await self._drop_question()
+        self._epoch_at = math.inf
         try:
             async with asyncio.timeout(EPOCH_SECONDS):
-                end = await self._feed.end()
-            if end.epoch <= after.epoch:
-                return False
-            page = await self._feed.receive(after, limit=1, wait=0)
-        except (SourceAway, TimeoutError):
+                if (await self._feed.end()).epoch <= after.epoch:
+                    return False
+                page = await self._feed.receive(after, limit=1, wait=0)
+        except SourceAway:
+            return False
+        except TimeoutError:
+            self._epoch_at = time.monotonic() + EPOCH_REST_SECONDS
             return False
         self._chain.cursor = Cursor(page.cursor.epoch, after.pos)
         return True
