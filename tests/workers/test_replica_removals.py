@@ -12,6 +12,7 @@ import pytest
 from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.connections import Connection
+from fedstac.db.replica import removals
 from fedstac.domain.replication.paths import MARK
 from fedstac.domain.replication.policy import ReplicaDecision
 from fedstac.domain.replication.reacting import EventState
@@ -249,3 +250,23 @@ async def test_what_a_move_left_that_was_not_stored_goes_with_the_purge(
     left = {path.relative_to(folder) for folder in folders.values() for path in folder.rglob("*") if path.is_file()}
     assert left == {Path(MARK), Path("data/c.nc")}
     assert (folders[""] / "data/c.nc").read_text() == "c"
+
+
+async def test_what_has_to_be_out_of_sight_goes_before_what_only_moves(
+    conn: Connection, folders: dict[str, Path], remover: Remover
+) -> None:
+    files = {id: {f"{id}/{name}.nc": name for name in "ab"} for id in "def"}
+    for id, own in files.items():
+        await take(conn, event(id, own))
+        await bring(conn, id)
+        (folders[""] / id).mkdir()
+        for path, content in own.items():
+            (folders[""] / path).write_text(content)
+    for id in "de":
+        await take(conn, event(id, dict([*files[id].items()][:1]), seq=2))  # the other file is no more part of it
+    await take(conn, event("f", files["f"], seq=2, data="purge"))
+    assert [each.kind for each in await removals.next_due(conn)] == ["purge", "trim", "trim"]
+    assert await remover.cycle() == 2  # then it looks again: another purge may have come
+    assert [each.kind for each in await removals.next_due(conn)] == ["trim"]
+    assert await remover.cycle() == 1
+    assert sorted(path.name for path in folders[""].rglob("*.nc")) == ["a.nc", "a.nc"]

@@ -25,7 +25,7 @@ from fedstac.db.replica.removals import Removal
 from fedstac.domain.replication.dataset_files import digest_of, files_of
 from fedstac.domain.replication.paths import PathUnsafe
 from fedstac.domain.replication.reacting import GoalKind, standing
-from fedstac.domain.replication.states import RESTRICTED_TIER, DatasetState, RemovalKind
+from fedstac.domain.replication.states import OUT_OF_SIGHT, RESTRICTED_TIER, DatasetState, RemovalKind
 from fedstac.replication import moving
 from fedstac.replication.marks import Marks, TierAway
 from fedstac.replication.moving import OtherFileSystem, WrongContent
@@ -87,7 +87,10 @@ class Remover:
         await supervision.keep_trying(self.node.parts, PART, step, stop)
 
     async def cycle(self) -> int:
-        """Do the removals that are due. Return how many moved on."""
+        """Do the removals that are due. Return how many moved on.
+
+        One that copies files to another disk may take hours: what has to be out of sight is looked for after each.
+        """
         async with self.node.pool.acquire() as conn:
             count = await removals.end_told(conn)
             due = await removals.next_due(conn)
@@ -95,7 +98,10 @@ class Remover:
                 await removals.forget_done(conn)
                 self._sweep_at = time.monotonic() + SWEEP_SECONDS
         for removal in due:
-            count += await self._remove(removal)
+            if await self._remove(removal):
+                count += 1
+                if removal.kind not in OUT_OF_SIGHT:
+                    break
         return count
 
     async def _remove(self, removal: Removal) -> bool:

@@ -13,7 +13,7 @@ from fedstac.db import troubles
 from fedstac.db.connections import Connection
 from fedstac.db.troubles import TroubleReport
 from fedstac.domain.events import Cursor
-from fedstac.domain.replication.states import RemovalKind
+from fedstac.domain.replication.states import OUT_OF_SIGHT, RemovalKind
 
 KEPT_DAYS = 30  # removals that are done
 LONGEST_PAUSE_SECONDS = 600
@@ -74,13 +74,17 @@ async def overtake(conn: Connection, numbers: Sequence[int]) -> None:
 
 
 async def next_due(conn: Connection) -> list[Removal]:
-    """Return the removals whose time has come, the oldest first; those that no worker holds files of."""
+    """Return the removals whose time has come, those that no worker holds files of.
+
+    What nobody shall be served any more comes first; then the oldest.
+    """
     rows = await conn.fetch(
         """SELECT r.id, r.n, r.kind, r.attempts, r.begun FROM fedstac.replica_removal r
            WHERE r.state = 'queued' AND coalesce(r.next_try, '-infinity') <= clock_timestamp()
              AND NOT EXISTS (SELECT FROM fedstac.replica_claim c WHERE c.n = r.n)
-           ORDER BY r.next_try NULLS FIRST, r.id LIMIT $1""",
+           ORDER BY r.kind = ANY($2::text[]) DESC, r.next_try NULLS FIRST, r.id LIMIT $1""",
         LOOKED_AT_ONCE,
+        list(OUT_OF_SIGHT),
     )
     return [Removal(row["id"], row["n"], RemovalKind(row["kind"]), row["attempts"], row["begun"]) for row in rows]
 

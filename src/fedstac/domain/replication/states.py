@@ -42,6 +42,7 @@ class RemovalKind(StrEnum):
     TRIM = "trim"  # those are deleted that are no more part of the dataset
 
 
+OUT_OF_SIGHT: Final = (RemovalKind.PURGE, RemovalKind.RESTRICT)  # removals of what nobody shall be served any more
 SERVED_TIER: Final = ""  # FEDSTAC_REPLICA_FOLDER
 RESTRICTED_TIER: Final = "restricted"  # the tier that is not served
 FETCHED: Final = (DatasetState.QUEUED, DatasetState.TRANSFERRING, DatasetState.WAITING)  # files are under way, or due
