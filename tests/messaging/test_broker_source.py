@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from fedstac.domain.events import Cursor
-from fedstac.messaging.sources import EventPage, Offsets, SourceRefused, brokers
+from fedstac.messaging.sources import EventPage, Offsets, SourceAway, SourceRefused, brokers
 from fedstac.messaging.sources.addresses import BrokerAddress, SourceAddress
 from fedstac.messaging.sources.brokers import BrokerSource
 from fedstac.messaging.sources.chain import LogMessage
@@ -145,3 +145,23 @@ async def test_nothing_is_asked_any_more_when_it_ends_or_begins_anew() -> None:
         await receive(source, BEGIN, times=2)
         assert is_asking(source)
     assert not is_asking(source)
+
+
+async def test_an_origin_that_does_not_say_its_epoch_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brokers, "EPOCH_SECONDS", 0.02)
+    monkeypatch.setattr(brokers, "EPOCH_REST_SECONDS", 0.0)
+    feed, calls = SlowFeed(), 0
+
+    async def end() -> Cursor:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await asyncio.Event().wait()
+        if calls == 2:
+            raise SourceAway("no route")
+        return BEGIN
+
+    monkeypatch.setattr(feed, "end", end)
+    async with source_of(ListedLog(*([message(n)] for n in range(1, 6))), feed) as source:
+        assert (await receive(source, BEGIN, times=5))[0] == [1, 2, 3, 4, 5]
+    assert calls == 3  # then it is known

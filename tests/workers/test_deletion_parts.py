@@ -207,7 +207,10 @@ async def test_a_report_stays_while_the_origin_is_away_and_one_that_was_taken_an
     assert await conn.fetchval("SELECT count(*) FROM fedstac.audit WHERE action = 'report-deletion'") == 1
 
 
-async def test_a_report_goes_over_http_while_the_topic_is_away(api: Api, conn: Connection, east: Node) -> None:
+async def test_a_report_goes_over_http_while_the_topic_is_away(
+    api: Api, conn: Connection, east: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion_parts, "TOPIC_REST_SECONDS", 0.0)  # as where HTTP takes longer to fail
     await ask_for(conn, "east")
     [id] = await publish(api, 1)
     async with following_west(east, api) as own:

@@ -148,13 +148,13 @@ def _reports_of(addresses: Sequence[str]) -> list[NodeReport]:
         Thread(target=ask, args=(number, address, _login_at(address)), daemon=True)
         for number, address in enumerate(addresses)
     ]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         reports = dict(answers.get() for _ in addresses)
     except KeyboardInterrupt:
         until = time.monotonic() + END_SECONDS
-        for thread in threads:
+        for thread in filter(Thread.is_alive, threads):
             thread.join(max(until - time.monotonic(), 0.0))
         raise
     for report in reports.values():

@@ -193,10 +193,11 @@ class PartReporter:
         by_topic = [
             each for each in reports if self._topic is not None and each.event_id is not None and each.sends % 2 == 0
         ]  # fmt: skip
+        has_topic = self._topic is not None
         if by_topic and not await self._reach_topic(origin_name, acknowledged, by_topic):
-            by_topic = []
+            by_topic, has_topic = [], False
         if by_http := [each for each in reports if each not in by_topic]:
-            await self._send_by_http(origin_name, by_http)
+            await self._send_by_http(origin_name, by_http, has_topic=has_topic)
         return True
 
     async def _reach_topic(self, origin_name: str, acknowledged: Cursor, reports: Sequence[OwnReport]) -> bool:
@@ -222,13 +223,16 @@ class PartReporter:
         async with self._writing, self._node.pool.acquire() as conn, conn.transaction():
             await own_reports.store_unanswered(conn, self._consumer, origin_name, reports)
 
-    async def _send_by_http(self, origin_name: str, reports: Sequence[OwnReport]) -> None:
-        """Send reports over HTTP. What names no event goes this way only: a topic would keep it for a later mark."""
+    async def _send_by_http(self, origin_name: str, reports: Sequence[OwnReport], *, has_topic: bool) -> None:
+        """Send reports over HTTP. What names no event goes this way only: a topic would keep it for a later mark.
+
+        has_topic: those that it does not take go by a topic the next time.
+        """
         try:
             results = await self._origin.report([self._report_of(each).as_json() for each in reports])
         except (SourceAway, SourceRefused):
             by_topic = [each for each in reports if each.event_id is not None]
-            if self._topic is None or time.monotonic() < self._topic_away_until:  # nothing went out
+            if not has_topic:
                 raise
             if by_topic:
                 async with self._writing, self._node.pool.acquire() as conn, conn.transaction():  # next by the topic

@@ -145,7 +145,12 @@ class Announcer:
 
     async def cycle(self) -> int:
         """Send what is due, and look at what is under way. Return how many announcements moved on."""
-        return sum(self._moves()) + await self.send() + await self.follow()
+        count = sum(self._moves())
+        try:
+            count += await self.send()
+        finally:
+            count += await self.follow()
+        return count
 
     def _origins_left_out(self) -> set[str]:
         """Return the origins that get nothing more now: they are away, or have not answered the last yet."""
@@ -195,9 +200,12 @@ class Announcer:
     async def follow(self) -> int:
         """Look at the requests under way. Return how many are final."""
         left_out = self._origins_left_out()
-        self._unlooked &= left_out
         async with self.node.pool.acquire() as conn:
             unanswered = await announcements.due(conn, "sent", AT_ONCE, without=sorted(left_out))
+        if len(unanswered) < AT_ONCE:
+            self._unlooked &= left_out
+        else:  # there may be more, of others
+            self._unlooked -= {each.origin for each in unanswered}
         if not unanswered:
             return 0
         return await self._tell("sent", [(each, partial(self._look, each)) for each in unanswered])

@@ -25,7 +25,7 @@ from fedstac.db.replica.removals import Removal
 from fedstac.domain.replication.dataset_files import digest_of, files_of
 from fedstac.domain.replication.paths import PathUnsafe
 from fedstac.domain.replication.reacting import GoalKind, standing
-from fedstac.domain.replication.states import OUT_OF_SIGHT, RESTRICTED_TIER, DatasetState, RemovalKind
+from fedstac.domain.replication.states import RESTRICTED_TIER, DatasetState, RemovalKind
 from fedstac.replication import moving
 from fedstac.replication.marks import Marks, TierAway
 from fedstac.replication.moving import OtherFileSystem, WrongContent
@@ -35,6 +35,7 @@ from fedstac.runtime.outages import reason_of
 
 AT_ONCE = 200  # files of a batch
 LOOK_SECONDS = 0.5
+LOOK_AGAIN_SECONDS = 2.0  # of a cycle, after which what is due is looked for again
 SWEEP_SECONDS = 3600.0
 MISSING = "it was not where it was stored; it is fetched anew"
 PART = "removals"
@@ -89,8 +90,10 @@ class Remover:
     async def cycle(self) -> int:
         """Do the removals that are due. Return how many moved on.
 
-        One that copies files to another disk may take hours: what has to be out of sight is looked for after each.
+        One that copies files to another disk may take hours. Then what is due is looked for again: what has to be out
+        of sight comes first.
         """
+        begin = time.monotonic()
         async with self.node.pool.acquire() as conn:
             count = await removals.end_told(conn)
             due = await removals.next_due(conn)
@@ -98,10 +101,9 @@ class Remover:
                 await removals.forget_done(conn)
                 self._sweep_at = time.monotonic() + SWEEP_SECONDS
         for removal in due:
-            if await self._remove(removal):
-                count += 1
-                if removal.kind not in OUT_OF_SIGHT:
-                    break
+            count += await self._remove(removal)
+            if time.monotonic() > begin + LOOK_AGAIN_SECONDS:
+                break
         return count
 
     async def _remove(self, removal: Removal) -> bool:

@@ -28,7 +28,7 @@ GAP_PATIENCE_SECONDS = 1.0  # for an event that another partition may still brin
 READ_MESSAGES = 1000
 REACH_SECONDS = 2.0  # between looks for a broker that is away
 SILENCE_SECONDS = 3.0  # of a broker, after which the origin is asked whether it has more
-EPOCH_SECONDS, EPOCH_REST_SECONDS = 10.0, 60.0  # that the origin has to say its epoch, and before it is asked again
+EPOCH_SECONDS, EPOCH_REST_SECONDS = 5.0, 60.0  # that the origin has to say its epoch, and before it is asked again
 ORIGIN_SECONDS = 1.0  # that its answer is waited for before the broker is listened to again
 log = structlog.get_logger()
 
@@ -75,7 +75,7 @@ class BrokerSource:
         self._chain = Chain(START)
         self._gap: Gap | None = None
         self._gap_since = 0.0
-        self._epoch_at = 0.0  # when the origin is asked for its epoch, by time.monotonic; once after `begin`
+        self._epoch_at = 0.0  # when the origin is asked for its epoch, by time.monotonic; until it says it
         self._heard_at = 0.0  # when the broker last gave something, or the origin had nothing more
         self._question: asyncio.Task[EventPage] | None = None  # what the origin has beyond a silent broker
         self._asked_after = START
@@ -167,7 +167,7 @@ class BrokerSource:
         """Go on in the origin's epoch, if it is a later one. BehindRetention where the place is beyond the fork.
 
         The broker has messages of a history that the origin may have lost; in the new epoch they are known as such.
-        While the origin is away nothing can be told. One that hangs is asked again later.
+        While the origin is away, or hangs, nothing can be told: it is asked again later.
         """
         await self._drop_question()
         self._epoch_at = math.inf
@@ -176,9 +176,7 @@ class BrokerSource:
                 if (await self._feed.end()).epoch <= after.epoch:
                     return False
                 page = await self._feed.receive(after, limit=1, wait=0)
-        except SourceAway:
-            return False
-        except TimeoutError:
+        except (SourceAway, TimeoutError):
             self._epoch_at = time.monotonic() + EPOCH_REST_SECONDS
             return False
         self._chain.cursor = Cursor(page.cursor.epoch, after.pos)
