@@ -27,7 +27,7 @@ from fedstac.runtime.commits import CommitWatch
 from fedstac.runtime.metrics import Metrics
 from fedstac.runtime.outages import Outage
 from fedstac.runtime.supervision import Parts
-from fedstac.runtime.wakeup import Wakeup, pause
+from fedstac.runtime.wakeup import Wakeup, cancel, pause
 from fedstac.settings import Settings, folder
 from fedstac.vocabularies.checker import VocabularyChecker, open_checker, stac_schemas
 from fedstac.vocabularies.judging import JudgeProcess
@@ -179,9 +179,7 @@ async def beside(
         node.stop()
         node.parts.changed.wake()
         await asyncio.wait(tasks, timeout=END_SECONDS)
-        for task in (*tasks, telling):
-            task.cancel()
-        await asyncio.gather(*tasks, telling, return_exceptions=True)
+        await cancel(*tasks, telling)
         await _forget_reports(node)
 
 

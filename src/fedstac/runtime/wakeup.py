@@ -35,6 +35,13 @@ class Wakeup:
         return wait
 
 
+async def cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait for their end, whatever it is."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def pause(stop: asyncio.Event, seconds: float) -> None:
     """Wait, but not beyond `stop`."""
     try:
@@ -50,9 +57,7 @@ async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
         await asyncio.wait((stop_task, work_task), return_when=asyncio.FIRST_COMPLETED)
         return work_task.result() if work_task.done() else None
     finally:
-        for task in (stop_task, work_task):
-            task.cancel()
-        await asyncio.gather(stop_task, work_task, return_exceptions=True)
+        await cancel(stop_task, work_task)
 
 
 class Backoff:

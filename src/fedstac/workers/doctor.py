@@ -359,8 +359,8 @@ async def sinks(settings: Settings, conn: Connection) -> AsyncIterator[Diagnosis
     """Look at the sinks: what the relay says of them, whether their brokers answer, and how these are set up."""
     if await diagnosis.origin(conn) is None:
         return
-    found_sinks = (await metrics.read(conn)).sinks
-    for sink in found_sinks:
+    looks: list[tuple[str, Callable[[], AsyncIterator[Diagnosis]]]] = []
+    for sink in (await metrics.read(conn)).sinks:
         place, show = f"sink {sink.name}", f"fedstac sink show {sink.name}"
         if sink.has_lapsed:
             yield fault("sinks", place, "it was behind for too long and has lapsed", f"fedstac sink seek {sink.name} …")
@@ -387,7 +387,7 @@ async def sinks(settings: Settings, conn: Connection) -> AsyncIterator[Diagnosis
                 "sinks", place, f"it refused {sink.dead_letters} events for ever",
                 f"fedstac dead-letter list --sink {sink.name}; mend the broker, then fedstac dead-letter redrive",
             )  # fmt: skip
-    looks = [(f"sink {sink.name}", partial(_broker, f"sink {sink.name}", sink.address)) for sink in found_sinks]
+        looks.append((place, partial(_broker, place, sink.address)))
     async for each in _at_once("sinks", looks):
         yield each
 

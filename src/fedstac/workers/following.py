@@ -35,7 +35,7 @@ from fedstac.messaging.sources.brokers import BrokerSource
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.metrics import APPLY_SECONDS
-from fedstac.runtime.wakeup import Backoff, pause, unless
+from fedstac.runtime.wakeup import Backoff, cancel, pause, unless
 from fedstac.workers.acknowledging import Acknowledgements, Acknowledger
 from fedstac.workers.deletion_parts import PartReporter
 from fedstac.workers.page_applying import PageApplier
@@ -264,9 +264,7 @@ class Follower:
         """Give up what goes on beside the steps: a page ahead of its turn, and what is being told."""
         tasks = [task for task in (self._ahead, self._telling) if task is not None]
         self._ahead = self._telling = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(*tasks)
 
     async def _report_parts(self, *, at_once: bool) -> None:
         """Tell the origin how far this consumer is with its parts of deletions."""

@@ -30,6 +30,7 @@ from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks
 from fedstac.runtime import supervision
 from fedstac.runtime.causes import blames_nobody
 from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.wakeup import cancel
 from fedstac.settings import Misconfigured, Settings
 
 LOOK_SECONDS = 1.0
@@ -113,9 +114,7 @@ class Notifier:
         """Give what is under way a moment to arrive. Another notifier takes the rest up once its lease is over."""
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=2)
-        for task in self._under_way:
-            task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await cancel(*self._under_way)
 
     async def _try(self, notification: Notification) -> None:
         """Make one attempt. A fault of ours counts like a message that did not arrive.

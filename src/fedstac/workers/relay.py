@@ -51,7 +51,7 @@ from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.metrics import SINK_PAGE_SECONDS, UNWRITABLE_EVENTS
 from fedstac.runtime.outages import reason_of
-from fedstac.runtime.wakeup import Backoff, pause
+from fedstac.runtime.wakeup import Backoff, cancel, pause
 
 LOOK_SECONDS = 1.0  # between looks for sinks that were added or resumed
 STAND_BY_SECONDS = 1.0
@@ -87,9 +87,7 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         ending.set()
         if tasks:
             await asyncio.wait(tasks.values(), timeout=END_SECONDS)
-        for task in tasks.values():
-            task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await cancel(*tasks.values())
 
 
 class Relay:
@@ -320,8 +318,7 @@ class _Course:
     async def end(self) -> None:
         """End what is under way."""
         if self.read_ahead is not None:
-            self.read_ahead.cancel()
-            await asyncio.gather(self.read_ahead, return_exceptions=True)
+            await cancel(self.read_ahead)
             self.read_ahead = None
 
     async def _next_page(self) -> EncodedPage | None:

@@ -43,7 +43,7 @@ from fedstac.replication import places
 from fedstac.replication.policy_file import PolicyFile
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
-from fedstac.runtime.wakeup import pause
+from fedstac.runtime.wakeup import cancel, pause
 from fedstac.workers import replica_identity
 
 AT_ONCE = 64  # announcements of a cycle
@@ -126,10 +126,7 @@ class Announcer:
             try:
                 yield
             finally:
-                asking = list(self._asking.values())
-                for task in asking:
-                    task.cancel()
-                await asyncio.gather(*asking, return_exceptions=True)
+                await cancel(*self._asking.values())
                 await self._stop_telling()
         self._clients.clear()
         self._addresses.clear()
@@ -139,9 +136,7 @@ class Announcer:
         """Give up what is under way: it is another process's turn, or nobody's."""
         tasks = list(self._telling.values())
         self._telling.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(*tasks)
 
     async def cycle(self) -> int:
         """Send what is due, and look at what is under way. Return how many announcements moved on."""

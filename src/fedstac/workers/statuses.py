@@ -31,7 +31,7 @@ from fedstac.messaging.sources.chain import LogMessage
 from fedstac.runtime import supervision
 from fedstac.runtime.causes import is_refusal
 from fedstac.runtime.metrics import STATUS_MESSAGES
-from fedstac.runtime.wakeup import Backoff, pause, unless
+from fedstac.runtime.wakeup import Backoff, cancel, pause, unless
 
 PART = "statuses"
 MOST_EXCEPTIONS = 2000
@@ -152,9 +152,7 @@ async def run(node: Node, stop: asyncio.Event) -> None:
     try:
         await supervision.keep_trying(node.parts, PART, step, stop, commits=node.commits)
     finally:
-        for task in readers.values():
-            task.cancel()
-        await asyncio.gather(*readers.values(), return_exceptions=True)
+        await cancel(*readers.values())
 
 
 def part_of(address: BrokerAddress) -> str:

@@ -37,7 +37,7 @@ from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks
 from fedstac.runtime import commits, supervision
 from fedstac.runtime.causes import Cause, cause_of
 from fedstac.runtime.failpoints import failpoint
-from fedstac.runtime.wakeup import Backoff, pause
+from fedstac.runtime.wakeup import Backoff, cancel, pause
 from fedstac.settings import Misconfigured, Settings
 from fedstac.workers import delivering, subscribing
 from fedstac.workers.page_cache import PAGE_EVENTS, PageCache
@@ -225,10 +225,7 @@ class WebhookSender:
     async def _end(self) -> None:
         if self._turns:
             await asyncio.wait(self._turns, timeout=END_SECONDS)
-        tasks = list(self._turns)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(*self._turns)
         await self._notes.end()
 
     # --- the turn of one subscription ---
@@ -398,8 +395,7 @@ class NoteWriter:
         """Wait until what is being stored is stored, though not for a database that does not answer."""
         if self._writer is not None:
             await asyncio.wait({self._writer}, timeout=END_SECONDS)
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
+            await cancel(self._writer)
 
 
 def groups_of(turns: Sequence[Turn]) -> list[list[Turn]]:

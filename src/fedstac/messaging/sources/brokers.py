@@ -22,6 +22,7 @@ from fedstac.messaging.sources import EventPage, Offsets, SourceAway, SourceRefu
 from fedstac.messaging.sources.addresses import BrokerAddress
 from fedstac.messaging.sources.chain import Chain, Gap, LogMessage
 from fedstac.messaging.sources.http import HttpSource
+from fedstac.runtime.wakeup import cancel
 
 PAIR_PATIENCE_SECONDS = 0.5  # for what comes after the clearing of a dataset, which may publish it again
 GAP_PATIENCE_SECONDS = 1.0  # for an event that another partition may still bring
@@ -223,8 +224,7 @@ class BrokerSource:
         """Ask the origin no more what it has: it is asked something else, or nothing."""
         question, self._question = self._question, None
         if question is not None:
-            question.cancel()
-            await asyncio.gather(question, return_exceptions=True)
+            await cancel(question)
 
     def _patience(self, gap: Gap) -> float:
         """Return for how many seconds the broker may still bring what is missing."""

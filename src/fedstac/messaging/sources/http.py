@@ -11,6 +11,7 @@ from fedstac.domain.events import Cursor
 from fedstac.messaging.node_client import NodeClient
 from fedstac.messaging.sources import EventPage, Offsets, SourceAway, is_clearing
 from fedstac.messaging.sources.addresses import SourceAddress
+from fedstac.runtime.wakeup import cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,7 @@ class HttpSource(NodeClient):
     async def _drop_ahead(self) -> None:
         if self._ahead is not None:
             task, self._ahead = self._ahead.task, None
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancel(task)
 
     async def end(self) -> Cursor:
         """Return the last position of the feed."""
