@@ -47,6 +47,11 @@ def folder_of(size: str) -> Path:
     return cache / "fedstac-bench" / f"{size}-{FORM}"
 
 
+def is_kept(size: str) -> bool:
+    """Return whether the corpus of a size was made, and loaded."""
+    return (folder_of(size) / LOADED).exists()
+
+
 def items(count: int) -> Iterator[dict[str, Any]]:
     """Return the items of a corpus."""
     return sample.skewed_items(count, seed=SEED)

@@ -11,10 +11,10 @@ import itertools
 import os
 import platform
 import statistics
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,8 @@ DIFFERENT: Final = 1_000  # requests of an operation with conditions: a process 
 CHECKED: Final = 5  # of them are compared before
 KNOWN: Final = 2_000  # the first items, which are in catalogues of every size
 IDS: Final = 20
+SMALL: Final = "20k"  # the catalogue that a larger one is compared with
+TURNS: Final = 4  # of which a round consists that compares them
 TEN: Final = tuple(
     f"cmip6_{name}_frequency"
     for name in ("activity_id", "experiment_id", "frequency", "grid_label", "institution_id", "nominal_resolution",
@@ -152,15 +154,21 @@ class Times:
         }
 
 
-def measure(server: Server, requests: Sequence[bytes], seconds: float, into: Times) -> None:
-    """Send the requests for some seconds one by one, then for as long over several connections."""
+def measure(server: Server, requests: deque[bytes], seconds: float, into: Times) -> None:
+    """Send the requests for some seconds one by one, then for as long over several connections.
+
+    The next time goes on behind the last one: a process keeps the pages that it chose of late.
+    """
     before = server.cpu_parts()
     alone = load.replay(server.address, requests, connections=1, seconds=seconds)
     seconds_of_cpu = [after - then for after, then in zip(server.cpu_parts(), before, strict=True)]
     into.milliseconds += [each * 1000 for each in alone.latencies]
     into.server_ms.append(seconds_of_cpu[0] / len(alone.latencies) * 1000)
     into.database_ms.append(seconds_of_cpu[1] / len(alone.latencies) * 1000)
-    into.rates.append(load.replay(server.address, requests, connections=CONNECTIONS, seconds=seconds).rate)
+    requests.rotate(-len(alone.latencies))
+    together = load.replay(server.address, requests, connections=CONNECTIONS, seconds=seconds)
+    into.rates.append(together.rate)
+    requests.rotate(-len(together.latencies))
 
 
 def agree(all_servers: Sequence[Server], operation: Operation) -> None:
@@ -189,29 +197,54 @@ def run(*, size: str, quick: bool, rounds: int, more: Mapping[str, str], keep: b
         if not is_kept:
             corpus.load(count, all_servers, running, folder)
         corpus.read_files(running)
+        for work in operations():
+            agree(all_servers, work)
         measured = _measure_all(all_servers, seconds, rounds)
+        growth = _measure_growth(own, size, seconds, rounds, more)
     results = {
         "size": count, "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "cores": os.cpu_count(),
         "machine": platform.machine(), "load_before": round(os.getloadavg()[0], 1), "rounds": rounds,
         "operations": {
             name: {server: times.as_json() for server, times in each.items()} for name, each in measured.items()
         },
+        "growth": growth,
     }  # fmt: skip
     _print(results)
     if keep:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"search-{size}.json").write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2) + b"\n")
         plot()
-    print_growth()
+
+
+def _measure_growth(
+    own: Server, size: str, seconds: float, rounds: int, more: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """Return the medians of each operation in the smallest catalogue that figures are of, and in this one.
+
+    Both are asked in turn, for short times: what a machine does from one minute to the next is no growth.
+    """
+    if size == SMALL:
+        return {}
+    if not corpus.is_kept(SMALL):
+        say(f"growth is measured beside the corpus of {SMALL}, which is not kept: run with SIZE={SMALL} once")
+        return {}
+    with ExitStack() as stack:
+        running, folder, _ = stack.enter_context(corpus.cluster(SMALL))
+        small = stack.enter_context(servers.fedstac(running, folder, more=more, is_kept=True))
+        corpus.read_files(running)
+        both = [replace(small, name=SMALL), replace(own, name=size)]
+        measured = _measure_all(both, seconds / TURNS, rounds * TURNS)
+    return {
+        name: {each: round(statistics.median(times.milliseconds), 3) for each, times in times_by_size.items()}
+        for name, times_by_size in measured.items()
+    }
 
 
 def _measure_all(all_servers: Sequence[Server], seconds: float, rounds: int) -> dict[str, dict[str, Times]]:
     measured: dict[str, dict[str, Times]] = {}
     works = operations()
-    for work in works:
-        agree(all_servers, work)
     requests = {
-        (server.name, work.name): work.requests(server)
+        (server.name, work.name): deque(work.requests(server))
         for server in all_servers for work in works if work.has_peer or server.name != "peer"
     }  # fmt: skip
     for number, work, server in itertools.product(range(rounds + 1), works, all_servers):
@@ -235,28 +268,15 @@ def _print(results: Mapping[str, Any]) -> None:
             name, own["rate"], "requests/s", peer["rate"] if peer else None, peer_name=PEER_NAME if peer else None,
             detail=detail,
         )  # fmt: skip
+    for name, times in results["growth"].items():
+        small, large = times.values()
+        report.line(f"growth, {name}", round(large / small, 2), "times", detail={"p50_ms": times})
 
 
 def results_on_disk() -> list[dict[str, Any]]:
     """Return the results that are kept, the smallest catalogue first."""
     results: list[dict[str, Any]] = [orjson.loads(path.read_bytes()) for path in RESULTS.glob("search-*.json")]
     return sorted(results, key=lambda each: int(each["size"]))
-
-
-def print_growth() -> None:
-    """Print how much longer each operation takes in the largest catalogue than in the smallest one."""
-    all_results = results_on_disk()
-    if len(all_results) < 2:
-        say("growth needs kept results of two sizes: run with ARGS=--keep for each of them")
-        return
-    first, last = all_results[0], all_results[-1]
-    for name, each in last["operations"].items():
-        if name in first["operations"]:
-            times = [part["fedstac"]["p50_ms"] for part in (first["operations"][name], each)]
-            report.line(
-                f"growth, {name}", round(times[1] / times[0], 2), "times",
-                detail={"items": [first["size"], last["size"]], "p50_ms": times},
-            )  # fmt: skip
 
 
 def plot() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 
 import orjson
@@ -24,12 +25,13 @@ from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.model import GONE, State
 from fedstac.geoparquet import manifest as manifests
-from fedstac.geoparquet.manifest import Manifest, PartKind, SnapshotBroken
+from fedstac.geoparquet.manifest import Manifest, PartKind, SnapshotBroken, SnapshotPart
 from fedstac.runtime import failpoints
 from fedstac.settings import Settings
 from fedstac.workers import snapshot_files, snapshot_loading, snapshots
 from fedstac.workers.following import FollowedElsewhere
 from fedstac.workers.snapshot_files import OtherOrigin, SnapshotAway
+from fedstac.workers.snapshot_loading import Group, Stretches
 from tests.db import writing
 from tests.db.writing import ANNA
 
@@ -257,6 +259,29 @@ async def test_a_loader_that_died_three_times_goes_on_and_loads_nothing_twice(
     await assert_equal(empty, origin)
     groups = sum(part.groups for part in (await read(tmp_path)).parts)
     assert len(loaded) <= groups + 3 * snapshot_loading.LOADERS  # those that were under way
+
+
+@pytest.mark.parametrize("takers", [1, 2, 3])
+def test_loaders_take_each_group_once_and_no_neighbours_at_once(takers: int) -> None:
+    part = SnapshotPart("part", PartKind.RECORDS, "", 0, 0)
+    for count in range(30):
+        groups = [Group(number, part, Path("part"), number) for number in range(count)]
+        stretches = Stretches(groups, takers)
+        rounds: list[list[int]] = []  # each with what is under way at once
+        while any(taken := [group for taker in range(takers) if (group := stretches.take(taker)) is not None]):
+            rounds.append([group.number for group in taken])
+        assert sorted(number for taken in rounds for number in taken) == list(range(count))
+        if count >= 2 * takers:
+            assert all(abs(one - other) > 1 for taken in rounds[:-1] for one, other in combinations(taken, 2))
+
+
+def test_a_loader_that_is_done_takes_half_of_the_longest_stretch() -> None:
+    part = SnapshotPart("part", PartKind.RECORDS, "", 0, 0)
+    stretches = Stretches([Group(number, part, Path("part"), number) for number in range(12)], 2)
+    quick = []
+    while (group := stretches.take(0)) is not None:
+        quick.append(group.number)
+    assert quick == [0, 1, 2, 3, 4, 5, 9, 10, 11, 7, 8, 6]
 
 
 async def test_a_node_that_died_goes_on_with_another_snapshot_too(

@@ -6,6 +6,7 @@ A node that loads them judges no document: what follows from it is there beside 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -152,13 +153,21 @@ class PartReader:
             raise SnapshotBroken(f"the part {self._name} has a group of rows of more than {LARGEST_GROUP} bytes")
         try:
             table = self._file.read_row_group(group)
-            columns = [table.column(name).to_pylist() for name in SCHEMA.names[:-1]]  # the footprint is there as text
+            columns = [_values(table.column(name)) for name in SCHEMA.names[:-1]]  # the footprint is there as text
             return [_dataset(row, origin, epoch) for row in zip(*columns, strict=True)]
-        except (pa.ArrowException, LookupError, TypeError, ValueError) as error:
+        except (pa.ArrowException, AttributeError, LookupError, TypeError, ValueError) as error:
             raise SnapshotBroken(f"the part {self._name} has a row that is no dataset: {error!r}"[:300]) from error
 
 
 LoadedDataset = tuple[Record, Draft | None]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column; moments quickly: pyarrow looks up the time zone of each."""
+    if column.type == MOMENT:
+        return [moment.replace(tzinfo=UTC) for moment in column.to_numpy().tolist()]
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 def _dataset(row: Sequence[Any], origin: str, epoch: int) -> LoadedDataset:

@@ -7,9 +7,11 @@ connections load at once.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +30,7 @@ from fedstac.domain.model import State
 from fedstac.geoparquet.manifest import Manifest, PartKind, SnapshotBroken, SnapshotPart
 from fedstac.geoparquet.parts import LoadedDataset, PartReader
 from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.wakeup import cancel
 from fedstac.vocabularies import store
 from fedstac.workers import following
 from fedstac.workers.following import FollowedElsewhere
@@ -111,6 +114,25 @@ class Group:
     index: int  # in the part
 
 
+class Stretches:
+    """Groups in order, cut into one stretch for each taker. Who is done with its own takes half of the longest one.
+
+    Those that stand beside each other often share a lineage, and two transactions that write one wait for each other.
+    """
+
+    def __init__(self, groups: Sequence[Group], takers: int) -> None:
+        bounds = [len(groups) * taker // takers for taker in range(takers + 1)]
+        self._stretches = [deque(groups[start:end]) for start, end in pairwise(bounds)]
+
+    def take(self, taker: int) -> Group | None:
+        """Return the next group for a taker; None when there is none."""
+        own = self._stretches[taker]
+        if not own:
+            longest = max(self._stretches, key=len)
+            own.extendleft(longest.pop() for _ in range((len(longest) + 1) // 2))
+        return own.popleft() if own else None
+
+
 class _Loader:
     """Loads what is not yet loaded of one snapshot."""
 
@@ -163,20 +185,8 @@ class _Loader:
             self._files.release(path)
 
     async def _load_parts(self, parts: Sequence[SnapshotPart], loaders: int) -> None:
-        groups: asyncio.Queue[Group | None] = asyncio.Queue(maxsize=loaders)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(loaders):
-                    tasks.create_task(self._load_groups(groups))
-                tasks.create_task(self._offer(parts, groups, loaders))
-        except* Exception as errors:
-            raise _first_of(errors) from None
-
-    async def _offer(self, parts: Sequence[SnapshotPart], groups: asyncio.Queue[Group | None], loaders: int) -> None:
-        """Offer the groups that are not loaded, part by part; fetch the next part meanwhile."""
-        missing_parts: list[
-            tuple[SnapshotPart, dict[int, int]]
-        ] = []  # with the numbers and indexes of the groups that are missing
+        """Load the groups that are not loaded, part by part; fetch the next part meanwhile."""
+        missing_parts: list[tuple[SnapshotPart, dict[int, int]]] = []  # with numbers and indexes of what is missing
         for part in parts:
             missing = {
                 self._first + index: index for index in range(part.groups) if not self._place.has(self._first + index)
@@ -188,39 +198,39 @@ class _Loader:
                 self._rows += part.rows
         fetching = asyncio.create_task(self._files.fetch(missing_parts[0][0])) if missing_parts else None
         try:
-            for at, (part, missing) in enumerate(missing_parts):
+            for at, (part, missing) in enumerate(missing_parts, 1):
                 assert fetching is not None
                 path = await fetching
-                fetching = (
-                    asyncio.create_task(self._files.fetch(missing_parts[at + 1][0]))
-                    if at + 1 < len(missing_parts)
-                    else None
-                )
-                for number, index in missing.items():
-                    await groups.put(Group(number, part, path, index))
-                await groups.join()
+                following = missing_parts[at][0] if at < len(missing_parts) else None
+                fetching = asyncio.create_task(self._files.fetch(following)) if following is not None else None
+                groups = [Group(number, part, path, index) for number, index in missing.items()]
+                await self._load_groups(groups, loaders)
                 self._files.release(path)
                 log.info("part loaded", part=part.name, rows=part.rows)
         finally:
             if fetching is not None:
-                fetching.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await fetching
-        for _ in range(loaders):
-            await groups.put(None)
+                await cancel(fetching)
 
-    async def _load_groups(self, groups: asyncio.Queue[Group | None]) -> None:
-        """Load groups until there are no more, on a connection of its own."""
+    async def _load_groups(self, groups: Sequence[Group], loaders: int) -> None:
+        """Load groups of one part, each loader on a connection of its own."""
+        stretches = Stretches(groups, loaders)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for loader in range(loaders):
+                    tasks.create_task(self._load_stretch(stretches, loader))
+        except* Exception as errors:
+            raise _first_of(errors) from None
+
+    async def _load_stretch(self, stretches: Stretches, loader: int) -> None:
         origin, epoch = self._manifest.origin, self._manifest.cursor.epoch
         async with self._node.pool.acquire() as conn:
-            while (group := await groups.get()) is not None:
+            while (group := stretches.take(loader)) is not None:
 
                 def read(group: Group = group) -> list[LoadedDataset]:
                     with PartReader(group.path, group.part) as reader:
                         return reader.read(group.index, origin, epoch)
 
                 await self._store(conn, group, await asyncio.to_thread(read))
-                groups.task_done()
 
     async def _store(self, conn: Connection, group: Group, datasets: Sequence[LoadedDataset]) -> None:
         origin = self._manifest.origin
