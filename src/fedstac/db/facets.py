@@ -15,14 +15,14 @@ import struct
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 import asyncpg
 import orjson
 
+from fedstac.db import binary_copy
 from fedstac.db.connections import Connection
 from fedstac.domain.facets import MOST_BYTES, MOST_TERMS, PLACES
 from fedstac.domain.model import Change, Draft, Record, State
@@ -35,14 +35,11 @@ MOST_KEY: Final = 1000  # characters of a footprint that is remembered by its te
 MOST_LOST: Final = 100  # properties of a collection that are noted when no place is free
 NUMBERS_AT_ONCE: Final = 1000  # drawn from the sequence
 MOST_DATABASES: Final = 8  # that a process remembers codes of
-EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL's binary moments
-MICROSECOND: Final = timedelta(microseconds=1)
 
 COLUMNS = ("n", "collection", "shown", "starts", "ends", "updated", "footprint", "size", "files", "codes")
 # PostgreSQL's binary COPY: the number of fields; before each its length; an array's dimensions, flags, type, size, base
 ROW = struct.Struct(">hiqiiihiqiqiqiiiqiiiiiiii")
 ARRAY = (20 + 8 * PLACES, 1, 0, 23, PLACES, 1)  # of integers, without nulls
-COPY_HEAD, COPY_TAIL = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 CODE = struct.Struct(">ii")
 ABSENT = CODE.pack(4, 0)
 
@@ -235,8 +232,7 @@ async def write(
         for codes, (_, record) in zip(coded, drafts, strict=True) if (record.collection, record.id) in numbers
     ]  # fmt: skip
     if new:
-        source: Any = memoryview(b"".join((COPY_HEAD, *new, COPY_TAIL)))  # asyncpg takes bytes for the name of a file
-        await conn.copy_to_table("facet", schema_name="fedstac", columns=COLUMNS, source=source, format="binary")
+        await binary_copy.write(conn, "fedstac", "facet", COLUMNS, new)
     old = [
         (codes, record) for codes, (_, record) in zip(coded, drafts, strict=True)
         if (record.collection, record.id) not in numbers
@@ -265,9 +261,10 @@ async def _coded(conn: Connection, drafts: Sequence[Draft]) -> list[DraftCodes]:
 
 def _row(n: int, key: int, record: Record, codes: DraftCodes) -> bytes:
     search = codes.draft.search
+    starts, ends = binary_copy.microseconds(search.start), binary_copy.microseconds(search.end)
     return ROW.pack(
-        10, 8, n, 4, key, 2, shown(record), 8, _microseconds(search.start), 8, _microseconds(search.end),
-        8, _microseconds_of(record.updated), 4, codes.footprint, 8, search.size, 4, search.files, *ARRAY,
+        10, 8, n, 4, key, 2, shown(record), 8, starts, 8, ends,
+        8, binary_copy.microseconds_of(record.updated), 4, codes.footprint, 8, search.size, 4, search.files, *ARRAY,
     ) + codes.pieces  # fmt: skip
 
 
@@ -290,15 +287,6 @@ async def _put(conn: Connection, old: Sequence[tuple[DraftCodes, Record]], keys:
         [r.updated for _, r in old], [c.footprint for c, _ in old], [c.draft.search.size for c, _ in old],
         all_codes, [c.draft.search.files for c, _ in old],
     )  # fmt: skip
-
-
-@lru_cache(maxsize=4096)  # a batch shares its moments
-def _microseconds(moment: str) -> int:
-    return _microseconds_of(datetime.fromisoformat(moment.upper()))
-
-
-def _microseconds_of(moment: datetime) -> int:
-    return (moment - EPOCH) // MICROSECOND
 
 
 def _key_of_footprint(geojson: str) -> Key:

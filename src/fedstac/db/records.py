@@ -1,4 +1,4 @@
-"""Lineages and records, and their search copies in pgstac."""
+"""Lineages and records."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
-import orjson
-
-from fedstac.db import facets
+from fedstac.db import facets, search_copies
 from fedstac.db.connections import Connection, Row
-from fedstac.domain import documents
 from fedstac.domain.access import RecordAccess
 from fedstac.domain.deletion import has_identifier
-from fedstac.domain.facets import NODES, PLACES
-from fedstac.domain.model import WITHOUT_DOCUMENT, Change, Draft, LatestClaim, Lineage, Record, State
+from fedstac.domain.facets import PLACES
+from fedstac.domain.model import WITHOUT_DOCUMENT, Change, LatestClaim, Lineage, Record, State
 from fedstac.domain.policy import Level
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
@@ -207,7 +204,7 @@ async def write(
         await _store(conn, [change for change in group if not _keeps_document(change)], numbers)
         await _restate(conn, [change for change in group if _keeps_document(change)])
     await _advance(conn, seqs, last.values(), claims)
-    await _index(conn, list(last.values()), leaves)
+    await search_copies.write(conn, list(last.values()), leaves)
     await facets.write(conn, list(last.values()), numbers, leaves)
 
 
@@ -335,77 +332,12 @@ def _exists(record: Record | None) -> bool:
     return record is not None and record.state not in WITHOUT_DOCUMENT
 
 
-async def _index(conn: Connection, changes: Sequence[Change], leaves: Mapping[str, str]) -> None:
-    """Bring pgstac's lean copies up to date, straight in the collections' leaf partitions.
-
-    pgstac's own create_items takes a lock per collection until commit, and rebuilds partition bounds (performance.md).
-    """
-    by_collection: dict[str, list[Change]] = defaultdict(list)
-    for change in changes:
-        by_collection[change.after.collection].append(change)
-    for collection, group in sorted(by_collection.items()):
-        leaf = leaves.get(collection)
-        if leaf is None:  # the collection is deleted: tombstones only
-            continue
-        searchable = [change for change in group if change.after.is_found]
-        await _insert_copies(conn, leaf, [change for change in searchable if change.draft])
-        await _update_copies(conn, leaf, [change for change in searchable if not change.draft])
-        hidden_ids = [change.after.id for change in group if not change.after.is_found]
-        if hidden_ids:
-            await conn.execute(f"DELETE FROM {leaf} WHERE id = ANY($1::text[])", hidden_ids)
-
-
 async def hold_leaves(conn: Connection, collections: Sequence[str]) -> dict[str, str]:
     """Return the leaf partitions of collections, which cannot be deleted until this transaction ends."""
     rows = await conn.fetch(
         "SELECT id, key FROM pgstac.collections WHERE id = ANY($1::text[]) ORDER BY id FOR KEY SHARE", collections
     )
     return {row["id"]: f"pgstac._items_{int(row['key'])}" for row in rows}
-
-
-async def _insert_copies(conn: Connection, leaf: str, changes: Sequence[Change]) -> None:
-    copies = [(change.draft, change.after) for change in changes if change.draft]
-    if not copies:
-        return
-    await conn.execute(
-        f"""INSERT INTO {leaf} (id, geometry, collection, datetime, end_datetime, content, private)
-            SELECT c.id, ST_GeomFromEWKB(c.geometry), $2, c.starts::timestamptz, c.ends::timestamptz, d.content,
-                   fedstac.words_of(c.id, d.content -> 'properties', c.has_vocabulary)
-            FROM unnest($1::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::boolean[])
-                 c (id, geometry, starts, ends, content, has_vocabulary),
-                 LATERAL (SELECT c.content::jsonb AS content OFFSET 0) d
-            ON CONFLICT (id) DO UPDATE SET geometry = EXCLUDED.geometry, datetime = EXCLUDED.datetime,
-                   end_datetime = EXCLUDED.end_datetime, content = EXCLUDED.content, private = EXCLUDED.private""",
-        [draft.id for draft, _ in copies], copies[0][0].collection,
-        [facets.ewkb(draft.search.geometry) for draft, _ in copies], [draft.search.start for draft, _ in copies],
-        [draft.search.end for draft, _ in copies],
-        [_content(draft, record) for draft, record in copies],
-        [record.cv_version is not None for _, record in copies],
-    )  # fmt: skip
-
-
-def _content(draft: Draft, record: Record) -> str:
-    """Return the lean copy: the publisher's properties with the nodes that have files and the server's state."""
-    nodes = draft.search.facets.get(NODES)
-    properties, state = draft.search.properties, _state(record, {} if nodes is None else {NODES: nodes})
-    return f'{{"properties":{properties[:-1]}{"," if len(properties) > 2 else ""}{state[1:]}}}'
-
-
-async def _update_copies(conn: Connection, leaf: str, changes: Sequence[Change]) -> None:
-    if not changes:
-        return
-    await conn.execute(
-        f"""UPDATE {leaf} i
-            SET content = jsonb_set(i.content, '{{properties}}',
-                                    (i.content->'properties') - 'fedstac:retraction' || c.state::jsonb)
-            FROM unnest($1::text[], $2::text[]) c (id, state) WHERE i.id = c.id""",
-        [change.after.id for change in changes], [_state(change.after) for change in changes],
-    )  # fmt: skip
-
-
-def _state(record: Record, more: Mapping[str, object] = MappingProxyType({})) -> str:
-    level = {documents.ACCESS: record.access} if record.access is not Level.OPEN else {}
-    return orjson.dumps({**documents.state_of(record), **more, **level}).decode()
 
 
 @dataclass(frozen=True, slots=True)

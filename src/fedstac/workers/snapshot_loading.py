@@ -1,6 +1,6 @@
 """An empty index node starts from a snapshot in files: its parts are checked, loaded, and the feed goes on behind them.
 
-Each group of rows is one transaction, which also notes that it is done: a killed node goes on with the others. Two
+Each group of rows is one transaction, which also notes that it is done: a killed node goes on with the others. Some
 connections load at once.
 """
 
@@ -36,7 +36,7 @@ from fedstac.workers import following
 from fedstac.workers.following import FollowedElsewhere
 from fedstac.workers.snapshot_files import OtherOrigin, SnapshotFiles
 
-LOADERS: Final = 2  # connections that load at once
+LOADERS: Final = 3  # connections that load at once: while one waits for the disk, two cores have work
 LARGEST_BESIDE: Final = 64 << 20  # bytes of a vocabulary, or of all collections
 log = structlog.get_logger()
 
