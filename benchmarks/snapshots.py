@@ -18,13 +18,14 @@ from benchmarks.servers import COLLECTION, say
 from fedstac import bootstrap, collection_writing
 from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
-from fedstac.workers import snapshot_files, snapshot_loading, snapshots
+from fedstac.workers import processes, snapshot_files, snapshot_loading, snapshots
 
 CV_VERSION = "6.2.60.0"  # as of datasets of a real node
 
 
 def run(*, count: int, rounds: int) -> None:
     """Measure both in turn; print the medians' lines."""
+    processes.tune_interpreter()
     with servers.cluster() as (running, folder):
         lines = folder / "items.ndjson"
         with lines.open("wb") as file:

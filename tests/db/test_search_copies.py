@@ -45,9 +45,10 @@ PROPERTIES: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("cv_version", [None, "6.2.60.0"])
 @pytest.mark.parametrize("properties", PROPERTIES.values(), ids=PROPERTIES)
 async def test_a_copy_is_the_same_by_both_ways(
-    west: Node, properties: Mapping[str, object], cv_version: str | None
+    west: Node, monkeypatch: pytest.MonkeyPatch, properties: Mapping[str, object], cv_version: str | None
 ) -> None:
     """A new record's copy goes by COPY where it has no words; the statement's is what it ought to be."""
+    monkeypatch.setattr(search_copies, "MANY", 1)
     change = new(ITEM | {"properties": ITEM["properties"] | properties}, cv_version=cv_version)
     async with west.pool.acquire() as conn, conn.transaction():
         leaves = await records.hold_leaves(conn, ["CMIP6"])
@@ -61,6 +62,19 @@ async def test_a_copy_is_the_same_by_both_ways(
             f"SELECT private IS NOT DISTINCT FROM {words} FROM pgstac.items WHERE id = $1", change.after.id,
             cv_version is not None,
         )  # fmt: skip
+
+
+async def test_a_copy_that_is_there_although_its_record_was_lost_is_written_anew(west: Node) -> None:
+    items = list(sample.items(search_copies.MANY + 1))
+    changes = [new(item, cv_version="6.2.60.0") for item in items]
+    async with west.pool.acquire() as conn, conn.transaction():
+        leaves = await records.hold_leaves(conn, ["CMIP6"])
+        await search_copies.write(conn, changes, leaves)
+        rows = [await row_of(conn, change) for change in changes]
+        await conn.execute(f"DELETE FROM {leaves['CMIP6']} WHERE id <> $1", changes[7].after.id)
+        await conn.execute(f"UPDATE {leaves['CMIP6']} SET content = '{{}}'")
+        await search_copies.write(conn, changes, leaves)
+        assert [await row_of(conn, change) for change in changes] == rows
 
 
 def new(item: Item, *, cv_version: str | None) -> Change:

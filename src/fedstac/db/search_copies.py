@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+import asyncpg
 import orjson
 
 from fedstac.db import binary_copy, facets
@@ -17,6 +18,7 @@ from fedstac.domain.facets import NODES
 from fedstac.domain.model import Change, Draft, Record
 from fedstac.domain.policy import Level
 
+MANY: Final = 50  # copies, from which on COPY is less work than a statement
 COLUMNS: Final = ("id", "geometry", "collection", "datetime", "end_datetime", "content")
 # of a row of COPY: the number of fields and the length of the first; the length of a field; two moments, and the length
 # of a jsonb with the version of its format
@@ -44,9 +46,9 @@ async def write(conn: Connection, changes: Sequence[Change], leaves: Mapping[str
 
 
 async def _insert_copies(conn: Connection, leaf: str, changes: Sequence[Change]) -> None:
-    """Write whole copies: those of new records by COPY, the others and those with words for free text by a statement.
+    """Write whole copies: those of many new records by COPY, the others and those with words by a statement.
 
-    Only SQL knows how words are written.
+    Only SQL knows how words for free text are written.
     """
     new: list[tuple[Draft, Record]] = []
     others: list[tuple[Draft, Record]] = []
@@ -54,11 +56,21 @@ async def _insert_copies(conn: Connection, leaf: str, changes: Sequence[Change])
         if change.draft is not None:
             is_plain = change.before is None and not _may_have_words(change.draft, change.after)
             (new if is_plain else others).append((change.draft, change.after))
-    if new:
-        schema, table = leaf.split(".")
-        await binary_copy.write(conn, schema, table, COLUMNS, [_row(draft, record) for draft, record in new])
+    if len(new) < MANY or not await _copy(conn, leaf, new):
+        others += new
     if others:
         await _put_copies(conn, leaf, others)
+
+
+async def _copy(conn: Connection, leaf: str, copies: Sequence[tuple[Draft, Record]]) -> bool:
+    """Write copies by COPY. Return False, with nothing written, where one is there whose record was lost."""
+    schema, table = leaf.split(".")
+    try:
+        async with conn.transaction():
+            await binary_copy.write(conn, schema, table, COLUMNS, [_row(draft, record) for draft, record in copies])
+    except asyncpg.UniqueViolationError:
+        return False
+    return True
 
 
 def _may_have_words(draft: Draft, record: Record) -> bool:
