@@ -223,7 +223,7 @@ def _measure_growth(
 
     Both are asked in turn, for short times: what a machine does from one minute to the next is no growth.
     """
-    if size == SMALL:
+    if corpus.SIZES[size] <= corpus.SIZES[SMALL]:
         return {}
     if not corpus.is_kept(SMALL):
         say(f"growth is measured beside the corpus of {SMALL}, which is not kept: run with SIZE={SMALL} once")

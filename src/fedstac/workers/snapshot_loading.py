@@ -201,8 +201,8 @@ class _Loader:
             for at, (part, missing) in enumerate(missing_parts, 1):
                 assert fetching is not None
                 path = await fetching
-                following = missing_parts[at][0] if at < len(missing_parts) else None
-                fetching = asyncio.create_task(self._files.fetch(following)) if following is not None else None
+                next_part = missing_parts[at][0] if at < len(missing_parts) else None
+                fetching = asyncio.create_task(self._files.fetch(next_part)) if next_part is not None else None
                 groups = [Group(number, part, path, index) for number, index in missing.items()]
                 await self._load_groups(groups, loaders)
                 self._files.release(path)
